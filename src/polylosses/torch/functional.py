@@ -1,0 +1,277 @@
+"""The losses as functions of torch tensors, composed of torch's own cross-entropy and arithmetic on its result."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def poly_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    epsilon: Any = DEFAULT_EPSILON,
+    gamma: Any = 0.0,
+    polynomial: Polynomial | None = None,
+) -> Tensor:
+    r"""PolyLoss between logits and targets: :func:`torch.nn.functional.cross_entropy` for the whole PolyLoss family.
+
+    With ``p`` the softmax of ``input`` and ``L`` the polynomial (by default Poly-1, ``-log p + epsilon (1 - p)``), the
+    loss of one position is
+
+    * ``weight[y] * L(p[y])`` for a class index ``y``,
+    * ``sum_c weight[c] * y[c] * L(p[c])`` for class probabilities ``y``, and for an index under label smoothing, with
+      the smoothed target as ``y``.
+
+    Everything else is as in torch: with ``epsilon=0`` and ``gamma=0`` this *is* ``F.cross_entropy`` under every option.
+
+    Args:
+        input: logits of shape :math:`(C)`, :math:`(N, C)` or :math:`(N, C, d_1, ..., d_K)`, of any floating dtype.
+            float16 and bfloat16 are computed in float32. Logits of minus infinity mask a class.
+        target: class indices in [0, C), of shape :math:`()`, :math:`(N)` or :math:`(N, d_1, ..., d_K)`; or class
+            probabilities, of ``input``'s shape.
+        weight: one factor for each class, of shape :math:`(C)`. It multiplies the whole loss.
+        ignore_index: positions with this target give no loss and no gradient, and don't count in the mean. It may be
+            any number, a class included. Class indices only.
+        reduction: ``"mean"`` (for class indices divided by the weights of the kept targets, for probabilities by the
+            number of positions), ``"sum"`` or ``"none"``.
+        label_smoothing: in [0, 1]: how much of the target is spread over all classes.
+        epsilon: the coefficient of ``1 - p``; a number or a tensor, which gets a gradient if it wants one. A sequence,
+            or a tensor of one dimension, gives the coefficients of ``(1 - p)^1, (1 - p)^2, ...`` (Poly-N).
+        gamma: the focal exponent, at least 0: multiplies the loss by ``(1 - p)^gamma``.
+        polynomial: any other loss of the family, such as ``polylosses.taylor_cross_entropy(3)``, instead of
+            ``epsilon`` and ``gamma``.
+
+    Returns:
+        The loss, in the dtype that ``F.cross_entropy`` gives (autocast included): a scalar, or the shape of the
+        target's positions for ``reduction="none"``. The mean over no kept target is nan.
+
+    Raises:
+        TypeError, ValueError: as for :class:`polylosses.Polynomial`; for a ``reduction`` that does not exist or a
+            ``label_smoothing`` below 0; if ``polynomial`` is given together with ``epsilon`` or ``gamma``.
+        RuntimeError, IndexError, ValueError: those of ``F.cross_entropy``, for shapes, dtypes and indices out of range.
+
+    Source: Leng et al., ICLR 2022 (arXiv 2204.12511), equations 3 and 4 and listing 1.
+
+    Example:
+        >>> logits = torch.tensor([[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]])
+        >>> poly_cross_entropy(logits, torch.tensor([0, 1]), epsilon=2.0, reduction="none")
+        tensor([0.4823, 0.0736])
+        >>> probabilities = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.8, 0.2]])
+        >>> poly_cross_entropy(logits, probabilities, epsilon=2.0, reduction="none")
+        tensor([0.4823, 1.2567])
+    """
+    polynomial = from_arguments(epsilon, gamma, polynomial)
+    _check(input, target, weight, ignore_index, reduction, label_smoothing)
+    class_dim = 0 if input.dim() == 1 else 1
+    if target.shape == input.shape:
+        loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
+        if reduction == "mean":
+            # Positions, not elements: torch's own denominator. (0 classes: nan, as there.)
+            loss = loss.sum() / loss.numel()
+        elif reduction == "sum":
+            loss = loss.sum()
+        return loss.to(_result_dtype(input, torch.promote_types(input.dtype, target.dtype)))
+    loss, divisor = _with_indices(polynomial, input, target, weight, ignore_index, label_smoothing, class_dim)
+    if reduction == "mean":
+        loss = loss.sum() / (divisor.sum() if divisor is not None else loss.numel())
+    elif reduction == "sum":
+        loss = loss.sum()
+    return loss.to(_result_dtype(input, input.dtype))
+
+
+def poly_from_nll(
+    nll: Tensor, *, epsilon: Any = DEFAULT_EPSILON, gamma: Any = 0.0, polynomial: Polynomial | None = None
+) -> Tensor:
+    """PolyLoss from negative log-likelihoods, elementwise: for any cross-entropy that can give one number per row.
+
+    ``p = exp(-nll)``, then the polynomial; that is all that sets PolyLoss apart from cross-entropy. So it composes
+    with what computes the negative log-likelihood in its own way: fused or sharded cross-entropy, the token
+    log-probabilities of a language model's trainer.
+
+    Args:
+        nll: negative log-likelihoods of the true class, at least 0, of any shape. An ignored row with ``nll = 0``
+            gives 0.
+        epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
+
+    Returns:
+        The losses, in the shape and dtype of ``nll``; float16 and bfloat16 are computed in float32.
+
+    Raises:
+        TypeError: ``nll`` is not a floating-point tensor; otherwise as :func:`poly_cross_entropy`.
+
+    Example:
+        >>> nll = F.cross_entropy(torch.tensor([[4.0, 2.0, 1.0]]), torch.tensor([0]), reduction="none")
+        >>> poly_from_nll(nll, epsilon=2.0)
+        tensor([0.4823])
+    """
+    if not isinstance(nll, Tensor) or not nll.is_floating_point():
+        got = nll.dtype if isinstance(nll, Tensor) else type(nll).__name__
+        raise TypeError(f"nll must be a floating-point tensor of negative log-likelihoods; got {got}.")
+    return _loss(from_arguments(epsilon, gamma, polynomial), _at_least_float32(nll)).to(nll.dtype)
+
+
+def poly_softmax(
+    input: Tensor,
+    dim: int = 1,
+    *,
+    epsilon: Any = DEFAULT_EPSILON,
+    gamma: Any = 0.0,
+    polynomial: Polynomial | None = None,
+) -> Tensor:
+    """The class probabilities of a model that was trained with a PolyLoss.
+
+    A polynomial other than cross-entropy's is no proper loss: the softmax ``p`` that minimizes it is not the class
+    posterior. The posterior is proportional to ``p / -slope(p)``, with ``slope = dL / d log p``; for Poly-1, to
+    ``p / (1 + epsilon p)``. With ``epsilon=0`` this is :func:`torch.softmax`. The order of the classes stays.
+
+    Args:
+        input: logits, of any shape and floating dtype.
+        dim: the class dimension. Default 1.
+        epsilon, gamma, polynomial: those that the model was trained with; see :func:`poly_cross_entropy`. There is
+            no posterior where the loss is not monotone (``epsilon < -1``): there the slope is taken as 0 from below.
+
+    Returns:
+        Probabilities that sum to 1 along ``dim``, in the shape of ``input`` and the dtype of ``torch.softmax``.
+
+    Raises:
+        TypeError: ``input`` is not a floating-point tensor; otherwise as :func:`poly_cross_entropy`.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> poly_softmax(logits, epsilon=0.0)
+        tensor([[0.8808, 0.1192]])
+        >>> poly_softmax(logits, epsilon=2.0)
+        tensor([[0.7682, 0.2318]])
+    """
+    if not isinstance(input, Tensor) or not input.is_floating_point():
+        got = input.dtype if isinstance(input, Tensor) else type(input).__name__
+        raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
+    polynomial = from_arguments(epsilon, gamma, polynomial)
+    logp = torch.log_softmax(_at_least_float32(input), dim)
+    limits = torch.finfo(logp.dtype)
+    # A masked class has log p = -inf; the slope wants it finite, where p is 0 all the same.
+    slope = polynomial.slope(logp.clamp(min=limits.min / 2), -torch.expm1(logp))
+    # Where p rounds to 1 the slope of some losses is 0; the clamp leaves such a class all the probability.
+    return torch.softmax(logp - (-slope).clamp(min=limits.tiny).log(), dim).to(input.dtype)
+
+
+def _with_indices(
+    polynomial: Polynomial,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    class_dim: int,
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of every position, and what the mean divides by, summed (None: the number of positions)."""
+    logits = _at_least_float32(input)
+    if label_smoothing == 0.0:
+        logp = None
+        nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    else:
+        logp = torch.log_softmax(logits, class_dim)
+        nll = F.nll_loss(logp, target, ignore_index=ignore_index, reduction="none")
+    # Ignored positions have nll = 0 and so no loss: every term of the family vanishes at p = 1.
+    loss = _loss(polynomial, nll)
+    kept = target != ignore_index
+    if weight is None:
+        divisor = kept
+    else:
+        weight = weight.to(logits.dtype)
+        divisor = weight[target.masked_fill(~kept, 0).long()].masked_fill(~kept, 0.0)
+        loss = loss * divisor
+    if logp is not None:
+        spread = _expectation(polynomial, logp, _along(weight, logp, class_dim), class_dim)
+        share = label_smoothing / logp.shape[class_dim]
+        loss = (1.0 - label_smoothing) * loss + share * spread.masked_fill(~kept, 0.0)
+    return loss, divisor
+
+
+def _with_probabilities(
+    polynomial: Polynomial,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    label_smoothing: float,
+    class_dim: int,
+) -> Tensor:
+    """The loss of every position."""
+    logp = torch.log_softmax(_at_least_float32(input), class_dim)
+    if label_smoothing != 0.0:
+        target = target * (1.0 - label_smoothing) + label_smoothing / logp.shape[class_dim]
+    return _expectation(polynomial, logp, target * _along(weight, logp, class_dim), class_dim)
+
+
+def _expectation(polynomial: Polynomial, logp: Tensor, share: Tensor, class_dim: int) -> Tensor:
+    """``sum_c share[c] * L(p[c])``, where a class with no share and no probability counts nothing: 0 log 0 = 0."""
+    absent = (share == 0) & (logp == -torch.inf)
+    return (share * _loss(polynomial, -logp.masked_fill(absent, 0.0))).sum(class_dim)
+
+
+def _loss(polynomial: Polynomial, nll: Tensor) -> Tensor:
+    """The polynomial at negative log-likelihoods, with derivatives that stay finite at p = 0 and p = 1."""
+    if isinstance(polynomial.gamma, float) and polynomial.gamma == 0.0:
+        loss: Tensor = polynomial.value(-nll, -torch.expm1(-nll))
+        return loss
+    # The derivative of q^gamma is infinite at q = 0 for gamma < 1, and would meet a factor 0: nan. The loss and its
+    # slope are 0 there. `nll > 0` is not the condition, because nan has to stay nan.
+    certain = nll <= 0
+    inside = nll.masked_fill(certain, 1.0)
+    # Likewise at p = 0: the clamp cuts d q / d nll = 0 off from the infinite nll that it would be multiplied by.
+    q = -torch.expm1(-inside.clamp(max=torch.finfo(nll.dtype).max))
+    loss = polynomial.value(-inside, q)
+    return loss.masked_fill(certain, 0.0)
+
+
+def _along(weight: Tensor | None, logp: Tensor, class_dim: int) -> Tensor:
+    """The class weights (ones by default), shaped to broadcast along the class dimension."""
+    if weight is None:
+        return logp.new_ones(())
+    return weight.reshape([-1 if dim == class_dim else 1 for dim in range(logp.dim())])
+
+
+def _check(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+) -> None:
+    """Raises what torch would raise, by asking torch, and what torch lets pass although it has no meaning."""
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
+    if label_smoothing < 0.0:
+        raise ValueError(f"label_smoothing must be between 0 and 1; got {label_smoothing!r}.")
+    if (
+        not isinstance(input, Tensor)
+        or not isinstance(target, Tensor)
+        or input.dim() == 0
+        or not input.is_floating_point()
+        or label_smoothing > 1.0
+        or (target.shape == input.shape and (ignore_index >= 0 or not target.is_floating_point()))
+        or (weight is not None and weight.shape != input.shape[:2][-1:])
+    ):
+        F.cross_entropy(input, target, weight, ignore_index=ignore_index, label_smoothing=label_smoothing)
+
+
+def _at_least_float32(input: Tensor) -> Tensor:
+    return input.float() if input.dtype in _LOW_PRECISION else input
+
+
+def _result_dtype(input: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """``dtype``, or float32 under autocast, where ``F.cross_entropy`` is one of the operations kept in float32."""
+    if dtype in _LOW_PRECISION and torch.is_autocast_enabled(input.device.type):
+        return torch.float32
+    return dtype
