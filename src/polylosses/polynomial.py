@@ -50,6 +50,8 @@ class Polynomial:
         -2.5
         >>> poly1.series(3)
         (3.0, 0.5, 0.3333333333333333)
+        >>> print(poly1)
+        -log p + 2 (1 - p)
     """
 
     coefficients: tuple[Any, ...] = ()
@@ -91,6 +93,23 @@ class Polynomial:
                     stacklevel=5,
                 )
 
+    def __str__(self) -> str:
+        """The formula."""
+
+        def times(factor: Any, power: str) -> str:
+            if isinstance(factor, float):
+                return power if factor == 1 else f"{factor:g} {power}"
+            return f"{factor} {power}"
+
+        terms = [] if is_zero(self.log_weight) else ["-" + times(self.log_weight, "log p")]
+        powers = ["(1 - p)", *(f"(1 - p)^{j}" for j in range(2, len(self.coefficients) + 1))]
+        terms += [times(c, power) for c, power in zip(self.coefficients, powers, strict=False) if not is_zero(c)]
+        formula = " + ".join(terms).replace("+ -", "- ") or "0"
+        if is_zero(self.gamma):
+            return formula
+        gamma = f"{self.gamma:g}" if isinstance(self.gamma, float) else self.gamma
+        return f"(1 - p)^{gamma} ({formula})"
+
     def value(self, logp: Any, q: Any) -> Any:
         """The loss at log-probability ``logp`` and ``q = 1 - p``, elementwise.
 
@@ -104,13 +123,13 @@ class Polynomial:
         Returns:
             The loss, in the arguments' shape and dtype.
         """
-        loss = _horner(self.coefficients, q) * q if self.coefficients else 0.0
+        loss = horner(self.coefficients, q) * q if self.coefficients else 0.0
         # A factor that is 0 by definition is left out, so that it can't turn an infinite logp into nan.
-        if not _is_zero(self.log_weight):
+        if not is_zero(self.log_weight):
             loss = loss - self.log_weight * logp
         elif not self.coefficients:
             loss = 0.0 * q
-        return loss if _is_zero(self.gamma) else q**self.gamma * loss
+        return loss if is_zero(self.gamma) else q**self.gamma * loss
 
     def slope(self, logp: Any, q: Any) -> Any:
         """The derivative dL / d log p, elementwise: all that a backward pass needs.
@@ -129,13 +148,13 @@ class Polynomial:
         following = [*scaled, 0.0]
         # log_weight + (1 - q) S', collected in powers of q.
         powers = [self.log_weight + following[0], *(b - a for a, b in zip(scaled, following[1:], strict=True))]
-        slope = -_horner(powers, q) + 0.0 * q
-        if _is_zero(self.gamma):
+        slope = -horner(powers, q) + 0.0 * q
+        if is_zero(self.gamma):
             return slope
         # (S - log_weight log p) / q, which tends to a number as q -> 0; at q = 0 it is multiplied by q^gamma = 0.
         ratio = -self.log_weight * logp / (q + (q == 0))
         if c:
-            ratio = ratio + _horner(c, q)
+            ratio = ratio + horner(c, q)
         return q**self.gamma * (slope - self.gamma * (1 - q) * ratio)
 
     def series(self, n: int) -> tuple[Any, ...]:
@@ -178,7 +197,7 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> P
         raise TypeError(
             f"polynomial must be a polylosses.Polynomial, such as polylosses.poly1(2.0); got {polynomial!r}."
         )
-    if epsilon is not DEFAULT_EPSILON or not _is_zero(gamma):
+    if epsilon is not DEFAULT_EPSILON or not is_zero(gamma):
         raise ValueError(
             f"give either polynomial or epsilon and gamma, not both; got epsilon={epsilon!r}, gamma={gamma!r}, "
             f"polynomial={polynomial!r}."
@@ -196,11 +215,12 @@ def _number(name: str, value: Any) -> Any:
     return value
 
 
-def _is_zero(number: Any) -> bool:
+def is_zero(number: Any) -> bool:
+    """Whether it is a Python number, and 0: known before any tensor is looked at."""
     return isinstance(number, float | int) and number == 0
 
 
-def _horner(coefficients: Sequence[Any], q: Any) -> Any:
+def horner(coefficients: Sequence[Any], q: Any) -> Any:
     """``coefficients[0] + coefficients[1] q + ...``"""
     total = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, horner, is_zero
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -76,11 +76,14 @@ def poly_cross_entropy(
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":
-            # Positions, not elements: torch's own denominator. (0 classes: nan, as there.)
+            # Positions, not elements: torch's own denominator.
             loss = loss.sum() / loss.numel()
         elif reduction == "sum":
             loss = loss.sum()
-        return loss.to(_result_dtype(input, torch.promote_types(input.dtype, target.dtype)))
+        dtype = torch.promote_types(input.dtype, target.dtype)
+        if weight is not None:
+            dtype = torch.promote_types(dtype, weight.dtype)
+        return loss.to(_result_dtype(input, dtype))
     loss, divisor = _with_indices(polynomial, input, target, weight, ignore_index, label_smoothing, class_dim)
     if reduction == "mean":
         loss = loss.sum() / (divisor.sum() if divisor is not None else loss.numel())
@@ -158,11 +161,18 @@ def poly_softmax(
         raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
     polynomial = from_arguments(epsilon, gamma, polynomial)
     logp = torch.log_softmax(_at_least_float32(input), dim)
+    q = -torch.expm1(logp)
     limits = torch.finfo(logp.dtype)
-    # A masked class has log p = -inf; the slope wants it finite, where p is 0 all the same.
-    slope = polynomial.slope(logp.clamp(min=limits.min / 2), -torch.expm1(logp))
+    if is_zero(polynomial.log_weight):
+        # The slope is p times a polynomial in q, and p / -slope has no p. (1 - q would be noise where p is small.)
+        gamma, coefficients = polynomial.gamma, polynomial.coefficients or (0.0,)
+        steepness = q**gamma * horner([(j + gamma) * c for j, c in enumerate(coefficients, start=1)], q)
+        weight = torch.zeros_like(logp).masked_fill(logp == -torch.inf, -torch.inf)
+    else:
+        # A masked class has log p = -inf; the slope wants it finite, where p is 0 all the same.
+        steepness, weight = -polynomial.slope(logp.clamp(min=-(limits.max**0.5)), q), logp
     # Where p rounds to 1 the slope of some losses is 0; the clamp leaves such a class all the probability.
-    return torch.softmax(logp - (-slope).clamp(min=limits.tiny).log(), dim).to(input.dtype)
+    return torch.softmax(weight - steepness.clamp(min=limits.tiny).log(), dim).to(input.dtype)
 
 
 def _with_indices(
@@ -208,6 +218,7 @@ def _with_probabilities(
 ) -> Tensor:
     """The loss of every position."""
     logp = torch.log_softmax(_at_least_float32(input), class_dim)
+    target = _at_least_float32(target)
     if label_smoothing != 0.0:
         target = target * (1.0 - label_smoothing) + label_smoothing / logp.shape[class_dim]
     return _expectation(polynomial, logp, target * _along(weight, logp, class_dim), class_dim)
@@ -238,7 +249,7 @@ def _along(weight: Tensor | None, logp: Tensor, class_dim: int) -> Tensor:
     """The class weights (ones by default), shaped to broadcast along the class dimension."""
     if weight is None:
         return logp.new_ones(())
-    return weight.reshape([-1 if dim == class_dim else 1 for dim in range(logp.dim())])
+    return _at_least_float32(weight).reshape([-1 if dim == class_dim else 1 for dim in range(logp.dim())])
 
 
 def _check(
@@ -252,7 +263,7 @@ def _check(
     """Raises what torch would raise, by asking torch, and what torch lets pass although it has no meaning."""
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
-    if label_smoothing < 0.0:
+    if not label_smoothing >= 0.0:  # nan too, which torch takes for 0
         raise ValueError(f"label_smoothing must be between 0 and 1; got {label_smoothing!r}.")
     if (
         not isinstance(input, Tensor)
@@ -261,7 +272,7 @@ def _check(
         or not input.is_floating_point()
         or label_smoothing > 1.0
         or (target.shape == input.shape and (ignore_index >= 0 or not target.is_floating_point()))
-        or (weight is not None and weight.shape != input.shape[:2][-1:])
+        or (weight is not None and (not isinstance(weight, Tensor) or weight.shape != input.shape[:2][-1:]))
     ):
         F.cross_entropy(input, target, weight, ignore_index=ignore_index, label_smoothing=label_smoothing)
 

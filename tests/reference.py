@@ -1,0 +1,196 @@
+"""The oracle: the definition of every loss and of its gradient, at 50 digits, written without a look at the package.
+
+It is meant to be read. Rows are computed one after another by mpmath; what is done with them is NumPy in float64.
+
+With every number comes its scale: an implementation that works in floating point with spacing ``eps`` can't be held
+to less than ``eps * scale``. The scale follows from two roundings, not from trying until the tests passed. The
+implementation may know ``p`` and ``q = 1 - p`` only up to ``eps``, which moves the result by ``eps`` times its
+derivative (as a sum of absolute values); and log-softmax has an error of ``eps`` times the size of the logits.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import mpmath as mp
+import numpy as np
+
+from cases import Array, to_class_axis, to_rows
+from polylosses import Polynomial
+
+DIGITS = 50
+
+
+def value(loss: Polynomial, p: Any, q: Any) -> Any:
+    """L(p) = q^gamma (-log_weight log p + sum_j c_j q^j), where 0 log 0 = 0."""
+    total = mp.fsum(mp.mpf(c) * q**j for j, c in enumerate(loss.coefficients, start=1))
+    if loss.log_weight != 0:
+        total -= loss.log_weight * (mp.log(p) if p > 0 else -mp.inf)
+    return q ** mp.mpf(loss.gamma) * total
+
+
+def slope(loss: Polynomial, p: Any, q: Any) -> Any:
+    """dL / d log p = p dL/dp, by the product rule."""
+    inner = mp.fsum(j * mp.mpf(c) * q ** (j - 1) for j, c in enumerate(loss.coefficients, start=1))
+    result = -(q ** mp.mpf(loss.gamma)) * (loss.log_weight + p * inner)
+    if loss.gamma != 0 and p > 0 and q > 0:
+        result -= loss.gamma * p / q * value(loss, p, q)
+    return result
+
+
+def value_terms(loss: Polynomial, p: Any, q: Any) -> Any:
+    """The sum of the absolute values of the terms of :func:`value`."""
+    return value(Polynomial(tuple(abs(c) for c in loss.coefficients), loss.gamma, loss.log_weight), p, q)
+
+
+def slope_terms(loss: Polynomial, p: Any, q: Any) -> Any:
+    """The sum of the absolute values of the terms of :func:`slope`, without the factors ``p``: an implementation may
+    be off by ``eps`` there, however small ``p`` is.
+    """
+    inner = mp.fsum(j * abs(mp.mpf(c)) * q ** (j - 1) for j, c in enumerate(loss.coefficients, start=1))
+    result = q ** mp.mpf(loss.gamma) * (loss.log_weight + inner)
+    return result + (loss.gamma / q * value_terms(loss, p, q) if loss.gamma != 0 and p > 0 else 0)
+
+
+def curvature_terms(loss: Polynomial, p: Any, q: Any) -> Any:
+    """A bound of the derivative of :func:`slope_terms` with respect to ``q``."""
+    inner = mp.fsum(j * (j - 1) * abs(mp.mpf(c)) * q ** (j - 2) for j, c in enumerate(loss.coefficients, start=1))
+    result = q ** mp.mpf(loss.gamma) * inner
+    if loss.gamma != 0 and p > 0:
+        result += 2 * loss.gamma / q * slope_terms(loss, p, q) + loss.gamma / q**2 * value_terms(loss, p, q)
+    return result
+
+
+@dataclass(frozen=True)
+class Row:
+    """For every class of one row of logits: its probability, and the loss and slope that it would have as the label."""
+
+    probability: Array
+    value: Array
+    slope: Array
+    value_scale: Array
+    slope_scale: Array
+
+
+@cache
+def row(loss: Polynomial, logits: tuple[float, ...]) -> Row:
+    """One row of logits, which may hold -inf (a masked class)."""
+    with mp.workdps(DIGITS):
+        top = max(logits)
+        exponentials = [mp.exp(mp.mpf(z) - mp.mpf(top)) for z in logits]
+        total = mp.fsum(exponentials)
+        p = [e / total for e in exponentials]
+        # The sum of the others: of those before, and of those after.
+        before = [mp.mpf(0), *accumulate(exponentials)]
+        after = [mp.mpf(0), *accumulate(reversed(exponentials))][::-1]
+        q = [(before[k] + after[k + 1]) / total for k in range(len(logits))]
+        size = 1 + max(abs(z) for z in logits if mp.isfinite(z)) + mp.log(len(logits))
+        # Derivatives may be infinite at q = 0, which is known no better than to half a spacing. (One class: exactly.)
+        known = [max(qk, mp.mpf(2) ** -53) if len(logits) > 1 else mp.mpf(1) for qk in q]
+
+        def of(function: Any, given: list[Any]) -> list[Any]:
+            return [function(loss, pk, qk) for pk, qk in zip(p, given, strict=True)]
+
+        values, slopes, curvatures = of(value_terms, known), of(slope_terms, known), of(curvature_terms, known)
+        return Row(
+            probability=_floats(p),
+            value=_floats(of(value, q)),
+            slope=_floats(of(slope, q)),
+            value_scale=_floats([size * (v + s) for v, s in zip(values, slopes, strict=True)]),
+            slope_scale=_floats([size * (s + c) for s, c in zip(slopes, curvatures, strict=True)]),
+        )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a loss has to return, its gradients, and the scale of the rounding errors of each."""
+
+    value: Array
+    gradient: Array
+    target_gradient: Array
+    value_scale: Array
+    gradient_scale: Array
+    target_gradient_scale: Array
+
+
+def cross_entropy(
+    loss: Polynomial,
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    upstream: Array | None = None,
+) -> Expected:
+    """PolyLoss of softmax probabilities, under every option of torch's cross_entropy.
+
+    ``upstream``: what the losses are multiplied by before the gradients are taken (reduction "none" only).
+    """
+    rows = [row(loss, tuple(z)) for z in to_rows(logits).tolist()]
+    classes = logits.shape[0 if logits.ndim == 1 else 1]
+    weights = np.ones(classes) if weight is None else weight
+    if target.shape == logits.shape:
+        labels = to_rows(target)
+        kept = np.ones(len(rows))
+        divisor: float = len(rows)
+    else:
+        indices = target.reshape(-1)
+        kept = (indices != ignore_index).astype(float)
+        labels = np.eye(classes)[np.where(kept == 1, indices, 0)]
+        divisor = float(sum(weights[y] for y in indices if y != ignore_index))
+    labels = (1 - label_smoothing) * labels + label_smoothing / classes
+    shares = kept[:, None] * weights * labels
+    if reduction == "none":
+        factor = np.ones(len(rows)) if upstream is None else upstream.reshape(-1)
+    else:
+        with np.errstate(divide="ignore"):
+            factor = np.full(len(rows), 1 / np.float64(divisor) if reduction == "mean" else 1.0)
+
+    def losses(numbers: list[Array]) -> Array:
+        # A class with no share counts nothing, whatever its loss.
+        per_row = np.array([np.where(s == 0, 0, s * n).sum() for s, n in zip(shares, numbers, strict=True)])
+        if reduction == "none":
+            return per_row.reshape(target.shape if target.shape != logits.shape else _positions(logits.shape))
+        with np.errstate(invalid="ignore"):
+            return np.asarray((per_row * factor).sum() if len(rows) else np.sum([]) * np.float64(divisor and 1))
+
+    def gradients(slopes: list[Array], sign: int) -> Array:
+        # d/dz_k of sum_c share_c L(p_c) = sum_c share_c slope_c ([c = k] - p_k); sign +1 bounds it.
+        out = np.zeros((len(rows), classes))
+        for n, (share, slopes_n) in enumerate(zip(shares, slopes, strict=True)):
+            pull = np.where(share == 0, 0, share * slopes_n)
+            out[n] = factor[n] * (pull + sign * pull.sum() * rows[n].probability)
+        return to_class_axis(out, logits.shape)
+
+    def target_gradients(numbers: list[Array]) -> Array:
+        out = [factor[n] * (1 - label_smoothing) * weights * numbers[n] for n in range(len(rows))]
+        return to_class_axis(np.array(out).reshape(-1, classes), logits.shape)
+
+    with np.errstate(invalid="ignore"):
+        return Expected(
+            value=losses([r.value for r in rows]),
+            gradient=gradients([r.slope for r in rows], -1),
+            target_gradient=target_gradients([r.value for r in rows]),
+            value_scale=losses([r.value_scale for r in rows]),
+            gradient_scale=gradients([r.slope_scale for r in rows], 1),
+            target_gradient_scale=target_gradients([r.value_scale for r in rows]),
+        )
+
+
+def posterior(loss: Polynomial, logits: tuple[float, ...]) -> Array:
+    """The class probabilities under which these logits are optimal: proportional to 1 / -(dL/dp)."""
+    numbers = row(loss, logits)
+    unnormalized = numbers.probability / -numbers.slope
+    result: Array = unnormalized / unnormalized.sum()
+    return result
+
+
+def _positions(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:1] + shape[2:] if len(shape) > 1 else ()
+
+
+def _floats(numbers: list[Any]) -> Array:
+    return np.array([float(x) for x in numbers])

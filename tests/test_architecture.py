@@ -1,0 +1,164 @@
+"""The shape of the package: who imports whom, what is public, and what every public name must have."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import polylosses
+
+ROOT = Path(polylosses.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def module_name(file: Path) -> str:
+    """``.../polylosses/torch/__init__.py`` is ``polylosses.torch``."""
+    parts = ["polylosses", *file.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def own_imports(module: str, source: str) -> set[str]:
+    """The modules of this package that ``source`` imports, anywhere in it: also inside functions."""
+    package = module.split(".") if MODULES.get(module, Path()).name == "__init__.py" else module.split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*parent, *([node.module] if node.module else [])])
+            names = {f"{origin}.{alias.name}" for alias in node.names}
+            # `from package import module` imports the module; `from module import name` imports from the module.
+            found |= {name if name in MODULES else origin for name in names}
+    return {name for name in found if name.split(".")[0] == "polylosses"}
+
+
+IMPORTS = {name: own_imports(name, file.read_text(encoding="utf-8")) for name, file in MODULES.items()}
+
+
+def inside(module: str, folder: str) -> bool:
+    return module == folder or module.startswith(folder + ".")
+
+
+def test_the_imports_of_a_file_are_found() -> None:
+    """The helper above, on source that has each way to import."""
+    source = """
+import json, polylosses.tune.sweep
+from polylosses import catalogue, poly1
+from polylosses.polynomial import Polynomial
+from . import functional
+from ..catalogue import ALL
+def inner():
+    from polylosses.torch import poly_softmax
+"""
+    assert own_imports("polylosses.torch.modules", source) == {
+        "polylosses",
+        "polylosses.catalogue",
+        "polylosses.polynomial",
+        "polylosses.torch",
+        "polylosses.torch.functional",
+        "polylosses.tune.sweep",
+    }
+
+
+BACKENDS = [name for name in ("torch", "jax", "keras") if f"polylosses.{name}" in MODULES]
+CORE = {"polylosses.polynomial", "polylosses.catalogue"}
+
+
+def test_the_polynomial_imports_nothing_of_ours() -> None:
+    assert IMPORTS["polylosses.polynomial"] == set()
+
+
+def test_the_catalogue_imports_the_polynomial() -> None:
+    assert IMPORTS["polylosses.catalogue"] <= {"polylosses.polynomial"}
+
+
+def test_the_package_imports_the_core() -> None:
+    assert IMPORTS["polylosses"] <= CORE
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_imports_the_core_and_its_own_files(backend: str) -> None:
+    folder = f"polylosses.{backend}"
+    for module in filter(lambda name: inside(name, folder), MODULES):
+        foreign = {name for name in IMPORTS[module] - CORE if not inside(name, folder)}
+        assert not foreign, f"{module} imports {foreign}"
+
+
+# Whoever is not named here must not import it.
+MAY_IMPORT = {
+    "polylosses.cli": {"polylosses.__main__"},
+    "polylosses.tune": {"polylosses.tune", "polylosses.cli"},
+}
+
+
+@pytest.mark.parametrize("module", MAY_IMPORT)
+def test_few_import(module: str) -> None:
+    for importer, names in IMPORTS.items():
+        if any(inside(importer, allowed) for allowed in MAY_IMPORT[module]):
+            continue
+        assert not any(inside(name, module) for name in names), f"{importer} imports {module}"
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_importing_the_package_imports_no_framework() -> None:
+    code = "import sys; before = set(sys.modules); import polylosses; print(*(set(sys.modules) - before))"
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    roots = {name.split(".")[0] for name in result.stdout.split()}
+    assert roots - set(sys.stdlib_module_names) == {"polylosses"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_missing_framework_is_named_with_the_line_that_installs_it(backend: str) -> None:
+    result = run(f"import sys; sys.modules[{backend!r}] = None; import polylosses; import polylosses.{backend}")
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert f"pip install 'polylosses[{backend}]'" in last
+
+
+PUBLIC = ["polylosses", "polylosses.catalogue", *(f"polylosses.{backend}" for backend in BACKENDS)]
+NAMES = [(module, name) for module in PUBLIC for name in importlib.import_module(module).__all__]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_all_is_what_is_public(module: str) -> None:
+    imported = importlib.import_module(module)
+    public = {
+        name
+        for name, value in vars(imported).items()
+        if not name.startswith("_")
+        and callable(value)
+        and not isinstance(value, types.ModuleType)
+        # A package's names come from its files; a file's names are the ones that it defines.
+        and (hasattr(imported, "__path__") or value.__module__ == module)
+    }
+    assert public == set(imported.__all__)
+    assert len(imported.__all__) == len(set(imported.__all__))
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=[f"{m}.{n}" for m, n in NAMES])
+def test_every_public_name_has_an_example(module: str, name: str) -> None:
+    documented = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+    assert "Example:\n" in documented
+    assert ">>> " in documented
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_users_mistakes_are_not_asserted(module: str) -> None:
+    """``python -O`` drops assertions, and their errors say nothing."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    assert not lines, f"assert in {MODULES[module].name}, lines {lines}"

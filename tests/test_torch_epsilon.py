@@ -1,0 +1,179 @@
+"""Epsilon as run-time data: a tensor that is learned, mapped over or compiled around; and what backward costs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from cases import CELLS, LOSSES, arrays
+from polylosses import Polynomial
+from polylosses.torch import poly_cross_entropy, poly_from_nll
+
+EPS = torch.finfo(torch.float64).eps
+
+
+def batch(classes: int = 4, rows: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, class indices and class probabilities."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    return logits, torch.arange(rows) % classes, logits.flip(0).softmax(1)
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if len(c.shape) == 3 and c.reduction != "sum"], ids=str)
+def test_gradient_with_respect_to_epsilon_is_the_power_of_q(cell: Any) -> None:
+    """The loss is linear in each epsilon, so its derivative is the loss of that power alone."""
+    numbers = arrays(cell)
+    soft = cell.target == "probabilities"
+    given = (
+        torch.tensor(numbers.logits),
+        torch.tensor(numbers.target, dtype=torch.float64 if soft else torch.long),
+        None if numbers.weight is None else torch.tensor(numbers.weight),
+    )
+    options = {"label_smoothing": cell.label_smoothing, "reduction": cell.reduction}
+    if cell.ignore_index is not None:
+        options["ignore_index"] = cell.ignore_index
+    for gamma in (0.0, 1.5):
+        epsilons = torch.tensor([0.5, -0.25, 2.0], dtype=torch.float64, requires_grad=True)
+        loss = poly_cross_entropy(*given, **options, epsilon=epsilons, gamma=gamma)
+        found = torch.autograd.grad(loss.sum(), epsilons)[0]
+        powers = [Polynomial((0.0,) * j + (1.0,), gamma, log_weight=0.0) for j in range(3)]
+        right = torch.stack([poly_cross_entropy(*given, **options, polynomial=power).sum() for power in powers])
+        torch.testing.assert_close(found, right, rtol=100 * EPS, atol=100 * EPS)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_tensors_are_numbers(gamma: float) -> None:
+    logits, target, soft = batch()
+    for y in (target, soft):
+        for epsilon in (2.0, -1.0, 0.0):
+            right = poly_cross_entropy(logits, y, epsilon=epsilon, gamma=gamma)
+            for form in (
+                torch.tensor(epsilon),
+                torch.tensor([epsilon]),
+                np.array([epsilon]),
+                np.float64(epsilon),
+                [epsilon],
+            ):
+                found = poly_cross_entropy(logits, y, epsilon=form, gamma=gamma)
+                torch.testing.assert_close(found, right, rtol=4 * EPS, atol=4 * EPS)
+                assert found.dtype == torch.float64
+        right = poly_cross_entropy(logits, y, epsilon=(1.0, 0.5, -0.25), gamma=gamma)
+        for several in (torch.tensor([1.0, 0.5, -0.25]), np.array([1.0, 0.5, -0.25]), [1.0, torch.tensor(0.5), -0.25]):
+            found = poly_cross_entropy(logits, y, epsilon=several, gamma=torch.tensor(gamma))
+            torch.testing.assert_close(found, right, rtol=4 * EPS, atol=4 * EPS)
+
+
+def test_a_float32_epsilon_does_not_change_the_dtype() -> None:
+    logits, target, soft = batch()
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for form in (torch.tensor(2.0), torch.tensor([2.0, 1.0])):
+            assert poly_cross_entropy(logits.to(dtype), target, epsilon=form).dtype == dtype
+            assert poly_cross_entropy(logits.to(dtype), soft.to(dtype), epsilon=form).dtype == dtype
+            assert poly_from_nll(torch.ones(2, dtype=dtype), epsilon=form).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8", "everything"])
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_first_and_second_derivatives(soft: bool, name: str) -> None:
+    logits, target, probabilities = batch(rows=3)
+    weight = torch.tensor([1.0, 2.0, 0.5, 0.25], dtype=torch.float64)
+    z = logits.requires_grad_()
+    y = probabilities.detach().requires_grad_(soft) if soft else target
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return poly_cross_entropy(z, y, weight, label_smoothing=0.1, polynomial=LOSSES[name])
+
+    assert gradcheck(loss, (z, y))
+    assert gradgradcheck(loss, (z, y))
+
+
+def test_derivatives_of_epsilon_and_gamma() -> None:
+    logits, target, _ = batch(rows=3)
+    epsilon = torch.tensor([2.0, -0.5], dtype=torch.float64, requires_grad=True)
+    gamma = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+
+    def loss(z: Tensor, e: Tensor, g: Tensor) -> Tensor:
+        return poly_cross_entropy(z, target, epsilon=e, gamma=g)
+
+    assert gradcheck(loss, (logits.requires_grad_(), epsilon, gamma))
+    assert gradgradcheck(loss, (logits, epsilon, gamma))
+
+
+def test_gradient_of_gamma_is_finite_at_saturation() -> None:
+    logits = torch.tensor([[1e4, 0.0, -torch.inf], [0.0, 1e4, 1.0], [1.0, 2.0, 3.0]], dtype=torch.float64)
+    for target in (torch.tensor([0, 1, -100]), torch.eye(3, dtype=torch.float64)[[0, 1, 2]]):
+        gamma = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+        poly_cross_entropy(logits, target, epsilon=1.0, gamma=gamma).backward()  # type: ignore[no-untyped-call]
+        assert gamma.grad is not None
+        assert torch.isfinite(gamma.grad)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_vmap_over_epsilon_is_a_loop(gamma: float, soft: bool) -> None:
+    logits, indices, probabilities = batch()
+    target = probabilities if soft else indices
+    epsilons = torch.tensor([-1.0, 0.0, 2.0, 40.0], dtype=torch.float64)
+
+    def loss(epsilon: Tensor, z: Tensor) -> Tensor:
+        return poly_cross_entropy(z, target, epsilon=epsilon, gamma=gamma, label_smoothing=0.1)
+
+    both = torch.func.grad_and_value(loss, argnums=(0, 1))
+    (by_epsilon, by_logits), values = torch.func.vmap(both, in_dims=(0, None))(epsilons, logits)
+    for k, epsilon in enumerate(epsilons.tolist()):
+        (one_epsilon, one_logits), value = both(torch.tensor(epsilon, dtype=torch.float64), logits)
+        torch.testing.assert_close(values[k], value, rtol=16 * EPS, atol=0)
+        torch.testing.assert_close(by_epsilon[k], one_epsilon, rtol=16 * EPS, atol=0)
+        torch.testing.assert_close(by_logits[k], one_logits, rtol=16 * EPS, atol=64 * EPS)
+
+
+def test_compiled_without_a_break_for_any_epsilon() -> None:
+    logits, target, _ = (x.float() if x.is_floating_point() else x for x in batch())
+
+    def loss(z: Tensor, epsilon: Tensor | float) -> Tensor:
+        return poly_cross_entropy(z, target, epsilon=epsilon, gamma=0.5, label_smoothing=0.1, ignore_index=1)
+
+    compiled: Callable[..., Tensor] = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for epsilon in (0.5, 2.0, -1.0, torch.tensor(0.5), torch.tensor(3.0)):
+        z = logits.clone().requires_grad_()
+        found = compiled(z, epsilon)
+        gradient = torch.autograd.grad(found, z)[0]
+        right = loss(z, epsilon)
+        torch.testing.assert_close(found, right)
+        torch.testing.assert_close(gradient, torch.autograd.grad(right, z)[0])
+    polynomial = LOSSES["taylor_cross_entropy"]
+    whole: Callable[..., Tensor] = torch.compile(poly_cross_entropy, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        whole(logits, target, polynomial=polynomial), poly_cross_entropy(logits, target, polynomial=polynomial)
+    )
+
+
+def bytes_saved(function: Callable[[], Tensor]) -> int:
+    """How much memory autograd keeps for the backward pass; what is kept twice is counted once."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    del result
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_backward_keeps_what_torchs_does_and_some_numbers_a_row(name: str) -> None:
+    rows, classes = 64, 4096
+    logits, target = torch.randn(rows, classes, requires_grad=True), torch.arange(rows)
+    torchs = bytes_saved(lambda: F.cross_entropy(logits, target, reduction="none"))
+    assert torchs >= rows * classes * 4  # the measure works
+    ours = bytes_saved(lambda: poly_cross_entropy(logits, target, reduction="none", polynomial=LOSSES[name]))
+    numbers_a_row = (ours - torchs) / (4 * rows)
+    assert numbers_a_row <= 8 + 2 * len(LOSSES[name].coefficients), f"{numbers_a_row} float32 numbers a row"

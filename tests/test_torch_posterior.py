@@ -1,0 +1,169 @@
+"""``poly_softmax`` gives the class posterior back, and ``poly_from_nll`` is the polynomial of any likelihood."""
+
+from functools import partial
+
+import mpmath as mp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import reference
+from cases import LOSSES
+from polylosses import Polynomial
+from polylosses.torch import poly_cross_entropy, poly_from_nll, poly_softmax
+
+EPS = torch.finfo(torch.float64).eps
+
+POSTERIORS = {"sharp": [0.6, 0.25, 0.1, 0.05], "nearly even": [0.37, 0.33, 0.30]}
+
+# At an optimum inside the simplex, posterior_c * L'(p_c) is the same for all classes. Where L' is bounded there is no
+# such point for posteriors that are too uneven: the optimum gives some class probability 0, that is an infinite logit,
+# and nothing can be read from it.
+NO_INTERIOR_OPTIMUM = {
+    ("mean_absolute_error", "sharp"): "-L' is 1 everywhere",
+    ("mean_absolute_error", "nearly even"): "-L' is 1 everywhere",
+    ("taylor_cross_entropy", "sharp"): "-L' is between 1 and 2",
+    ("taylor_cross_entropy(8)", "sharp"): "-L' is between 1 and 8",
+    ("no logarithm", "sharp"): "-L' is at most 2.75",
+}
+# "nothing" is 0 everywhere, so that all logits are optimal.
+TRIED = [(name, which) for name in LOSSES for which in POSTERIORS if name != "nothing"]
+
+
+def optimal_logits(loss: Polynomial, posterior: Tensor) -> Tensor:
+    """The logits that minimize the expected loss, found by Newton's method with step halving."""
+
+    def expected(z: Tensor) -> Tensor:
+        return poly_cross_entropy(z[None], posterior[None], polynomial=loss)
+
+    z = posterior.log()
+    gradient_of, hessian_of = torch.func.grad(expected), torch.func.jacrev(torch.func.grad(expected))
+    for _ in range(60):
+        gradient = gradient_of(z)
+        # Logits are free up to a shift; the loss need not be convex in them, so its curvature is taken as positive.
+        values, vectors = torch.linalg.eigh(hessian_of(z))
+        steepness = values.abs().clamp(min=1e-3 * values.abs().max())
+        step = -vectors @ ((vectors.T @ gradient) / steepness)
+        while expected(z + step) > expected(z) and step.abs().max() > 1e-9:
+            step = step / 2
+        z = z + step
+        if step.abs().max() < 1e-12:
+            break
+    return z
+
+
+@pytest.mark.parametrize(("name", "which"), [x for x in TRIED if x not in NO_INTERIOR_OPTIMUM])
+def test_it_is_the_posterior_that_the_logits_are_optimal_for(name: str, which: str) -> None:
+    posterior = torch.tensor(POSTERIORS[which], dtype=torch.float64)
+    logits = optimal_logits(LOSSES[name], posterior)
+    found = poly_softmax(logits[None], polynomial=LOSSES[name])[0]
+    # The gradient at the optimum is known up to rounding errors, which a flat loss amplifies.
+    torch.testing.assert_close(found, posterior, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "which"), NO_INTERIOR_OPTIMUM)
+def test_where_none_is_claimed_there_is_no_optimum_inside(name: str, which: str) -> None:
+    posterior = torch.tensor(POSTERIORS[which], dtype=torch.float64)
+    assert optimal_logits(LOSSES[name], posterior).softmax(0).min() < 1e-3
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if n != "nothing"])
+def test_it_is_the_oracles(name: str) -> None:
+    rows = np.random.default_rng(0).integers(-64, 65, (20, 5)) / 16
+    for row in rows.tolist():
+        found = poly_softmax(torch.tensor([row], dtype=torch.float64), polynomial=LOSSES[name])[0].numpy()
+        right = reference.posterior(LOSSES[name], tuple(row))
+        # The slope is known up to its scale, so that the posterior is up to the ratio of both.
+        numbers = reference.row(LOSSES[name], tuple(row))
+        relative = EPS * (1 + np.max(numbers.slope_scale / -numbers.slope))
+        assert found == pytest.approx(right, rel=2 * relative)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_with_cross_entropy_it_is_softmax(dtype: torch.dtype) -> None:
+    logits = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for dim in (0, 1, 2, -1):
+        for chosen in ({"epsilon": 0.0}, {"polynomial": LOSSES["cross_entropy"]}, {"epsilon": torch.tensor(0.0)}):
+            found, right = poly_softmax(logits, dim, **chosen), torch.softmax(logits, dim)
+            assert found.dtype == right.dtype
+            torch.testing.assert_close(found, right, rtol=8 * torch.finfo(dtype).eps, atol=0)
+    assert torch.equal(poly_softmax(logits, epsilon=2.0), poly_softmax(logits, 1, epsilon=2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", LOSSES)
+def test_extremes(name: str, dtype: torch.dtype) -> None:
+    inf = float("inf")
+    margins = [0.0, 5.0, 10.0, 15.0, 16.0, 17.0, 18.0, 20.0, 36.0, 37.0, 40.0, 88.0, 104.0, 710.0, 746.0, 1e4]
+    rows = [
+        *([m, 0.0, -1.0, 1.0] for m in margins),
+        *([-m, 0.0, -1.0, 1.0] for m in margins),
+        [1e4, 1e4, -1e4, 0.0],
+        [-inf, 0.0, 1.0, 2.0],
+        [-inf, -inf, -inf, 2.0],
+        [-inf, 1e4, 0.0, -1e4],
+    ]
+    logits = torch.tensor(rows, dtype=dtype)
+    found = poly_softmax(logits, polynomial=LOSSES[name])
+    assert torch.isfinite(found).all()
+    assert (found >= 0).all()
+    assert found.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double().sum(1), torch.ones(len(rows), dtype=torch.float64), rtol=0, atol=4 * eps)
+    assert (found[logits == -inf] == 0).all(), "masked classes"
+    # The more probable class stays so, or ties with the other where the dtype can't tell them apart.
+    order = logits.argsort(1)
+    assert (found.double().gather(1, order).diff(dim=1) >= -8 * eps).all(), "order of classes"
+
+
+def test_a_heavy_logarithm_does_not_overflow_on_masked_classes() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0]])
+    for loss in (Polynomial((1.0,), 2.0, log_weight=100.0), Polynomial((), 0.5, log_weight=1e6)):
+        found = poly_softmax(logits, polynomial=loss)
+        assert torch.isfinite(found).all()
+        assert found[0, 0] == 0
+
+
+def test_it_has_gradients() -> None:
+    logits = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    for polynomial in (LOSSES["poly1"], LOSSES["focal(0.5)"], LOSSES["taylor_cross_entropy"]):
+        assert torch.autograd.gradcheck(partial(poly_softmax, polynomial=polynomial), logits)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_from_likelihoods_are_those_from_logits(name: str) -> None:
+    logits = torch.randn(8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = torch.arange(8) % 5
+    nll = F.cross_entropy(logits, target, reduction="none")
+    found = poly_from_nll(nll, polynomial=LOSSES[name])
+    assert torch.equal(found, poly_cross_entropy(logits, target, reduction="none", polynomial=LOSSES[name]))
+    assert torch.equal(poly_from_nll(nll[:, None, None], polynomial=LOSSES[name]), found[:, None, None])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", LOSSES)
+def test_small_likelihoods_keep_their_digits(name: str, dtype: torch.dtype) -> None:
+    """Here nothing was rounded yet, so that q must have a relative accuracy: ``1 - exp(-nll)`` has none."""
+    loss, limits = LOSSES[name], torch.finfo(dtype)
+    nll = torch.tensor([1e-30, 1e-16, 1e-12, 1e-8, 1e-3, 0.1, 1.0, 10.0, 50.0], dtype=dtype)
+    steps = 8 + 3 * len(loss.coefficients) + loss.gamma
+    with mp.workdps(100):
+        for number, found in zip(nll.tolist(), poly_from_nll(nll, polynomial=loss).tolist(), strict=True):
+            p, q = mp.exp(-mp.mpf(number)), -mp.expm1(-mp.mpf(number))
+            bound = steps * limits.eps * reference.value_terms(loss, p, q) + limits.tiny
+            assert abs(found - reference.value(loss, p, q)) <= bound, f"at nll = {number}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_likelihoods_at_the_edges(dtype: torch.dtype) -> None:
+    nll = torch.tensor([0.0, 1e-7, 1.0, 100.0, torch.inf, torch.nan], dtype=dtype, requires_grad=True)
+    for name, loss in LOSSES.items():
+        found = poly_from_nll(nll, polynomial=loss)
+        assert found.dtype == dtype
+        assert found[0] == 0, name
+        assert found[4] == (torch.inf if loss.log_weight else torch.tensor(sum(loss.coefficients), dtype=dtype)), name
+        assert torch.isnan(found).tolist() == [False] * 5 + [True], name
+        gradient = torch.autograd.grad(found.sum(), nll)[0]
+        assert torch.isfinite(gradient[:5]).all(), name
