@@ -1,0 +1,282 @@
+"""The report, as text and as a browser shows it."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+
+from polylosses import plot, report
+from test_plot import CHROMIUM, TWELVE, TWO, bins, needs_chromium, poly1s, recall, scores_and_table, training
+
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    "<b>bold</b>",
+    "<!--<script>",
+    "\"'q'\" & &lt; $x$ %{y}",
+    "Grüße 类别 🙂",
+    "x" * 300,
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def make_page(epsilons: Sequence[float] = TWELVE, labels: Sequence[str] = ("no", "yes"), text: str = "digits") -> str:
+    return report.page(
+        title=text,
+        verdict="better",
+        sentence=f"epsilon = 2 gains 1.2 points on {text}.",
+        table=pd.DataFrame({"epsilon": [f"{e:g}" for e in epsilons], text: text}),
+        figures={
+            f"Accuracy of {text}": (plot.metric_against_epsilon(*scores_and_table(epsilons), text), text),
+            "Training": (plot.true_probability_over_training(training(epsilons)), "Higher is surer."),
+            "Reliability": (plot.reliability(bins(epsilons)), "On the diagonal, the model is right."),
+            "Recall": (plot.recall_by_class(recall(epsilons, labels)), "The most frequent first."),
+            "Losses": (plot.polynomials(poly1s(epsilons) | {text: poly1s(TWO)["2"]}), "Steeper is stronger."),
+        },
+        settings={"seed": 0, "learning rates": [0.01, 0.1], "versions": {"torch": "2.4", text: text}, text: text},
+        notes=["Epsilon depends on the task.", text],
+    )
+
+
+class Tags(HTMLParser):
+    """All tags, and a check that each is closed where it should be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def visible(text: str) -> str:
+    """The page without scripts and styles."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+
+
+def test_the_page_is_semantic_html_in_the_order_of_importance() -> None:
+    text = make_page()
+    tags = Tags(text)
+    assert not tags.open
+    names = [tag for tag, _ in tags.seen]
+    assert names.count("h1") == names.count("main") == names.count("details") == 1
+    assert names.count("figure") == names.count("figcaption") == 5
+    assert all("scope" in attributes for tag, attributes in tags.seen if tag == "th")
+    shown = visible(text)
+    parts = [
+        "<h1>",
+        "Better</strong>:",
+        "Accuracy of digits",
+        "In numbers",
+        "Training",
+        "Reliability",
+        "keep in mind",
+        "Settings",
+    ]
+    places = [shown.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "<td>0.01, 0.1</td>" in shown
+    assert "<td>torch 2.4, digits digits</td>" in shown
+
+
+def test_nothing_in_the_page_points_outside() -> None:
+    text = make_page()
+    assert not [attributes for _, attributes in Tags(text).seen if {"src", "href"} & set(attributes)]
+    assert "default-src 'none'" in text
+    assert text.count("<script>") == 2  # plotly.js, and the drawing
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_what_users_name_is_escaped(label: str) -> None:
+    ordinary, hostile = make_page(), make_page(labels=[label, "other"], text=label)
+    assert [tag for tag, _ in Tags(hostile).seen] == [tag for tag, _ in Tags(ordinary).seen]
+    assert hostile.count("</script>") == ordinary.count("</script>")
+    assert "<b>" not in visible(hostile)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence", "shown"),
+    [
+        ("better", "It is better.", 'It is <strong class="better">better</strong>.'),
+        ("worse", "It is worse & bad.", 'It is <strong class="worse">worse</strong> &amp; bad.'),
+        ("worse", "A loss.", '<strong class="worse">Worse</strong>: A loss.'),
+        ("no gain", "No gain at all.", '<strong class="undecided">No gain</strong> at all.'),
+    ],
+)
+def test_the_verdict_stands_out_in_its_sentence(verdict: str, sentence: str, shown: str) -> None:
+    figure = plot.polynomials(poly1s(TWO))
+    text = report.page(
+        title="t", verdict=verdict, sentence=sentence, table=pd.DataFrame(), figures={"f": (figure, "")}, settings={}
+    )
+    assert f'<p class="verdict">{shown}</p>' in text
+
+
+def test_without_notes_there_is_no_heading_for_them() -> None:
+    figure = plot.polynomials(poly1s(TWO))
+    text = report.page(
+        title="t", verdict="worse", sentence="s", table=pd.DataFrame(), figures={"f": (figure, "")}, settings={}
+    )
+    assert "keep in mind" not in visible(text)
+
+
+def test_without_figures_there_is_no_page() -> None:
+    with pytest.raises(ValueError, match="got none in figures"):
+        report.page(title="t", verdict="worse", sentence="s", table=pd.DataFrame(), figures={}, settings={})
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, path: Path, text: str, width: int = 1200) -> Page:
+    """The page in the browser, every figure drawn; anything it says or requests fails the test."""
+    path.write_text(text, encoding="utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    def on_dialog(dialog: Dialog) -> None:
+        complaints.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", on_dialog)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    # newPlot draws, and then a relayout sets the look.
+    page.wait_for_function("() => [...document.querySelectorAll('.plot')].every(p => p.layout?.dragmode)")
+    page.wait_for_timeout(200)
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
+    assert not complaints
+    return page
+
+
+DRAWN = """() => [...document.querySelectorAll('.plot')].map(p => {
+    const box = p.querySelector('.main-svg').getBoundingClientRect();
+    return {width: box.width, height: box.height, traces: p.querySelectorAll('.scatterlayer .trace').length};
+})"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1200, 400])
+@pytest.mark.parametrize("epsilons", [TWO, TWELVE], ids=["2 epsilons", "12 epsilons"])
+def test_every_figure_is_drawn_and_fits_the_window(
+    browser: Browser, tmp_path: Path, width: int, epsilons: Sequence[float]
+) -> None:
+    page = opened(browser, tmp_path / "report.html", make_page(epsilons), width)
+    drawn = page.evaluate(DRAWN)
+    assert len(drawn) == 5
+    for figure in drawn:
+        assert 0.75 * min(width, 1000) < figure["width"] < width
+        assert figure["height"] > 300
+        assert figure["traces"] >= len(epsilons)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.close()
+
+
+SIZES = """() => [...document.querySelectorAll('.plot')].map(p => {
+    const box = p.querySelector('.main-svg').getBoundingClientRect();
+    return [box.width, box.height];
+})"""
+PANELS = "() => ['xaxis', 'xaxis2'].map(axis => document.getElementById('figure-3')._fullLayout[axis].domain)"
+
+
+@needs_chromium
+def test_figures_follow_the_window_and_narrow_ones_have_their_panels_below_each_other(
+    browser: Browser, tmp_path: Path
+) -> None:
+    page = opened(browser, tmp_path / "report.html", make_page(TWO))
+    sizes = page.evaluate(SIZES)
+    assert page.evaluate(PANELS)[1][0] > 0.5
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.wait_for_function(f"() => ({SIZES})().every(([width]) => width < 400)")
+    assert page.evaluate(PANELS) == [[0, 1], [0, 1]]
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    page.set_viewport_size({"width": 1200, "height": 900})
+    page.wait_for_function(f"() => JSON.stringify(({SIZES})()) == '{json.dumps(sizes, separators=(',', ':'))}'")
+    assert page.evaluate(PANELS)[1][0] > 0.5
+    page.close()
+
+
+@needs_chromium
+def test_hostile_labels_are_only_shown(browser: Browser, tmp_path: Path) -> None:
+    text = " ".join(HOSTILE)
+    page = opened(browser, tmp_path / "report.html", make_page(TWO, HOSTILE, text))
+    assert len(page.evaluate(DRAWN)) == 5
+    ticks = page.locator("#figure-4 .xtick text").all_text_contents()
+    shown = [label if len(label) <= 24 else label[:23] + "…" for label in HOSTILE]
+    assert sorted(ticks) == sorted(f"{label} ({10 * (i + 1)})" for i, label in enumerate(shown))
+    assert text[:39] + "…" in page.locator("#figure-5 .legendtext").all_text_contents()
+    assert page.locator("h1").text_content() == text == page.title()
+    assert page.locator("b").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == 1200
+    page.close()
+
+
+CONTRAST = """() => {
+    const light = tone => {
+        const [r, g, b] = tone.match(/[\\d.]+/g).slice(0, 3).map(c => c / 255)
+            .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const ground = getComputedStyle(document.body).backgroundColor;
+    const written = [
+        ...[...document.querySelectorAll('h1, h2, p, strong, th, td, figcaption, li, summary')].map(e => [e, 'color']),
+        ...[...document.querySelectorAll('.plot text')].map(e => [e, 'fill']),
+    ];
+    const ratio = tone => Math.max(light(tone), light(ground)) / Math.min(light(tone), light(ground));
+    return [ground, Math.min(...written.map(([e, property]) => ratio(getComputedStyle(e)[property])))];
+}"""
+
+
+@needs_chromium
+def test_light_and_dark_follow_the_reader(browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, tmp_path / "report.html", make_page(TWO))
+    grounds = []
+    for scheme, ink in (("light", "#1f2328"), ("dark", "#e6e9ee"), ("light", "#1f2328")):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        page.wait_for_function(
+            f"() => [...document.querySelectorAll('.plot')].every(p => p._fullLayout.font.color == '{ink}')"
+        )
+        page.wait_for_timeout(200)
+        ground, contrast = page.evaluate(CONTRAST)
+        grounds.append(ground)
+        assert contrast >= 4.5, scheme
+    assert grounds == ["rgb(255, 255, 255)", "rgb(21, 24, 29)", "rgb(255, 255, 255)"]
+    page.close()
+
+
+@needs_chromium
+def test_a_figure_written_to_html_is_drawn(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "figure.html"
+    plot.write(plot.polynomials(poly1s(TWELVE)), path)
+    page = opened(browser, path, path.read_text(encoding="utf-8"))
+    (figure,) = page.evaluate(DRAWN)
+    assert figure["width"] > 900
+    assert figure["traces"] == 3 * len(TWELVE)
+    page.close()
