@@ -1,0 +1,146 @@
+"""What a sweep found, for programs (frames, JSON, CSV) and for people (a table, a sentence, a page)."""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from polylosses import report
+from polylosses.tune import statistics
+from polylosses.tune.statistics import Confirmation
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a sweep found; made by :func:`polylosses.tune.sweep`."""
+
+    table: pd.DataFrame
+    """One row an arm, on validation rows: ``epsilon``, the ``learning_rate`` it chose, its mean ``score``, the paired
+    ``difference`` to epsilon = 0 with the 95 % interval ``difference_low`` to ``difference_high``, ``mean_p_t`` (mean
+    probability of the training label in the last epoch), and ``calibration_error`` of the softmax and
+    ``calibration_error_poly_softmax`` of :func:`polylosses.torch.poly_softmax`."""
+    runs: pd.DataFrame
+    """One row a trained model: ``stage`` (selection or confirmation), ``repeat``, ``epsilon``, ``learning_rate``, every
+    metric on the rows that the stage scores on, and the last three columns of ``table``."""
+    verdict: str
+    """``"better"``, ``"worse"`` or ``"no detectable difference"``: the best epsilon other than 0 against 0."""
+    sentence: str
+    """The verdict with its numbers."""
+    best_epsilon: float
+    """The epsilon other than 0 that did best on validation rows: the one that the verdict is about."""
+    confirmation: Confirmation
+    """The difference in the metric, best epsilon minus epsilon = 0, for fresh seeds on untouched test rows."""
+    notes: list[str]
+    """What to know before leaning on the verdict."""
+    settings: dict[str, Any]
+    """The arguments, the data and the versions."""
+    figures: dict[str, tuple[go.Figure, str]]
+    """Interactive figures with a caption each, by heading; metric against epsilon first."""
+
+    def formatted_table(self) -> pd.DataFrame:
+        """The table for people: text under headings."""
+        metric = self.settings["metric"]
+        unit = "" if metric == "log_loss" else " (%)"
+        arms = self.table.to_dict("records")
+        ends = [(_signed(metric, arm["difference_low"]), _signed(metric, arm["difference_high"])) for arm in arms]
+        return pd.DataFrame(
+            {
+                "epsilon": [f"{arm['epsilon']:g}" for arm in arms],
+                "learning rate": [f"{arm['learning_rate']:g}" for arm in arms],
+                f"{statistics.METRICS[metric]}{unit}": [_plain(metric, arm["score"]) for arm in arms],
+                "against 0": [_signed(metric, arm["difference"]) for arm in arms],
+                "95 % interval": [
+                    "" if arm["epsilon"] == 0 else ", ".join(both) for arm, both in zip(arms, ends, strict=True)
+                ],
+                "mean p_t": [f"{arm['mean_p_t']:.3f}" for arm in arms],
+                "calibration error": [f"{arm['calibration_error']:.3f}" for arm in arms],
+                "after poly_softmax": [f"{arm['calibration_error_poly_softmax']:.3f}" for arm in arms],
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the runs and the figures, ready for JSON: what is not finite is ``None``."""
+        found: dict[str, Any] = {
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "best_epsilon": self.best_epsilon,
+            "confirmation": vars(self.confirmation),
+            "notes": self.notes,
+            "arms": [
+                {str(name): _finite(value) for name, value in row.items()} for row in self.table.to_dict("records")
+            ],
+            "settings": self.settings,
+        }
+        return found
+
+    def to_html(self) -> str:
+        """The report: one page with the figures in it that needs nothing else, no network either."""
+        return report.page(
+            title=f"Which epsilon for {self.settings['data']}?",
+            verdict=self.verdict,
+            sentence=self.sentence,
+            table=self.formatted_table(),
+            figures=self.figures,
+            settings=self.settings,
+            notes=self.notes,
+        )
+
+    def write(self, directory: str | Path) -> None:
+        """Write ``results.csv`` (the runs), ``results.json`` and ``report.html`` into a directory, made if need be.
+
+        Raises:
+            OSError: the directory can't be written.
+        """
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        write_runs(self.runs, directory)
+        _replace(Path(directory) / "results.json", json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+        _replace(Path(directory) / "report.html", self.to_html())
+
+
+def write_runs(runs: pd.DataFrame, directory: str | Path) -> None:
+    """Write ``results.csv``."""
+    _replace(Path(directory) / "results.csv", runs.to_csv(index=False))
+
+
+def describe(confirmation: Confirmation, metric: str, candidate: float, baseline: float) -> str:
+    """The two scores, their difference and its interval, in words."""
+    unit, points = ("", "") if metric == "log_loss" else (" %", " points")
+    return (
+        f"{statistics.METRICS[metric]} {_plain(metric, candidate)}{unit} against {_plain(metric, baseline)}{unit}, "
+        f"a difference of {_signed(metric, confirmation.difference)}{points} (95 % interval "
+        f"{_signed(metric, confirmation.low)} to {_signed(metric, confirmation.high)})"
+    )
+
+
+def size(metric: str, difference: float) -> str:
+    """How large a difference is, in words."""
+    return _plain(metric, difference) + ("" if metric == "log_loss" else " points")
+
+
+def _plain(metric: str, value: float) -> str:
+    return f"{value:.4f}" if metric == "log_loss" else f"{100 * value:.2f}"
+
+
+def _signed(metric: str, value: float) -> str:
+    return f"{value:+.4f}" if metric == "log_loss" else f"{100 * value:+.2f}"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(text)
+    # A temporary file is for its owner alone; a result is as readable as any new file.
+    mask = os.umask(0)
+    os.umask(mask)
+    Path(file.name).chmod(0o666 & ~mask)
+    Path(file.name).replace(path)

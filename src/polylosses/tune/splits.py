@@ -1,0 +1,68 @@
+"""Which rows train, validate and test a model, and what is done to the training rows on purpose."""
+
+import numpy as np
+from sklearn.model_selection import StratifiedShuffleSplit
+
+TEST_SHARE = 0.3
+VALIDATION_SHARE = 0.25
+
+# With the two shares above, every class of at least this many rows gets one into each of the three parts, whichever
+# way the stratified counts are rounded.
+MINIMUM_ROWS = 8
+
+
+def hold_out(y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Development rows, and test rows that nothing is chosen on, stratified by class."""
+    return _stratified(y, np.arange(len(y)), TEST_SHARE, np.random.default_rng([seed, 0]))
+
+
+def draw(
+    y: np.ndarray, rows: np.ndarray, rng: np.random.Generator, imbalance: float, label_noise: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training rows, their labels, and validation rows, drawn afresh from ``rows``.
+
+    Args:
+        y: the class index of every row.
+        rows: the rows to draw from.
+        rng: where the randomness comes from.
+        imbalance: the ratio R of the long tail made of the training rows: in order of their frequency, the classes
+            keep numbers of rows that fall geometrically from n to n / R, n being the most that keeps the ratio exact
+            for the first (Cui et al., CVPR 2019, section 5.1). 1 leaves the training rows as they are. Validation
+            rows stay as they are, as is usual.
+        label_noise: this share of the training labels is replaced by another class, drawn evenly.
+
+    Raises:
+        ValueError: the training rows are too few for the ratio.
+    """
+    train, validation = _stratified(y, rows, VALIDATION_SHARE, rng)
+    if imbalance > 1:
+        train = _long_tail(y, train, rng, imbalance)
+    labels = y[train]
+    flipped = rng.permutation(len(labels))[: round(label_noise * len(labels))]
+    classes = int(y.max()) + 1
+    labels[flipped] = (labels[flipped] + rng.integers(1, classes, len(flipped))) % classes
+    return train, labels, validation
+
+
+def _stratified(
+    y: np.ndarray, rows: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    splitter = StratifiedShuffleSplit(1, test_size=share, random_state=int(rng.integers(2**32)))
+    rest, part = next(splitter.split(rows, y[rows]))
+    return rows[rest], rows[part]
+
+
+def _long_tail(y: np.ndarray, train: np.ndarray, rng: np.random.Generator, imbalance: float) -> np.ndarray:
+    counts = np.bincount(y[train])
+    order = np.argsort(-counts, kind="stable")
+    largest = counts[order[0]]
+    if largest < imbalance:
+        raise ValueError(
+            f"imbalance {imbalance:g} needs a class of at least that many training rows; the largest has {largest}. "
+            "Give a smaller ratio."
+        )
+    kept = []
+    for rank, label in enumerate(order):
+        wanted = round(largest * imbalance ** (-rank / (len(order) - 1)))
+        kept.append(rng.permutation(train[y[train] == label])[:wanted])
+    return rng.permutation(np.concatenate(kept))

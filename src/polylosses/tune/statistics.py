@@ -1,0 +1,157 @@
+"""What may be concluded from the scores of paired runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn import metrics
+
+LEVEL = 0.95
+POWER = 0.8
+
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "log_loss": "log-loss",
+}
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether smaller values of the metric are better ones."""
+    return metric == "log_loss"
+
+
+def scores(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Every metric of the class probabilities (rows x classes) that a model gives to rows of the classes ``y``."""
+    predicted = probabilities.argmax(1)
+    return {
+        "accuracy": metrics.accuracy_score(y, predicted),
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, predicted),
+        "macro_f1": metrics.f1_score(y, predicted, average="macro", labels=np.unique(y), zero_division=0.0),
+        "log_loss": metrics.log_loss(y, probabilities, labels=np.arange(probabilities.shape[1])),
+    }
+
+
+def row_scores(metric: str, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """One number a row, whose mean is the metric and whose spread tells how well the rows determine it.
+
+    Accuracy and log-loss are means over rows as they stand. The other two are ratios of counts and are linearized, to
+    their value plus the influence of each row:
+
+    * balanced accuracy: ([right] - recall of the row's class) / rows of that class, averaged over classes,
+    * macro F1: (2 [y = c = predicted] - F1_c ([y = c] + [predicted = c])) / (rows of c + predictions of c), likewise.
+    """
+    predicted = probabilities.argmax(1)
+    if metric == "log_loss":
+        limit = np.finfo(probabilities.dtype).eps  # as scikit-learn's log_loss
+        return np.asarray(-np.log(np.clip(probabilities[np.arange(len(y)), y], limit, 1 - limit)))
+    if metric == "accuracy":
+        return np.asarray(predicted == y, dtype=float)
+    values, influence = [], np.zeros(len(y))
+    for label in np.unique(y):
+        true, positive = y == label, predicted == label
+        hits = 1.0 * (true & positive)
+        if metric == "balanced_accuracy":
+            rows = true.sum()
+            values.append(hits.sum() / rows)
+            # The spread around a mean of few rows is too small: by the square root of this factor.
+            influence += (hits - values[-1] * true) / rows * np.sqrt(rows / max(rows - 1, 1))
+        else:
+            size = true.sum() + positive.sum()
+            values.append(2 * hits.sum() / size)
+            influence += (2 * hits - values[-1] * (1.0 * true + positive)) / size
+    return np.asarray(np.mean(values) + influence * len(y) / len(values))
+
+
+def reliability(y: np.ndarray, probabilities: np.ndarray, bins: int) -> dict[str, np.ndarray]:
+    """Sums over the rows whose predicted class has a probability in each of some equal bins.
+
+    ``rows`` counts them, ``confidence`` sums that probability, and ``accuracy`` counts the right predictions.
+    """
+    confidence = probabilities.max(1).astype(float)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    correct = probabilities.argmax(1) == y
+    return {
+        "rows": np.bincount(bin_of, minlength=bins),
+        "confidence": np.bincount(bin_of, confidence, bins),
+        "accuracy": np.bincount(bin_of, correct, bins),
+    }
+
+
+def pooled_reliability(models: Sequence[dict[str, np.ndarray]]) -> pd.DataFrame:
+    """Mean ``confidence`` and ``accuracy`` of the ``rows`` in each bin that has any, over several models."""
+    sums = pd.DataFrame({name: np.sum([one[name] for one in models], axis=0) for name in models[0]})
+    sums = sums[sums.rows > 0]
+    return sums.assign(confidence=sums.confidence / sums.rows, accuracy=sums.accuracy / sums.rows)
+
+
+def calibration_error(y: np.ndarray, probabilities: np.ndarray) -> float:
+    """The expected calibration error: |accuracy - confidence| of predictions, averaged over bins by their rows.
+
+    Guo et al., ICML 2017, equation 3, with their 15 bins.
+    """
+    sums = reliability(y, probabilities, bins=15)
+    return float(np.abs(sums["accuracy"] - sums["confidence"]).sum() / len(y))
+
+
+def resampled_interval(differences: np.ndarray, train_rows: int, evaluation_rows: int) -> tuple[float, float]:
+    """A 95 % interval for the mean of paired differences from repeated random splits of the same rows.
+
+    Splits overlap, so the differences are not independent and the plain t interval is too narrow. The variance is
+    corrected by 1/repeats + evaluation rows / training rows in the place of 1/repeats (Nadeau and Bengio, Machine
+    Learning 52, 2003, section 3.3). As in :func:`confirm`, the standard error is at least one row's worth.
+    """
+    repeats = len(differences)
+    mean = float(np.mean(differences))
+    error = np.sqrt((1 / repeats + evaluation_rows / train_rows) * np.var(differences, ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, repeats - 1)) * max(float(error), 1 / evaluation_rows)
+    return mean - half, mean + half
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The difference between two arms on test rows, for fresh seeds."""
+
+    difference: float
+    low: float
+    high: float
+    smallest_detectable: float
+    """The true difference that a run like this would have called a difference 4 times in 5."""
+
+
+def confirm(differences: np.ndarray) -> Confirmation:
+    """The mean difference of row scores, with a 95 % interval that covers both new seeds and new rows.
+
+    An interval over seeds alone would be about these very test rows: an arm that gets one of them right by luck gets
+    it right under most seeds. So the variance is that of the seeds' means plus that of the rows' means, the
+    conservative estimate for a mean over two crossed samples (Owen, Annals of Applied Statistics 1, 2007), with
+    Satterthwaite's degrees of freedom.
+
+    Args:
+        differences: seeds x rows, at least 2 x 2; their mean is the difference in the metric.
+    """
+    seeds, rows = differences.shape
+    parts = [
+        (np.var(differences.mean(axis=1), ddof=1) / seeds, seeds - 1),
+        (np.var(differences.mean(axis=0), ddof=1) / rows, rows - 1),
+    ]
+    variance = sum(part for part, _ in parts)
+    if variance > 0:
+        freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+    else:
+        freedom = min(seeds, rows) - 1
+    # Arms that agree on every row show no variance at all; yet n rows can't speak for less than about one of them.
+    error = max(float(np.sqrt(variance)), 1 / rows)
+    mean = float(differences.mean())
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return Confirmation(mean, mean - half, mean + half, half + float(stats.t.ppf(POWER, freedom)) * error)
+
+
+def verdict(confirmation: Confirmation, lower_is_better: bool) -> str:
+    """``"better"``, ``"worse"`` or ``"no detectable difference"``: whether the interval leaves 0 out, and where to."""
+    if confirmation.low <= 0 <= confirmation.high:
+        return "no detectable difference"
+    return "better" if (confirmation.low > 0) != lower_is_better else "worse"

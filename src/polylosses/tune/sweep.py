@@ -1,0 +1,339 @@
+"""Which epsilon, and does it help? The experiment from data to verdict."""
+
+import math
+import platform
+from collections.abc import Callable, Sequence
+from itertools import product
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import sklearn
+import torch
+
+import polylosses
+from polylosses import plot
+from polylosses.catalogue import poly1
+from polylosses.tune import data, splits, statistics
+from polylosses.tune.experiment import RUN_COLUMNS, Experiment, Run
+from polylosses.tune.result import Result, describe, size
+
+EPSILONS = (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
+LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
+
+# The confirmation, which the verdict rests on, has this many times the repeats of the selection.
+CONFIRMATION_FACTOR = 2
+
+
+class SweepInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a sweep; ``runs`` is the frame of the runs that had finished."""
+
+    def __init__(self, runs: pd.DataFrame) -> None:
+        super().__init__(f"{len(runs)} runs had finished")
+        self.runs = runs
+
+
+def sweep(
+    X: Any,
+    y: Any,
+    *,
+    epsilons: Sequence[float] = EPSILONS,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    metric: str = "accuracy",
+    repeats: int = 10,
+    imbalance: float = 1.0,
+    label_noise: float = 0.0,
+    seed: int = 0,
+    name: str = "your data",
+    progress: Callable[[float, str], None] = lambda done, stage: None,
+) -> Result:
+    """Find out which epsilon of Poly-1, ``-log p + epsilon (1 - p)``, suits some data, and whether it helps at all.
+
+    1. 30 % of the rows are put aside for the test.
+    2. Selection: each repeat splits the other rows afresh into training and validation rows and trains one small
+       network for every epsilon and learning rate, all on the same rows in the same order and from the same initial
+       weights. Every epsilon then chooses its learning rate, by its mean score on validation rows: a positive epsilon
+       also takes larger steps, and what looks like its gain is often just that.
+    3. Confirmation: the epsilon other than 0 that did best, and 0, are trained again with fresh seeds on twice as many
+       fresh splits, and scored on the test rows. The best of many always looks better than it is.
+
+    Args:
+        X: features, rows x features: a DataFrame (numbers, text, categories; some may be missing) or an array.
+        y: class labels, one a row. Every class needs 8 rows.
+        epsilons: what to try. 0, cross-entropy, is always tried.
+        learning_rates: what every epsilon chooses from.
+        metric: ``"accuracy"``, ``"balanced_accuracy"``, ``"macro_f1"`` or ``"log_loss"`` (of the probabilities that
+            :func:`polylosses.torch.poly_softmax` gives). None contains epsilon, as a training loss would.
+        repeats: how many splits and seeds the selection has, at least 2.
+        imbalance: turn the training rows into a long tail, the largest class this many times the smallest.
+        label_noise: replace this share of the training labels by another class, in [0, 1).
+        seed: a whole number of at least 0. The same one gives the same result.
+        name: what the report calls the data.
+        progress: called with the share done, 0 to 1, and the stage.
+
+    Raises:
+        TypeError, ValueError: an argument or the data can't be used; the message says which, and what to do.
+        SweepInterrupted: on Ctrl-C; its ``runs`` are the finished ones.
+
+    Warns:
+        UserWarning: an epsilon is below -1, where the loss is not monotone.
+
+    Source: Leng et al., ICLR 2022 (arXiv 2204.12511), who tune epsilon for every task (section 5).
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> result = sweep(X, y, epsilons=[2.0], learning_rates=[0.01], repeats=2)
+        >>> result.table.epsilon.tolist()
+        [0.0, 2.0]
+        >>> result.verdict in ("better", "worse", "no detectable difference")
+        True
+    """
+    grid = sorted({0.0, *_numbers("epsilons", epsilons)})
+    rates = sorted(set(_numbers("learning_rates", learning_rates)))
+    if grid == [0.0]:
+        raise ValueError(f"epsilons need at least one number other than 0, to compare with it; got {epsilons!r}.")
+    if not rates or rates[0] <= 0:
+        raise ValueError(f"learning_rates need to be one or more numbers above 0; got {learning_rates!r}.")
+    if metric not in statistics.METRICS:
+        raise ValueError(f"metric must be one of {', '.join(statistics.METRICS)}; got {metric!r}.")
+    if not isinstance(repeats, int) or repeats < 2:
+        raise ValueError(f"repeats must be a whole number of at least 2; got {repeats!r}.")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number of at least 0; got {seed!r}.")
+    if not 1 <= imbalance < math.inf:
+        raise ValueError(
+            f"imbalance is how many times the smallest class the largest is, at least 1; got {imbalance!r}."
+        )
+    if not 0 <= label_noise < 1:
+        raise ValueError(f"label_noise is a share of the training labels, in [0, 1); got {label_noise!r}.")
+    frame, labels, classes = data.check(X, y, splits.MINIMUM_ROWS)
+    losses = {f"{epsilon:g}": poly1(epsilon) for epsilon in grid}
+
+    experiment = Experiment(frame, labels, metric, imbalance, label_noise, seed)
+    arms = list(product(grid, rates))
+    fresh = range(repeats, (1 + CONFIRMATION_FACTOR) * repeats)
+    models = repeats * len(arms) + len(fresh) * 2
+    trained = 0.0
+    finished: list[Run] = []
+
+    def train(stage: str, numbers: Sequence[int], arms: Sequence[tuple[float, float]]) -> list[Run]:
+        def advance(more: float) -> None:
+            nonlocal trained
+            trained += more
+            progress(min(trained / models, 1.0), stage)
+
+        before = len(finished)
+        for runs in experiment.run(stage, numbers, arms, advance):
+            finished.extend(runs)
+        return finished[before:]
+
+    try:
+        tried = train("selection", range(repeats), arms)
+        selected = {
+            epsilon: max(_by_rate(tried, epsilon).values(), key=lambda runs: _goodness(runs, metric))
+            for epsilon in grid
+        }
+        # Of equally good ones, the closest to cross-entropy.
+        best = max(
+            selected.keys() - {0.0}, key=lambda epsilon: (_goodness(selected[epsilon], metric), -abs(epsilon), epsilon)
+        )
+        pair = [(epsilon, selected[epsilon][0].learning_rate) for epsilon in (0.0, best)]
+        confirmed = train("confirmation", fresh, pair)
+    except KeyboardInterrupt:
+        raise SweepInterrupted(_records(finished)) from None
+
+    baseline, candidate = ([run for run in confirmed if run.epsilon == epsilon] for epsilon in (0.0, best))
+    confirmation = statistics.confirm(
+        np.array([b.row_scores - a.row_scores for a, b in zip(baseline, candidate, strict=True)])
+    )
+    settings = {
+        "data": name,
+        "rows": len(labels),
+        "features": frame.shape[1],
+        "classes": len(classes),
+        "training_rows": int(baseline[0].training_rows.sum()),
+        "validation_rows": len(selected[0.0][0].row_scores),
+        "test_rows": len(baseline[0].row_scores),
+        "metric": metric,
+        "epsilons": grid,
+        "learning_rates": rates,
+        "repeats": repeats,
+        "confirmation_repeats": len(fresh),
+        "imbalance": imbalance,
+        "label_noise": label_noise,
+        "seed": seed,
+        "versions": {
+            "polylosses": polylosses.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+    }
+    table = _table(selected, metric)
+    verdict = statistics.verdict(confirmation, lower_is_better=statistics.lower_is_better(metric))
+    return Result(
+        table=table,
+        runs=_records(finished),
+        verdict=verdict,
+        sentence=_sentence(verdict, confirmation, best, baseline, candidate, metric),
+        best_epsilon=best,
+        confirmation=confirmation,
+        notes=_notes(tried, selected, best, metric),
+        settings=settings,
+        figures=_figures(selected, table, losses, classes, metric),
+    )
+
+
+def _numbers(name: str, values: Sequence[float]) -> list[float]:
+    numbers = [values] if isinstance(values, Real) else list(values)
+    for value in numbers:
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} must be numbers; got {value!r}.")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite; got {value!r}.")
+    return [float(value) for value in numbers]
+
+
+def _goodness(runs: Sequence[Run], metric: str) -> float:
+    mean = float(np.mean([run.scores[metric] for run in runs]))
+    return -mean if statistics.lower_is_better(metric) else mean
+
+
+def _by_rate(runs: Sequence[Run], epsilon: float) -> dict[float, list[Run]]:
+    rates: dict[float, list[Run]] = {}
+    for run in runs:
+        if run.epsilon == epsilon:
+            rates.setdefault(run.learning_rate, []).append(run)
+    return rates
+
+
+def _records(runs: Sequence[Run]) -> pd.DataFrame:
+    return pd.DataFrame([run.record() for run in runs], columns=RUN_COLUMNS)
+
+
+def _table(selected: dict[float, list[Run]], metric: str) -> pd.DataFrame:
+    baseline = np.array([run.scores[metric] for run in selected[0.0]])
+    rows = []
+    for epsilon, runs in selected.items():
+        scores = np.array([run.scores[metric] for run in runs])
+        low, high = statistics.resampled_interval(
+            scores - baseline, train_rows=int(runs[0].training_rows.sum()), evaluation_rows=len(runs[0].row_scores)
+        )
+        records = _records(runs)
+        rows.append(
+            {
+                "epsilon": epsilon,
+                "learning_rate": runs[0].learning_rate,
+                "score": scores.mean(),
+                "difference": (scores - baseline).mean(),
+                "difference_low": low,
+                "difference_high": high,
+                **records[["mean_p_t", "calibration_error", "calibration_error_poly_softmax"]].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _sentence(
+    verdict: str,
+    confirmation: statistics.Confirmation,
+    best: float,
+    baseline: Sequence[Run],
+    candidate: Sequence[Run],
+    metric: str,
+) -> str:
+    scores = (float(np.mean([run.scores[metric] for run in runs])) for runs in (candidate, baseline))
+    evidence = (
+        f"{describe(confirmation, metric, *scores)} over {len(baseline)} fresh seeds and "
+        f"{len(baseline[0].row_scores)} untouched test rows"
+    )
+    if verdict == "no detectable difference":
+        return (
+            f"No detectable difference between epsilon = {best:g} and plain cross-entropy: {evidence}. "
+            f"The smallest that this run could have seen is {size(metric, confirmation.smallest_detectable)}."
+        )
+    return f"epsilon = {best:g} is {verdict} than plain cross-entropy: {evidence}."
+
+
+def _notes(tried: Sequence[Run], selected: dict[float, list[Run]], best: float, metric: str) -> list[str]:
+    """A note for whatever was best at the edge of what was tried."""
+    notes = []
+    if best == max(selected) and _goodness(selected[best], metric) > _goodness(selected[sorted(selected)[-2]], metric):
+        notes.append(f"The largest epsilon, {best:g}, did best on validation rows: try larger ones.")
+    for epsilon in (0.0, best):
+        rate = selected[epsilon][0].learning_rate
+        goodness = {rate: _goodness(runs, metric) for rate, runs in sorted(_by_rate(tried, epsilon).items())}
+        for end, ordered in (("smallest", list(goodness)), ("largest", list(goodness)[::-1])):
+            if len(ordered) > 1 and rate == ordered[0] and goodness[rate] > goodness[ordered[1]]:
+                notes.append(
+                    f"epsilon = {epsilon:g} did best with the {end} learning rate, {rate:g}, and may do better beyond "
+                    "it: widen the learning rates before believing a difference."
+                )
+    return notes
+
+
+def _figures(
+    selected: dict[float, list[Run]],
+    table: pd.DataFrame,
+    losses: dict[str, polylosses.Polynomial],
+    classes: Sequence[str],
+    metric: str,
+) -> dict[str, tuple[go.Figure, str]]:
+    runs = [run for arm in selected.values() for run in arm]
+    scores = pd.DataFrame({"epsilon": r.epsilon, "repeat": r.repeat, "score": r.scores[metric]} for r in runs)
+    training = pd.concat(
+        pd.DataFrame(
+            {
+                "epsilon": epsilon,
+                "epoch": np.arange(1, len(arm[0].mean_p_t) + 1),
+                "mean_p_t": np.mean([run.mean_p_t for run in arm], axis=0),
+            }
+        )
+        for epsilon, arm in selected.items()
+    )
+    recall = pd.concat(
+        pd.DataFrame(
+            {
+                "label": classes,
+                "training_rows": arm[0].training_rows,
+                "epsilon": epsilon,
+                "recall": np.mean([run.recall for run in arm], axis=0),
+            }
+        )
+        for epsilon, arm in selected.items()
+    )
+    bins = pd.concat(
+        statistics.pooled_reliability([run.reliability[kind] for run in arm]).assign(
+            epsilon=epsilon, probabilities=kind
+        )
+        for epsilon, arm in selected.items()
+        for kind in ("softmax", "poly_softmax")
+    )
+    name = statistics.METRICS[metric]
+    return {
+        f"{name[0].upper()}{name[1:]} against epsilon": (
+            plot.metric_against_epsilon(scores, table, name, higher_is_better=not statistics.lower_is_better(metric)),
+            "On validation rows: a dot a repeat, the means, and the 95 % band of the paired difference to epsilon = 0. "
+            "The verdict above is of a fresh run on the test rows.",
+        ),
+        "Confidence while training": (
+            plot.true_probability_over_training(training),
+            "The mean probability p_t that the model gives to the training label; a positive epsilon raises it.",
+        ),
+        "The losses": (
+            plot.polynomials(losses),
+            "Each arm's loss, its gradient beside cross-entropy's, and its power series, as functions of p.",
+        ),
+        "Reliability": (
+            plot.reliability(bins),
+            "How often predictions of a confidence come true, before and after poly_softmax turns the softmax into "
+            "the class posterior. On the diagonal, confidence can be taken at its word.",
+        ),
+        "Recall by class": (
+            plot.recall_by_class(recall),
+            "The share of each class's validation rows that is found, the most frequent class in training first.",
+        ),
+    }

@@ -1,0 +1,70 @@
+"""The batched run trains what a plain torch loop trains."""
+
+import math
+
+import pytest
+import torch
+
+from polylosses.torch import PolyCrossEntropyLoss
+from polylosses.tune import batched
+
+
+def alone(
+    X: torch.Tensor, labels: torch.Tensor, classes: int, epsilon: float, learning_rate: float, seed: int
+) -> torch.nn.Sequential:
+    model = batched.network(X.shape[1], classes, seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    loss = PolyCrossEntropyLoss(epsilon=epsilon)
+    epochs = batched.epochs_for(len(X))
+    steps = epochs * math.ceil(len(X) / batched.BATCH_ROWS)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    for epoch in range(epochs):
+        for rows in torch.split(batched.order(len(X), epoch, seed), batched.BATCH_ROWS):
+            optimizer.zero_grad()
+            loss(model(X[rows]), labels[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    return model
+
+
+@pytest.mark.parametrize("rows", [5, 64, 150])
+def test_weights_are_those_of_one_model_alone(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Float32 rounding grows from step to step, so the runs are kept short.
+    monkeypatch.setattr(batched, "MINIMUM_STEPS", 30)
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(2, rows, 7, generator=generator)
+    labels = torch.randint(3, (2, rows), generator=generator)
+    epsilons, rates, seeds = [-1.0, 0.0, 5.0], [0.001, 0.01, 0.003], [3, 4]
+
+    trained = batched.train(X, labels, 3, epsilons, rates, seeds)
+
+    for repeat, seed in enumerate(seeds):
+        for arm, (epsilon, rate) in enumerate(zip(epsilons, rates, strict=True)):
+            model = alone(X[repeat], labels[repeat], 3, epsilon, rate, seed)
+            index = repeat * len(epsilons) + arm
+            for name, expected in model.named_parameters():
+                torch.testing.assert_close(
+                    trained.parameters[name][index],
+                    expected.detach(),
+                    rtol=1e-4,
+                    atol=1e-5,
+                    msg=f"{name} of repeat {repeat}, epsilon {epsilon}, learning rate {rate}",
+                )
+            torch.testing.assert_close(
+                trained.logits(index, X[repeat]), model(X[repeat]).detach(), rtol=1e-4, atol=1e-4
+            )
+
+
+def test_mean_p_t_is_that_of_the_training_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batched, "MINIMUM_STEPS", 1)
+    X, labels = torch.randn(1, 40, 4), torch.randint(3, (1, 40))
+    trained = batched.train(X, labels, 3, [1.0], [0.0], [0])  # with a rate of 0 the model stays what it was
+    p = torch.softmax(trained.logits(0, X[0]), 1)
+    assert trained.mean_p_t.shape == (1, batched.MINIMUM_EPOCHS)
+    torch.testing.assert_close(trained.mean_p_t[0], p[range(40), labels[0]].mean().expand(batched.MINIMUM_EPOCHS))
+
+
+def test_training_leaves_torchs_random_state_alone() -> None:
+    state = torch.get_rng_state()
+    batched.network(3, 2, 0)
+    assert torch.equal(torch.get_rng_state(), state)

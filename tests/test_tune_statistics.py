@@ -1,0 +1,139 @@
+"""The statistics behind the verdict: metrics against scikit-learn, intervals against simulated truth."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from polylosses.tune import statistics
+from polylosses.tune.statistics import Confirmation
+
+
+def predictions(seed: int, rows: int = 200, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = np.concatenate([np.arange(classes), rng.choice(classes, rows - classes, p=[0.6, 0.25, 0.1, 0.05])])
+    logits = rng.normal(size=(rows, classes)) + 1.5 * np.eye(classes)[y]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return y, probabilities
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_scikit_learns(seed: int) -> None:
+    y, probabilities = predictions(seed)
+    predicted = probabilities.argmax(1)
+    assert statistics.scores(y, probabilities) == pytest.approx(
+        {
+            "accuracy": metrics.accuracy_score(y, predicted),
+            "balanced_accuracy": metrics.balanced_accuracy_score(y, predicted),
+            "macro_f1": metrics.f1_score(y, predicted, average="macro"),
+            "log_loss": metrics.log_loss(y, probabilities),
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("metric", statistics.METRICS)
+def test_the_mean_of_row_scores_is_the_metric(metric: str, seed: int) -> None:
+    y, probabilities = predictions(seed)
+    assert statistics.row_scores(metric, y, probabilities).mean() == pytest.approx(
+        statistics.scores(y, probabilities)[metric]
+    )
+
+
+@pytest.mark.parametrize("metric", statistics.METRICS)
+def test_the_spread_of_row_scores_is_the_metrics_own(metric: str) -> None:
+    """The standard error from row scores agrees with a bootstrap of the metric over rows, drawn within classes."""
+    y, probabilities = predictions(0, rows=2000)
+    rng = np.random.default_rng(1)
+    bootstrap = []
+    for _ in range(400):
+        rows = np.concatenate([rng.choice(np.flatnonzero(y == c), (y == c).sum()) for c in range(4)])
+        bootstrap.append(statistics.scores(y[rows], probabilities[rows])[metric])
+    row_scores = statistics.row_scores(metric, y, probabilities)
+    error = row_scores.std(ddof=1) / np.sqrt(len(y))
+    # Accuracy and log-loss also vary with the share of each class, which this bootstrap leaves out.
+    assert 0.9 * np.std(bootstrap) < error < 1.2 * np.std(bootstrap)
+
+
+def test_probabilities_of_0_and_1_have_a_finite_log_loss() -> None:
+    y, probabilities = np.array([0, 1]), np.array([[1, 0], [1, 0]], dtype=np.float32)
+    assert np.isfinite(statistics.row_scores("log_loss", y, probabilities)).all()
+    assert statistics.row_scores("log_loss", y, probabilities).mean() == pytest.approx(
+        statistics.scores(y, probabilities)["log_loss"], rel=1e-5
+    )
+
+
+def test_calibration_error() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.5, 1, 200_000)
+    probabilities = np.stack([p, 1 - p], 1)
+    calibrated = (rng.uniform(size=len(p)) > p).astype(int)
+    assert statistics.calibration_error(calibrated, probabilities) < 0.01
+    assert statistics.calibration_error(np.zeros(len(p), int), probabilities) == pytest.approx(0.25, abs=0.01)
+    pooled = statistics.pooled_reliability([statistics.reliability(calibrated, probabilities, 10)] * 2)
+    assert pooled.rows.sum() == 2 * len(p)
+    np.testing.assert_allclose(pooled.accuracy, pooled.confidence, atol=0.02)
+
+
+def simulated(rng: np.random.Generator, true: float, seeds: int = 8, rows: int = 60) -> np.ndarray:
+    """Differences with a part of its own for every seed, for every row and for every pair of them."""
+    of_seeds, of_rows = rng.normal(0, 0.3, (seeds, 1)), rng.normal(0, 0.8, (1, rows))
+    return true + of_seeds + of_rows + rng.normal(0, 1.0, (seeds, rows))
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    runs = [statistics.confirm(simulated(rng, true=0.5)) for _ in range(2000)]
+    covered = np.mean([run.low <= 0.5 <= run.high for run in runs])
+    # Binomial error of 2000 runs is 0.005; the estimate of the variance is a little conservative by design.
+    assert 0.94 <= covered <= 0.985, covered
+
+
+def test_an_interval_over_seeds_alone_would_not_cover_it() -> None:
+    """Why rows count too: with them left out, the interval is about these test rows only."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(500):
+        means = simulated(rng, true=0.5).mean(1)
+        low, high = stats.t.interval(0.95, len(means) - 1, means.mean(), stats.sem(means))
+        covered.append(low <= 0.5 <= high)
+    assert np.mean(covered) < 0.9
+
+
+def test_the_smallest_detectable_difference_is_detected_4_times_in_5() -> None:
+    rng = np.random.default_rng(0)
+    smallest = np.mean([statistics.confirm(simulated(rng, 0.0)).smallest_detectable for _ in range(300)])
+    detected = np.mean([statistics.confirm(simulated(rng, float(smallest))).low > 0 for _ in range(1000)])
+    assert 0.72 < detected < 0.92, detected
+
+
+def test_arms_that_agree_on_every_row_do_not_prove_that_they_are_equal() -> None:
+    confirmation = statistics.confirm(np.zeros((5, 40)))
+    assert confirmation.low < -1 / 40 < 1 / 40 < confirmation.high
+    assert confirmation.smallest_detectable > 2 / 40
+    low, high = statistics.resampled_interval(np.zeros(5), train_rows=100, evaluation_rows=40)
+    assert low < -1 / 40 < 1 / 40 < high
+
+
+def test_resampled_interval_is_wider_than_the_plain_one_by_nadeau_and_bengios_factor() -> None:
+    differences = np.random.default_rng(0).normal(0.1, 1.0, 10)
+    low, high = statistics.resampled_interval(differences, train_rows=75, evaluation_rows=25)
+    plain = stats.t.interval(0.95, 9, differences.mean(), stats.sem(differences))
+    assert (high - low) / (plain[1] - plain[0]) == pytest.approx(np.sqrt((1 / 10 + 1 / 3) / (1 / 10)))
+    assert (high + low) / 2 == pytest.approx(differences.mean())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lower_is_better", "expected"),
+    [
+        (0.1, 0.2, False, "better"),
+        (0.1, 0.2, True, "worse"),
+        (-0.2, -0.1, False, "worse"),
+        (-0.2, -0.1, True, "better"),
+        (-0.1, 0.1, False, "no detectable difference"),
+        (-0.1, 0.1, True, "no detectable difference"),
+        (0.0, 0.1, False, "no detectable difference"),
+    ],
+)
+def test_verdict(low: float, high: float, lower_is_better: bool, expected: str) -> None:
+    assert statistics.verdict(Confirmation((low + high) / 2, low, high, 1.0), lower_is_better) == expected
