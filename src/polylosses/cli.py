@@ -1,0 +1,264 @@
+"""The command line: parse, call, print."""
+
+import ast
+import inspect
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import polylosses
+from polylosses import catalogue
+from polylosses.polynomial import Polynomial
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Table
+    from typer.exceptions import TyperException
+except ImportError as error:
+    raise SystemExit(f"polylosses: the command needs {error.name}: pip install 'polylosses[tune]'") from error
+
+app = typer.Typer(
+    help="PolyLoss for people who train classifiers.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line on stderr and exit code 2."""
+    warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
+    try:
+        code = app(standalone_mode=False)
+    except (TyperException, ValueError, OSError) as error:
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        _complain(" ".join(message.split()))
+        code = 2
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing was written.")
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    """``"-1,0,2"`` as numbers."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"{option} {text} is not a list of numbers: write them with commas, such as 0.5,1,2."
+        ) from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number.") from None
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number.") from None
+
+
+@app.callback(invoke_without_command=True)
+def polylosses_(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
+    """PolyLoss for people who train classifiers."""
+    if version:
+        print(polylosses.__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def tune(
+    data: Annotated[
+        str,
+        typer.Argument(help="digits, breast_cancer, wine, iris, or a CSV or Parquet file.", show_default=False),
+    ],
+    target: Annotated[str | None, typer.Option(help="The column of a file that holds the labels.")] = None,
+    epsilons: Annotated[str, typer.Option(help="What to try, separated by commas; 0 always is.")] = "-1,0,1,2,5,10",
+    learning_rates: Annotated[
+        str, typer.Option(help="What every epsilon chooses from.")
+    ] = "0.0003,0.001,0.003,0.01,0.03",
+    metric: Annotated[
+        str, typer.Option(help="accuracy, balanced_accuracy, macro_f1, or log_loss after poly_softmax.")
+    ] = "accuracy",
+    repeats: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Splits and seeds; twice as many confirm.")
+    ] = 10,
+    imbalance: Annotated[
+        float,
+        typer.Option(parser=_number, metavar="R", help="Make a long tail: the largest class R times the smallest."),
+    ] = 1.0,
+    label_noise: Annotated[
+        float, typer.Option(parser=_number, metavar="P", help="The share of training labels to make wrong.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(parser=_whole, metavar="N", help="The same seed, the same result.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="The directory for the report; by default polylosses-DATA.", show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json only.")] = False,
+) -> None:
+    """Find out on your data which epsilon to use, and whether it beats plain cross-entropy at all."""
+    # torch's threads spin while they wait for each other, which made this command 3 to 5 times slower next to one other
+    # busy process on 2 cores (iris: 35 to 60 s against 12 s). It counts only if it is set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with _progress(silent=quiet or as_json) as progress:
+        progress(0.0, "loading")
+        from polylosses import tune as tuning  # noqa: PLC0415 (seconds of imports, under the progress bar)
+
+        X, y = tuning.load(data, target)
+        directory = Path(f"polylosses-{Path(data).stem}") if out is None else out
+        with _directory(directory):
+            try:
+                result = tuning.sweep(
+                    X,
+                    y,
+                    epsilons=_numbers("--epsilons", epsilons),
+                    learning_rates=_numbers("--learning-rates", learning_rates),
+                    metric=metric,
+                    repeats=repeats,
+                    imbalance=imbalance,
+                    label_noise=label_noise,
+                    seed=seed,
+                    name=Path(data).name,
+                    progress=progress,
+                )
+            except tuning.SweepInterrupted as interrupt:
+                tuning.write_runs(interrupt.runs, directory)
+                _complain(f"interrupted; the {len(interrupt.runs)} finished runs are in {directory / 'results.csv'}.")
+                raise typer.Exit(INTERRUPTED) from None
+            result.write(directory)
+
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2, allow_nan=False))
+    elif quiet:
+        print(result.sentence)
+    else:
+        console = Console(highlight=False)
+        console.print(_table({str(name): list(cells) for name, cells in result.formatted_table().items()}))
+        console.print(f"\n[bold]{result.sentence}[/bold]")
+        for note in result.notes:
+            console.print(f"Note: {note}")
+        console.print(f"\nReport: {directory / 'report.html'}", soft_wrap=True)
+
+
+@app.command("list")
+def list_() -> None:
+    """Show the named losses."""
+    rows: dict[str, list[str]] = {"loss": [], "formula": [], "series": []}
+    for name, function in catalogue.ALL.items():
+        polynomial = function()
+        parameters = inspect.signature(function).parameters.values()
+        rows["loss"].append(f"{name}({', '.join(str(p.replace(annotation=p.empty)) for p in parameters)})")
+        rows["formula"].append(str(polynomial))
+        rows["series"].append(", ".join(f"{c:.3g}" for c in polynomial.series(3)))
+    Console(highlight=False).print(_table(rows))
+
+
+@app.command("plot")
+def plot_(
+    losses: Annotated[list[str], typer.Argument(help='Such as "poly1(2)" "focal(2)".', show_default=False)],
+    out: Annotated[Path, typer.Option(help="An .html, .png, .svg or .pdf file.", show_default=False)],
+) -> None:
+    """Draw loss, slope and series coefficients of some losses."""
+    from polylosses import plot  # noqa: PLC0415 (seconds of imports that `list` does without)
+
+    plot.write(plot.polynomials({text: _polynomial(text) for text in losses}), out)
+    print(f"Wrote {out}")
+
+
+def _polynomial(text: str) -> Polynomial:
+    """``"poly1(2)"`` as a polynomial."""
+    usage = f"write one of {', '.join(catalogue.ALL)}, with numbers in brackets, such as poly1(2)."
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if isinstance(call, ast.Name):
+            call = ast.Call(call, [], [])
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError(text)
+        function = catalogue.ALL[call.func.id]
+        values = [ast.literal_eval(argument) for argument in call.args]
+        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, KeyError, ValueError):
+        raise ValueError(f"{text!r} is no loss of the catalogue: {usage}") from None
+    try:
+        return function(*values, **named)
+    except TypeError as error:
+        raise ValueError(f"{text!r}: {error}; {usage}") from None
+
+
+@contextmanager
+def _progress(silent: bool) -> Iterator[Callable[[float, str], None]]:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=silent or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda done, stage: bar.update(task, completed=done, description=stage)
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[None]:
+    """Make a directory that can be written; if what follows fails, nothing of it stays."""
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {path} can't be written ({error.strerror}): give another directory.") from error
+    try:
+        yield
+    except Exception as error:
+        if missing and not isinstance(error, typer.Exit):
+            shutil.rmtree(missing[-1])
+        raise
+
+
+def _table(columns: dict[str, list[str]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for heading, cells in columns.items():
+        if all(cell[:1] in "+-0123456789" for cell in cells):
+            # Numbers are never broken; their headings are, so that the table of `tune` fits 80 columns.
+            narrow = heading.replace(" %", "\N{NO-BREAK SPACE}%").replace(" ", "\n")
+            table.add_column(narrow, justify="right", no_wrap=True, vertical="bottom")
+        else:
+            table.add_column(heading, overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _complain(message: Any) -> None:
+    print(f"polylosses: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,186 @@
+"""The command line as a user meets it: what is shown, what is written, and one line for every mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from polylosses import catalogue
+
+COMMAND = Path(sys.executable).with_name("polylosses")
+QUICK = ["--epsilons", "2", "--learning-rates", "0.01", "--repeats", "2"]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(
+        [COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file with a categorical column, missing values, and labels that depend on both kinds of column."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": rng.normal(size=120), "colour": rng.choice(["red", "green", "blue"], 120)})
+    score = frame["size"] + 2 * (frame["colour"] == "red") + rng.normal(0, 0.5, 120)
+    frame["kind"] = np.where(score > 1, "large, <b>red</b>", "small")
+    frame.loc[::9, "size"] = np.nan
+    frame.loc[::11, "colour"] = None
+    path = tmp_path_factory.mktemp("data") / "table.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_tune_shows_a_table_and_a_verdict_and_writes_three_files(table: Path, tmp_path: Path) -> None:
+    done = run("tune", str(table), "--target", "kind", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    output = " ".join(done.stdout.split())
+    for expected in (
+        "epsilon",
+        "accuracy",
+        "interval",
+        "calibration",
+        "poly_softmax",
+        "cross-entropy",
+        "Report: polylosses-table/report.html",
+    ):
+        assert expected in output, output
+    found = json.loads((tmp_path / "polylosses-table" / "results.json").read_text())
+    assert found["sentence"] in output
+    assert {path.name for path in (tmp_path / "polylosses-table").iterdir()} == {
+        "results.csv",
+        "results.json",
+        "report.html",
+    }
+
+
+def test_quiet_prints_the_verdict_and_json_the_results(tmp_path: Path) -> None:
+    quiet = run("tune", "iris", *QUICK, "--quiet", "--out", "a", cwd=tmp_path)
+    as_json = run("tune", "iris", *QUICK, "--json", "--out", "b", cwd=tmp_path)
+    assert (quiet.returncode, as_json.returncode) == (0, 0)
+    assert (quiet.stderr, as_json.stderr) == ("", "")
+    found = json.loads(as_json.stdout)
+    assert quiet.stdout == found["sentence"] + "\n"
+    assert found == json.loads((tmp_path / "b" / "results.json").read_text())
+    assert (tmp_path / "a" / "results.csv").read_bytes() == (tmp_path / "b" / "results.csv").read_bytes()
+
+
+def test_an_epsilon_below_minus_1_is_warned_of(tmp_path: Path) -> None:
+    done = run("tune", "iris", *QUICK[2:], "--epsilons", "-2", "--quiet", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("polylosses: warning: epsilon = -2 ")
+    assert "-1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["tune"], "Missing argument", id="nothing to tune on"),
+        pytest.param(["tune", "no.csv", "--target", "kind"], "there is no file no.csv", id="missing file"),
+        pytest.param(["tune", "dgits"], "there is no file dgits, .* digits", id="misspelt data set"),
+        pytest.param(["tune", "TABLE"], "Add --target with one of: size, colour, kind", id="no target"),
+        pytest.param(["tune", "TABLE", "--target", "knd"], "no column 'knd'", id="unknown target"),
+        pytest.param(["tune", "TABLE", "--target", "size"], "14 of 120 labels are missing", id="no class"),
+        pytest.param(["tune", "iris", "--epsilons", "1,two"], "--epsilons 1,two is not a list", id="epsilons"),
+        pytest.param(["tune", "iris", "--epsilons", "1,,2"], "--epsilons 1,,2 is not a list", id="epsilons gap"),
+        pytest.param(["tune", "iris", "--epsilons", "nan"], "epsilons must be finite; got nan", id="epsilon nan"),
+        pytest.param(["tune", "iris", "--epsilons", "0"], "other than 0", id="epsilon 0 only"),
+        pytest.param(["tune", "iris", "--learning-rates", "x"], "--learning-rates x is not a list", id="rates"),
+        pytest.param(["tune", "iris", "--learning-rates", "-1"], "above 0", id="negative rate"),
+        pytest.param(["tune", "iris", "--metric", "auc"], "metric must be one of accuracy.*got 'auc'", id="metric"),
+        pytest.param(["tune", "iris", "--repeats", "many"], "--repeats.*'many' is not a whole number", id="repeats"),
+        pytest.param(["tune", "iris", "--repeats", "1"], "repeats must be .* got 1", id="one repeat"),
+        pytest.param(["tune", "iris", "--imbalance", "x"], "--imbalance.*'x' is not a number", id="imbalance"),
+        pytest.param(["tune", "iris", "--imbalance", "500"], "imbalance 500 needs", id="too long a tail"),
+        pytest.param(["tune", "iris", "--label-noise", "40"], "label_noise is a share", id="per cent"),
+        pytest.param(["tune", "iris", "--seed", "-1"], "seed must be", id="seed"),
+        pytest.param(["tune", "iris", "--out", "FILE/below"], "--out .* can't be written", id="out below a file"),
+        pytest.param(["tune", "iris", "--out", "FILE"], "--out .* can't be written", id="out is a file"),
+        pytest.param(["tune", "iris", "--out", "/proc/x"], "--out /proc/x can't be written", id="unwritable"),
+        pytest.param(["tune", "iris", "--frobnicate"], "No such option", id="unknown option"),
+        pytest.param(["frobnicate"], "No such command 'frobnicate'", id="unknown command"),
+        pytest.param(["plot", "poly1(2)"], "Missing option '--out'", id="plot without a file"),
+        pytest.param(["plot", "poly2(2)", "--out", "a.html"], "'poly2\\(2\\)' is no loss", id="unknown loss"),
+        pytest.param(["plot", "poly1(x)", "--out", "a.html"], "'poly1\\(x\\)' is no loss", id="no number"),
+        pytest.param(["plot", "poly1(1, 2)", "--out", "a.html"], "'poly1\\(1, 2\\)': ", id="too many numbers"),
+        pytest.param(["plot", "poly1('a')", "--out", "a.html"], "must be a number", id="text"),
+        pytest.param(["plot", "__import__('os')", "--out", "a.html"], "is no loss", id="code"),
+        pytest.param(["plot", "focal(-1)", "--out", "a.html"], "gamma must be at least 0", id="gamma"),
+        pytest.param(["plot", "poly1(2)", "--out", "a.doc"], "a.doc", id="unknown picture"),
+        pytest.param(["plot", "poly1(2)", "--out", "no/where.html"], "no", id="no directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], said: str, table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    given = [a.replace("TABLE", str(table)).replace("FILE", str(file)) for a in arguments]
+    done = run(*given, *(["--repeats", "2"] if "tune" in given and "--repeats" not in given else []), cwd=tmp_path)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("polylosses: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert pd.Series([done.stderr]).str.contains(said).all(), done.stderr
+    assert list(tmp_path.iterdir()) == [file], "nothing half-written"
+    assert file.read_text() == "mine"
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
+    # Long enough that it is still training when the signal comes.
+    long = "tune digits --repeats 60 --learning-rates 0.001 --epsilons 1 --out x"
+    with subprocess.Popen(
+        [str(COMMAND), *long.split()], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (tmp_path / "x").exists():
+            time.sleep(0.05)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert output == ""
+    assert "Traceback" not in errors
+    runs = pd.read_csv(tmp_path / "x" / "results.csv")
+    assert f"interrupted; the {len(runs)} finished runs are in x/results.csv." in errors
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["results.csv"]
+
+
+def test_list_shows_every_loss(tmp_path: Path) -> None:
+    done = run("list", cwd=tmp_path)
+    assert done.returncode == 0
+    for name in catalogue.ALL:
+        assert name in done.stdout
+    assert "-log p + (1 - p)" in done.stdout
+
+
+def test_list_and_help_and_version_need_no_framework(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['pandas'] = None\n"
+        "from polylosses import cli\n"
+        "for words in ['list'], ['--help'], ['tune', '--help'], ['--version'], []:\n"
+        "    sys.argv = ['polylosses', *words]\n"
+        "    try: cli.main()\n"
+        "    except SystemExit as end: assert not end.code, words\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--label-noise" in done.stdout
+
+
+def test_plot_writes_a_page(tmp_path: Path) -> None:
+    losses = ["poly1(2)", "focal", "poly_n(1, -0.25)", "symmetric_cross_entropy(alpha=0.5)"]
+    done = run("plot", *losses, "--out", "losses.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "losses.html").read_text()
+    for loss in losses:
+        assert loss in page
