@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from polylosses import catalogue
+from polylosses import catalogue, cli
 
 COMMAND = Path(sys.executable).with_name("polylosses")
 QUICK = ["--epsilons", "2", "--learning-rates", "0.01", "--repeats", "2"]
@@ -120,16 +122,29 @@ def test_an_epsilon_below_minus_1_is_warned_of(tmp_path: Path) -> None:
         pytest.param(["plot", "poly1(2)", "--out", "no/where.html"], "no", id="no directory"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], said: str, table: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    said: str,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     given = [a.replace("TABLE", str(table)).replace("FILE", str(file)) for a in arguments]
-    done = run(*given, *(["--repeats", "2"] if "tune" in given and "--repeats" not in given else []), cwd=tmp_path)
-    assert done.returncode == 2, done
-    assert done.stdout == ""
-    assert done.stderr.startswith("polylosses: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert pd.Series([done.stderr]).str.contains(said).all(), done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["polylosses", *given])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets its own
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # likewise
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    output, errors = capfd.readouterr()
+    assert end.value.code == 2
+    assert output == ""
+    assert errors.startswith("polylosses: ")
+    assert errors.count("\n") == 1, errors
+    assert re.search(said, errors), errors
     assert list(tmp_path.iterdir()) == [file], "nothing half-written"
     assert file.read_text() == "mine"
 

@@ -15,7 +15,7 @@ METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
-    "log_loss": "log-loss",
+    "log_loss": "log loss",
 }
 
 
