@@ -77,12 +77,14 @@ def measure(rows: int, classes: int, device: str) -> list[dict[str, Any]]:
     for done in range(MOST_ROUNDS):
         if done >= FEWEST_ROUNDS and time.perf_counter() - start > SECONDS_A_SHAPE:
             break
-        print(f"\r{rows} x {classes}: round {done + 1} ", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{rows} x {classes}: round {done + 1} ", end="", file=sys.stderr, flush=True)
         names = list(LOSSES)
         # Another first one every round: what ran before may leave the caches warm.
         for name in names[done % len(names) :] + names[: done % len(names)]:
             seconds[name].append(forward_backward(LOSSES[name], logits, target, upstream))
-    print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
     saved = {name: bytes_saved(loss, logits, target) for name, loss in LOSSES.items()}
     results = []
     for name, taken in seconds.items():
@@ -125,12 +127,9 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
-    out: Path | None = parser.parse_args().out
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    machine = {
+def machine(device: str) -> dict[str, Any]:
+    """What every result has to say about where it comes from."""
+    return {
         "device": processor(),
         "threads": torch.get_num_threads() if device == "cpu" else None,
         "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -139,7 +138,15 @@ def main() -> None:
         "polylosses": polylosses.__version__,
         "commit": commit(),
     }
-    for name, value in machine.items():
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
+    out: Path | None = parser.parse_args().out
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    about = machine(device)
+    for name, value in about.items():
         print(f"{name + ':':15} {value}")
     print("\nfloat32, reduction 'none', forward + backward, upstream gradient 0.125")
     print("ratios to F.cross_entropy in the same round: median (quartiles)\n")
@@ -156,7 +163,7 @@ def main() -> None:
             results.append(result)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

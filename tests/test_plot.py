@@ -93,6 +93,9 @@ CASES: dict[str, Make] = {
     "metric, 2 epsilons": lambda: plot.metric_against_epsilon(*scores_and_table(TWO), "accuracy"),
     "metric, 12 epsilons": lambda: plot.metric_against_epsilon(*scores_and_table(TWELVE), "accuracy"),
     "metric, one repeat": lambda: plot.metric_against_epsilon(*scores_and_table(TWO, repeats=1), "accuracy"),
+    "metric, confirmed": lambda: plot.metric_against_epsilon(
+        *scores_and_table(TWO), "accuracy", confirmed={"epsilon": TWO[-1], "difference": 0.1, "low": -0.1, "high": 0.2}
+    ),
     "metric, log-loss": lambda: plot.metric_against_epsilon(*scores_and_table(TWO, level=2.3), "log-loss", False),
     "training, 2 epsilons": lambda: plot.true_probability_over_training(training(TWO)),
     "training, 12 epsilons": lambda: plot.true_probability_over_training(training(TWELVE)),

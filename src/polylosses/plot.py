@@ -148,7 +148,11 @@ def polynomials(named: Mapping[str, Polynomial]) -> Figure:
 
 
 def metric_against_epsilon(
-    scores: "DataFrame", table: "DataFrame", metric_label: str, higher_is_better: bool = True
+    scores: "DataFrame",
+    table: "DataFrame",
+    metric_label: str,
+    higher_is_better: bool = True,
+    confirmed: Mapping[str, float] | None = None,
 ) -> Figure:
     """What the choice of epsilon does to the metric: every repeat, the means and their paired intervals.
 
@@ -163,6 +167,8 @@ def metric_against_epsilon(
             epsilon, 0 among them.
         metric_label: title of the vertical axis, such as ``"balanced accuracy on validation data"``.
         higher_is_better: said in that title. Default True.
+        confirmed: ``epsilon``, ``difference``, ``low`` and ``high`` of a later comparison with epsilon = 0, drawn as a
+            diamond farther right, around the same line. Default: none.
 
     Raises:
         ValueError: a column is missing, a frame is empty, or ``table`` has no row for epsilon = 0 or for an epsilon
@@ -223,6 +229,19 @@ def metric_against_epsilon(
             marker={"color": tone, "size": 11},
             error_y=bar,
             hovertemplate=f"{hover}<extra></extra>",
+        )
+    if confirmed is not None:
+        difference, low, high = (confirmed[name] for name in ("difference", "low", "high"))
+        tone = colour(confirmed["epsilon"])
+        figure.add_scatter(
+            name="confirmed on test rows",
+            x=[epsilons.index(confirmed["epsilon"]) + 2 * aside],
+            y=[reference + difference],
+            mode="markers",
+            marker={"color": tone, "size": 14, "symbol": "diamond"},
+            error_y={"array": [high - difference], "arrayminus": [difference - low], "color": tone, "width": 6},
+            hovertemplate=f"epsilon {confirmed['epsilon']:g} on test rows, fresh seeds"
+            f"<br>difference {difference:+.4f} ({low:+.4f} to {high:+.4f})<extra></extra>",
         )
     # Entries of the legend that stand for all the colours.
     neutral = {"x": [None], "y": [None], "mode": "markers"}

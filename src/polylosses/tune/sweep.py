@@ -183,7 +183,7 @@ def sweep(
         confirmation=confirmation,
         notes=_notes(tried, selected, best, metric),
         settings=settings,
-        figures=_figures(selected, table, losses, classes, metric),
+        figures=_figures(selected, table, losses, classes, metric, {"epsilon": best, **vars(confirmation)}),
     )
 
 
@@ -281,6 +281,7 @@ def _figures(
     losses: dict[str, polylosses.Polynomial],
     classes: Sequence[str],
     metric: str,
+    confirmed: dict[str, float],
 ) -> dict[str, tuple[go.Figure, str]]:
     runs = [run for arm in selected.values() for run in arm]
     scores = pd.DataFrame({"epsilon": r.epsilon, "repeat": r.repeat, "score": r.scores[metric]} for r in runs)
@@ -315,9 +316,11 @@ def _figures(
     name = statistics.METRICS[metric]
     return {
         f"{name[0].upper()}{name[1:]} against epsilon": (
-            plot.metric_against_epsilon(scores, table, name, higher_is_better=not statistics.lower_is_better(metric)),
-            "On validation rows: a dot a repeat, the means, and the 95 % band of the paired difference to epsilon = 0. "
-            "The verdict above is of a fresh run on the test rows.",
+            plot.metric_against_epsilon(
+                scores, table, name, higher_is_better=not statistics.lower_is_better(metric), confirmed=confirmed
+            ),
+            "On validation rows: a dot a repeat, the mean, and the 95 % interval of the paired difference to "
+            "epsilon = 0, laid around its line. The diamond is the verdict: the difference on test rows, fresh seeds.",
         ),
         "Confidence while training": (
             plot.true_probability_over_training(training),
