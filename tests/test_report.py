@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from sklearn.datasets import make_blobs
 
 from polylosses import plot, report
+from polylosses.tune import batched, sweep
 from test_plot import CHROMIUM, TWELVE, TWO, bins, needs_chromium, poly1s, recall, scores_and_table, training
 
 HOSTILE = (
@@ -196,6 +198,23 @@ def test_every_figure_is_drawn_and_fits_the_window(
         assert figure["height"] > 300
         assert figure["traces"] >= len(epsilons)
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_the_report_of_a_sweep_is_drawn(
+    browser: Browser, tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched, "MINIMUM_STEPS", 20)
+    X, y = make_blobs(120, centers=len(HOSTILE), random_state=0)
+    labels = [HOSTILE[i] for i in y]
+    result = sweep(X, labels, epsilons=[1.0, 5.0], learning_rates=[0.01], repeats=2, metric=metric, name=HOSTILE[0])
+    page = opened(browser, tmp_path / "report.html", result.to_html())
+    drawn = page.evaluate(DRAWN)
+    assert len(drawn) == 5
+    assert min(figure["traces"] for figure in drawn) >= 3
+    assert result.sentence in page.inner_text("main")
     page.close()
 
 

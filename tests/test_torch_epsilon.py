@@ -177,3 +177,11 @@ def test_backward_keeps_what_torchs_does_and_some_numbers_a_row(name: str) -> No
     ours = bytes_saved(lambda: poly_cross_entropy(logits, target, reduction="none", polynomial=LOSSES[name]))
     numbers_a_row = (ours - torchs) / (4 * rows)
     assert numbers_a_row <= 8 + 2 * len(LOSSES[name].coefficients), f"{numbers_a_row} float32 numbers a row"
+
+
+@pytest.mark.parametrize("epsilon", [np.array(2.0), np.float32(2.0), np.int64(2)], ids=repr)
+def test_numpy_numbers_are_numbers(epsilon: Any) -> None:
+    logits, target = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 1, 2])
+    assert torch.equal(
+        poly_cross_entropy(logits, target, epsilon=epsilon), poly_cross_entropy(logits, target, epsilon=2.0)
+    )

@@ -120,6 +120,16 @@ def test_what_is_written(result: Result, tmp_path: Path) -> None:
     assert files["results.csv"].stat().st_mode & 0o044, "others may read it"
 
 
+def test_numpy_numbers_are_numbers(tmp_path: Path) -> None:
+    small(
+        epsilons=np.array([1, 2]),
+        learning_rates=np.array([0.01], dtype=np.float32),
+        repeats=np.int64(2),
+        seed=np.int64(1),
+        label_noise=np.float32(0.1),
+    ).write(tmp_path)
+
+
 def test_progress_rises_to_1() -> None:
     seen: list[tuple[float, str]] = []
     small(progress=lambda done, stage: seen.append((done, stage)))

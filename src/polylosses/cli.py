@@ -48,12 +48,12 @@ def main() -> None:
     warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
     try:
         code = app(standalone_mode=False)
-    except (TyperException, ValueError, OSError) as error:
+    except (TyperException, ValueError, OSError, ImportError) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         _complain(" ".join(message.split()))
         code = 2
     except KeyboardInterrupt:
-        _complain("interrupted; nothing was written.")
+        _complain("interrupted.")
         code = INTERRUPTED
     sys.exit(code)
 
@@ -165,7 +165,7 @@ def tune(
         console.print(f"\n[bold]{result.sentence}[/bold]")
         for note in result.notes:
             console.print(f"Note: {note}")
-        console.print(f"\nReport: {directory / 'report.html'}", soft_wrap=True)
+        console.print(f"\nReport: {directory / 'report.html'}", soft_wrap=True, markup=False)
 
 
 @app.command("list")
@@ -189,7 +189,10 @@ def plot_(
     """Draw loss, slope and series coefficients of some losses."""
     from polylosses import plot  # noqa: PLC0415 (seconds of imports that `list` does without)
 
-    plot.write(plot.polynomials({text: _polynomial(text) for text in losses}), out)
+    try:
+        plot.write(plot.polynomials({text: _polynomial(text) for text in losses}), out)
+    except RuntimeError as error:  # there is no browser to draw an image with
+        raise ValueError(str(error)) from error
     print(f"Wrote {out}")
 
 

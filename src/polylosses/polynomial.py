@@ -206,7 +206,8 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> P
 
 
 def _number(name: str, value: Any) -> Any:
-    if isinstance(value, Real):
+    # NumPy's 0-dimensional arrays too: they would take a tensor's arithmetic over.
+    if isinstance(value, Real) or (type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0):
         value = float(value)
         if not -math.inf < value < math.inf:  # math.isfinite can't be traced by torch.compile
             raise ValueError(f"{name} must be finite; got {value!r}.")

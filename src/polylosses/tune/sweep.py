@@ -4,7 +4,7 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from itertools import product
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -99,9 +99,9 @@ def sweep(
         raise ValueError(f"learning_rates need to be one or more numbers above 0; got {learning_rates!r}.")
     if metric not in statistics.METRICS:
         raise ValueError(f"metric must be one of {', '.join(statistics.METRICS)}; got {metric!r}.")
-    if not isinstance(repeats, int) or repeats < 2:
+    if not isinstance(repeats, Integral) or repeats < 2:
         raise ValueError(f"repeats must be a whole number of at least 2; got {repeats!r}.")
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a whole number of at least 0; got {seed!r}.")
     if not 1 <= imbalance < math.inf:
         raise ValueError(
@@ -111,6 +111,9 @@ def sweep(
         raise ValueError(f"label_noise is a share of the training labels, in [0, 1); got {label_noise!r}.")
     frame, labels, classes = data.check(X, y, splits.MINIMUM_ROWS)
     losses = {f"{epsilon:g}": poly1(epsilon) for epsilon in grid}
+
+    # NumPy's numbers would not go into JSON.
+    repeats, seed, imbalance, label_noise = int(repeats), int(seed), float(imbalance), float(label_noise)
 
     experiment = Experiment(frame, labels, metric, imbalance, label_noise, seed)
     arms = list(product(grid, rates))
