@@ -124,6 +124,12 @@ def test_labels_are_named_as_people_write_them() -> None:
         pytest.param(
             pd.DataFrame({"when": pd.to_datetime(["2020-01-01"] * 16)}), [0, 1] * 8, "'when' holds datetime", id="dates"
         ),
+        pytest.param(
+            pd.DataFrame(np.ones((16, 2)), columns=["a", "a"]), [0, 1] * 8, "two columns are called 'a'", id="same name"
+        ),
+        pytest.param(
+            pd.DataFrame(np.ones((16, 2)), columns=[1, "1"]), [0, 1] * 8, "two columns are called '1'", id="same text"
+        ),
         pytest.param(np.ones((16, 1), dtype=complex), [0, 1] * 8, "column '0' holds complex", id="complex"),
     ],
 )

@@ -58,7 +58,7 @@ def test_the_verdict_follows_from_the_runs(metric: str) -> None:
     assert result.confirmation.low < difference < result.confirmation.high
     assert result.verdict == statistics.verdict(result.confirmation, metric == "log_loss")
     assert f"epsilon = {result.best_epsilon:g}" in result.sentence
-    assert f"{6} fresh seeds and {72} untouched test rows" in result.sentence
+    assert "6 fresh seeds and 72 untouched test rows" in result.sentence
 
 
 def test_fresh_seeds_and_the_same_rates_confirm(result: Result) -> None:
@@ -186,9 +186,11 @@ def test_an_optimum_at_the_edge_of_the_grid_is_told() -> None:
     assert not any("learning rate" in note for note in small(learning_rates=[0.01]).notes)
 
 
-def test_diverged_training_is_scored_as_knowing_nothing() -> None:
+def test_diverged_training_is_scored_as_knowing_nothing(tmp_path: Path) -> None:
     result = small(epsilons=[1e30], learning_rates=[1e30], repeats=2, metric="log_loss")
     assert np.isfinite(result.runs.log_loss).all()
+    result.write(tmp_path)
+    json.loads((tmp_path / "results.json").read_text(), parse_constant=lambda name: pytest.fail(f"not JSON: {name}"))
     assert result.verdict in VERDICTS
 
 

@@ -89,7 +89,10 @@ def check(X: Any, y: Any, minimum_rows: int) -> tuple[pd.DataFrame, np.ndarray, 
         raise ValueError("there are no rows: give data with some rows of every class.")
     if frame.shape[1] == 0:
         raise ValueError("there are no features: give at least one column besides the labels.")
-    frame = pd.DataFrame({str(name): _column(str(name), column) for name, column in frame.items()})
+    names = pd.Index([str(name) for name in frame.columns])
+    if names.has_duplicates:
+        raise ValueError(f"two columns are called {names[names.duplicated()][0]!r}: rename one.")
+    frame = pd.DataFrame({name: _column(name, column) for name, (_, column) in zip(names, frame.items(), strict=True)})
     return frame, *_classes(labels, minimum_rows)
 
 

@@ -26,9 +26,9 @@ def draw(
         rows: the rows to draw from.
         rng: where the randomness comes from.
         imbalance: the ratio R of the long tail made of the training rows: in order of their frequency, the classes
-            keep numbers of rows that fall geometrically from n to n / R, n being the most that keeps the ratio exact
-            for the first (Cui et al., CVPR 2019, section 5.1). 1 leaves the training rows as they are. Validation
-            rows stay as they are, as is usual.
+            keep at most n, ..., n / R rows, which fall geometrically, n being the rows of the most frequent one (Cui
+            et al., CVPR 2019, section 5.1). 1 leaves the training rows as they are. Validation rows always stay as
+            they are, as is usual.
         label_noise: this share of the training labels is replaced by another class, drawn evenly.
 
     Raises:
