@@ -5,8 +5,9 @@ try:
 except ImportError as error:
     raise ImportError("polylosses.torch needs PyTorch: pip install 'polylosses[torch]'") from error
 
-from polylosses.torch.functional import poly_cross_entropy, poly_from_nll, poly_softmax
+from polylosses.torch.likelihood import poly_from_nll
 from polylosses.torch.modules import Poly1CrossEntropyLoss, PolyCrossEntropyLoss
+from polylosses.torch.softmax import poly_cross_entropy, poly_softmax
 
 __all__ = [
     "Poly1CrossEntropyLoss",

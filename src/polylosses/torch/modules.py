@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
-from polylosses.torch.functional import poly_cross_entropy
+from polylosses.torch.softmax import poly_cross_entropy
 
 
 class PolyCrossEntropyLoss(nn.CrossEntropyLoss):

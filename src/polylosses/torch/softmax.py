@@ -1,4 +1,4 @@
-"""The losses as functions of torch tensors, composed of torch's own cross-entropy and arithmetic on its result."""
+"""The softmax losses, composed of torch's own cross-entropy and arithmetic on its result."""
 
 from typing import Any
 
@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, horner, is_zero
-
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
+from polylosses.torch.likelihood import at_least_float32, polynomial_of_nll, result_dtype
 
 
 def poly_cross_entropy(
@@ -83,44 +82,13 @@ def poly_cross_entropy(
         dtype = torch.promote_types(input.dtype, target.dtype)
         if weight is not None:
             dtype = torch.promote_types(dtype, weight.dtype)
-        return loss.to(_result_dtype(input, dtype))
+        return loss.to(result_dtype(input, dtype))
     loss, divisor = _with_indices(polynomial, input, target, weight, ignore_index, label_smoothing, class_dim)
     if reduction == "mean":
         loss = loss.sum() / (divisor.sum() if divisor is not None else loss.numel())
     elif reduction == "sum":
         loss = loss.sum()
-    return loss.to(_result_dtype(input, input.dtype))
-
-
-def poly_from_nll(
-    nll: Tensor, *, epsilon: Any = DEFAULT_EPSILON, gamma: Any = 0.0, polynomial: Polynomial | None = None
-) -> Tensor:
-    """PolyLoss from negative log-likelihoods, elementwise: for any cross-entropy that can give one number per row.
-
-    ``p = exp(-nll)``, then the polynomial; that is all that sets PolyLoss apart from cross-entropy. So it composes
-    with what computes the negative log-likelihood in its own way: fused or sharded cross-entropy, the token
-    log-probabilities of a language model's trainer.
-
-    Args:
-        nll: negative log-likelihoods of the true class, at least 0, of any shape. An ignored row with ``nll = 0``
-            gives 0.
-        epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
-
-    Returns:
-        The losses, in the shape and dtype of ``nll``; float16 and bfloat16 are computed in float32.
-
-    Raises:
-        TypeError: ``nll`` is not a floating-point tensor; otherwise as :func:`poly_cross_entropy`.
-
-    Example:
-        >>> nll = F.cross_entropy(torch.tensor([[4.0, 2.0, 1.0]]), torch.tensor([0]), reduction="none")
-        >>> poly_from_nll(nll, epsilon=2.0)
-        tensor([0.4823])
-    """
-    if not isinstance(nll, Tensor) or not nll.is_floating_point():
-        got = nll.dtype if isinstance(nll, Tensor) else type(nll).__name__
-        raise TypeError(f"nll must be a floating-point tensor of negative log-likelihoods; got {got}.")
-    return _loss(from_arguments(epsilon, gamma, polynomial), _at_least_float32(nll)).to(nll.dtype)
+    return loss.to(result_dtype(input, input.dtype))
 
 
 def poly_softmax(
@@ -160,7 +128,7 @@ def poly_softmax(
         got = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
     polynomial = from_arguments(epsilon, gamma, polynomial)
-    logp = torch.log_softmax(_at_least_float32(input), dim)
+    logp = torch.log_softmax(at_least_float32(input), dim)
     q = -torch.expm1(logp)
     limits = torch.finfo(logp.dtype)
     if is_zero(polynomial.log_weight):
@@ -185,7 +153,7 @@ def _with_indices(
     class_dim: int,
 ) -> tuple[Tensor, Tensor | None]:
     """The loss of every position, and what the mean divides by, summed (None: the number of positions)."""
-    logits = _at_least_float32(input)
+    logits = at_least_float32(input)
     if label_smoothing == 0.0:
         logp = None
         nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
@@ -193,7 +161,7 @@ def _with_indices(
         logp = torch.log_softmax(logits, class_dim)
         nll = F.nll_loss(logp, target, ignore_index=ignore_index, reduction="none")
     # Ignored positions have nll = 0 and so no loss: every term of the family vanishes at p = 1.
-    loss = _loss(polynomial, nll)
+    loss = polynomial_of_nll(polynomial, nll)
     kept = target != ignore_index
     if weight is None:
         divisor = kept
@@ -217,8 +185,8 @@ def _with_probabilities(
     class_dim: int,
 ) -> Tensor:
     """The loss of every position."""
-    logp = torch.log_softmax(_at_least_float32(input), class_dim)
-    target = _at_least_float32(target)
+    logp = torch.log_softmax(at_least_float32(input), class_dim)
+    target = at_least_float32(target)
     if label_smoothing != 0.0:
         target = target * (1.0 - label_smoothing) + label_smoothing / logp.shape[class_dim]
     return _expectation(polynomial, logp, target * _along(weight, logp, class_dim), class_dim)
@@ -227,29 +195,14 @@ def _with_probabilities(
 def _expectation(polynomial: Polynomial, logp: Tensor, share: Tensor, class_dim: int) -> Tensor:
     """``sum_c share[c] * L(p[c])``, where a class with no share and no probability counts nothing: 0 log 0 = 0."""
     absent = (share == 0) & (logp == -torch.inf)
-    return (share * _loss(polynomial, -logp.masked_fill(absent, 0.0))).sum(class_dim)
-
-
-def _loss(polynomial: Polynomial, nll: Tensor) -> Tensor:
-    """The polynomial at negative log-likelihoods, with derivatives that stay finite at p = 0 and p = 1."""
-    if isinstance(polynomial.gamma, float) and polynomial.gamma == 0.0:
-        loss: Tensor = polynomial.value(-nll, -torch.expm1(-nll))
-        return loss
-    # The derivative of q^gamma is infinite at q = 0 for gamma < 1, and would meet a factor 0: nan. The loss and its
-    # slope are 0 there. `nll > 0` is not the condition, because nan has to stay nan.
-    certain = nll <= 0
-    inside = nll.masked_fill(certain, 1.0)
-    # Likewise at p = 0: the clamp cuts d q / d nll = 0 off from the infinite nll that it would be multiplied by.
-    q = -torch.expm1(-inside.clamp(max=torch.finfo(nll.dtype).max))
-    loss = polynomial.value(-inside, q)
-    return loss.masked_fill(certain, 0.0)
+    return (share * polynomial_of_nll(polynomial, -logp.masked_fill(absent, 0.0))).sum(class_dim)
 
 
 def _along(weight: Tensor | None, logp: Tensor, class_dim: int) -> Tensor:
     """The class weights (ones by default), shaped to broadcast along the class dimension."""
     if weight is None:
         return logp.new_ones(())
-    return _at_least_float32(weight).reshape([-1 if dim == class_dim else 1 for dim in range(logp.dim())])
+    return at_least_float32(weight).reshape([-1 if dim == class_dim else 1 for dim in range(logp.dim())])
 
 
 def _check(
@@ -275,14 +228,3 @@ def _check(
         or (weight is not None and (not isinstance(weight, Tensor) or weight.shape != input.shape[:2][-1:]))
     ):
         F.cross_entropy(input, target, weight, ignore_index=ignore_index, label_smoothing=label_smoothing)
-
-
-def _at_least_float32(input: Tensor) -> Tensor:
-    return input.float() if input.dtype in _LOW_PRECISION else input
-
-
-def _result_dtype(input: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """``dtype``, or float32 under autocast, where ``F.cross_entropy`` is one of the operations kept in float32."""
-    if dtype in _LOW_PRECISION and torch.is_autocast_enabled(input.device.type):
-        return torch.float32
-    return dtype

@@ -1,0 +1,68 @@
+"""PolyLoss from negative log-likelihoods, and what the losses of all links do alike."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def poly_from_nll(
+    nll: Tensor, *, epsilon: Any = DEFAULT_EPSILON, gamma: Any = 0.0, polynomial: Polynomial | None = None
+) -> Tensor:
+    """PolyLoss from negative log-likelihoods, elementwise: for any cross-entropy that can give one number per row.
+
+    ``p = exp(-nll)``, then the polynomial; that is all that sets PolyLoss apart from cross-entropy. So it composes
+    with what computes the negative log-likelihood in its own way: fused or sharded cross-entropy, the token
+    log-probabilities of a language model's trainer.
+
+    Args:
+        nll: negative log-likelihoods of the true class, at least 0, of any shape. An ignored row with ``nll = 0``
+            gives 0.
+        epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
+
+    Returns:
+        The losses, in the shape and dtype of ``nll``; float16 and bfloat16 are computed in float32.
+
+    Raises:
+        TypeError: ``nll`` is not a floating-point tensor; otherwise as :func:`poly_cross_entropy`.
+
+    Example:
+        >>> nll = -torch.log_softmax(torch.tensor([[4.0, 2.0, 1.0]]), dim=1)[:, 0]
+        >>> poly_from_nll(nll, epsilon=2.0)
+        tensor([0.4823])
+    """
+    if not isinstance(nll, Tensor) or not nll.is_floating_point():
+        got = nll.dtype if isinstance(nll, Tensor) else type(nll).__name__
+        raise TypeError(f"nll must be a floating-point tensor of negative log-likelihoods; got {got}.")
+    return polynomial_of_nll(from_arguments(epsilon, gamma, polynomial), at_least_float32(nll)).to(nll.dtype)
+
+
+def polynomial_of_nll(polynomial: Polynomial, nll: Tensor) -> Tensor:
+    """The polynomial at negative log-likelihoods, with derivatives that stay finite at p = 0 and p = 1."""
+    if isinstance(polynomial.gamma, float) and polynomial.gamma == 0.0:
+        loss: Tensor = polynomial.value(-nll, -torch.expm1(-nll))
+        return loss
+    # The derivative of q^gamma is infinite at q = 0 for gamma < 1, and would meet a factor 0: nan. The loss and its
+    # slope are 0 there. `nll > 0` is not the condition, because nan has to stay nan.
+    certain = nll <= 0
+    inside = nll.masked_fill(certain, 1.0)
+    # Likewise at p = 0: the clamp cuts d q / d nll = 0 off from the infinite nll that it would be multiplied by.
+    q = -torch.expm1(-inside.clamp(max=torch.finfo(nll.dtype).max))
+    loss = polynomial.value(-inside, q)
+    return loss.masked_fill(certain, 0.0)
+
+
+def at_least_float32(input: Tensor) -> Tensor:
+    """What low precision is computed in."""
+    return input.float() if input.dtype in _LOW_PRECISION else input
+
+
+def result_dtype(input: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """``dtype``, or float32 under autocast, where ``F.cross_entropy`` is one of the operations kept in float32."""
+    if dtype in _LOW_PRECISION and torch.is_autocast_enabled(input.device.type):
+        return torch.float32
+    return dtype
