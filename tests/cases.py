@@ -1,4 +1,4 @@
-"""The tables that the laws run over: losses of the family, and every combination of cross-entropy's options.
+"""The tables that the laws run over: losses of the family, and every combination of the losses' options.
 
 All numbers of a cell (logits, class weights, target probabilities) are small multiples of a power of two. So they are
 exact in every dtype down to bfloat16, and one oracle value serves all dtypes and all backends.
@@ -116,3 +116,67 @@ def to_class_axis(rows: Array, shape: tuple[int, ...]) -> Array:
     if len(shape) == 1:
         return np.asarray(rows[0])
     return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+
+# How focal loss's alpha is given: alpha, and whether it balances the powers of 1 - p too.
+ALPHAS: list[tuple[float | None, bool]] = [(None, True), (0.25, True), (0.25, False)]
+
+
+@dataclass(frozen=True)
+class BinaryCell:
+    """One combination of the options of binary cross-entropy. ``weighted``: both ``weight`` and ``pos_weight``."""
+
+    target: str
+    shape: tuple[int, ...]
+    weighted: bool
+    alpha: float | None
+    alpha_on_epsilon: bool
+    ignore_index: int | None
+    reduction: str
+
+    def __str__(self) -> str:
+        options = [self.target, str(self.shape)]
+        options += ["weighted"] if self.weighted else []
+        options += [f"alpha {self.alpha}"] if self.alpha is not None else []
+        options += [] if self.alpha_on_epsilon else ["on the logarithm"]
+        options += [f"ignoring {self.ignore_index}"] if self.ignore_index is not None else []
+        return ", ".join([*options, self.reduction])
+
+
+@dataclass(frozen=True)
+class BinaryArrays:
+    logits: Array
+    target: Array
+    weight: Array | None
+    pos_weight: Array | None
+    upstream: Array  # what the elements' losses are multiplied by before the backward pass of reduction "none"
+
+
+BINARY_CELLS: list[BinaryCell] = [
+    BinaryCell(target, shape, weighted, *alpha, ignore_index, reduction)
+    for target, shape, weighted, alpha, ignore_index, reduction in product(
+        ["class ids", "hard", "soft"], SHAPES, [False, True], ALPHAS, [None, -100, 255, 1], ["none", "mean", "sum"]
+    )
+    if target != "soft" or ignore_index in (None, -100)
+]
+
+
+@cache
+def binary_arrays(cell: BinaryCell) -> BinaryArrays:
+    """The numbers of a cell. Logits depend on the shape only."""
+    random = np.random.default_rng(len(cell.shape))
+    logits = random.integers(-64, 65, cell.shape) / 16
+    upstream = random.integers(1, 9, cell.shape) / 4
+    weight = random.integers(0, 9, (*cell.shape[:1], *[1] * len(cell.shape[1:]))) / 4 if cell.weighted else None
+    pos_weight = WEIGHT.reshape(-1, *[1] * len(cell.shape[2:])) if cell.weighted else None
+    target: Array
+    if cell.target == "class ids":
+        target = random.integers(0, CLASSES, cell.shape[:1] + cell.shape[2:] if len(cell.shape) > 1 else ())
+    elif cell.target == "hard":
+        target = random.integers(0, 2, cell.shape).astype(float)
+    else:
+        target = random.integers(0, 9, cell.shape) / 8
+    if cell.ignore_index is not None and target.ndim > 0:
+        target[target == cell.ignore_index] = 0
+        target.reshape(-1)[::3] = cell.ignore_index
+    return BinaryArrays(logits, target, weight, pos_weight, upstream)

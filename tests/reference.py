@@ -8,6 +8,7 @@ implementation may know ``p`` and ``q = 1 - p`` only up to ``eps``, which moves 
 derivative (as a sum of absolute values); and log-softmax has an error of ``eps`` times the size of the logits.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -178,6 +179,86 @@ def cross_entropy(
             gradient_scale=gradients([r.slope_scale for r in rows], 1),
             target_gradient_scale=target_gradients([r.value_scale for r in rows]),
         )
+
+
+def binary_cross_entropy(
+    loss: Polynomial,
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    pos_weight: Array | None = None,
+    *,
+    alpha: float | None = None,
+    alpha_on_epsilon: bool = True,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    upstream: Array | None = None,
+) -> Expected:
+    """PolyLoss of sigmoid probabilities, under every option of torch's binary_cross_entropy_with_logits and more.
+
+    A yes or no is a softmax of two classes with logits ``z`` and 0. Class ids are written out as one-hot rows.
+
+    The sigmoid knows both ``p`` and ``q`` to their last digit, so that gradients are held to the size of ``q``, with
+    twice the spacing: log-sigmoid and sigmoid have a rounding error each, and so have their derivatives.
+    """
+    kept = np.ones(target.shape) if ignore_index is None else (target != ignore_index).astype(float)
+    if target.shape != logits.shape:
+        classes = logits.shape[0 if logits.ndim == 1 else 1]
+        one_hot = np.eye(classes)[np.where(kept == 1, target, 0).astype(int)]
+        axis = 0 if logits.ndim == 1 else 1
+        labels = np.moveaxis(one_hot, -1, axis)
+        kept = np.broadcast_to(np.expand_dims(kept, axis), logits.shape)
+    else:
+        labels = np.where(kept == 1, target, 0.0)
+    shares = [labels * (1.0 if pos_weight is None else pos_weight), 1 - labels]
+    everywhere = kept * (1.0 if weight is None else weight)
+    if reduction == "mean":
+        everywhere = everywhere / np.float64(kept.sum())
+    factor = np.ones(logits.shape) if upstream is None or reduction != "none" else upstream
+
+    # Parts of the loss, and what they are balanced by on the positive and on the negative side.
+    balanced, unbalanced = ((1.0, 1.0) if alpha is None else (alpha, 1 - alpha)), (1.0, 1.0)
+    parts = [(loss, balanced)]
+    if not alpha_on_epsilon:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a part may be negative
+            powers = Polynomial(loss.coefficients, loss.gamma, log_weight=0.0)
+        parts = [(Polynomial((), loss.gamma, loss.log_weight), balanced), (powers, unbalanced)]
+
+    totals = {name: np.zeros(logits.shape) for name in ("value", "gradient", "target", "vs", "gs", "ts")}
+    for part, balance in parts:
+        rows = [row(part, (z, 0.0)) for z in logits.reshape(-1).tolist()]
+        for side, sign in ((0, 1), (1, -1)):
+            # How much of the target is on this side, per unit of the loss.
+            share = everywhere * shares[side] * balance[side]
+            per_target = everywhere * balance[side] * (1.0 if pos_weight is None or side else pos_weight)
+            other = _column(rows, "probability", 1 - side, logits.shape)
+            for name, numbers, per_share in (
+                ("value", "value", 1.0),
+                ("vs", "value_scale", 1.0),
+                ("gradient", "slope", sign * other),
+                ("gs", "slope_scale", 2 * other),
+            ):
+                column = _column(rows, numbers, side, logits.shape) * per_share
+                totals[name] += np.where(share == 0, 0, share * column)
+            totals["target"] += sign * per_target * _column(rows, "value", side, logits.shape)
+            totals["ts"] += per_target * _column(rows, "value_scale", side, logits.shape)
+
+    def reduced(numbers: Array) -> Array:
+        return numbers if reduction == "none" else np.asarray(numbers.sum())
+
+    return Expected(
+        value=reduced(totals["value"]),
+        gradient=factor * totals["gradient"],
+        target_gradient=factor * totals["target"],
+        value_scale=reduced(totals["vs"]),
+        gradient_scale=factor * totals["gs"],
+        target_gradient_scale=factor * totals["ts"],
+    )
+
+
+def _column(rows: list[Row], name: str, side: int, shape: tuple[int, ...]) -> Array:
+    return np.array([getattr(r, name)[side] for r in rows]).reshape(shape)
 
 
 def posterior(loss: Polynomial, logits: tuple[float, ...]) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, horner, is_zero
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -43,17 +43,34 @@ def poly_from_nll(
 
 def polynomial_of_nll(polynomial: Polynomial, nll: Tensor) -> Tensor:
     """The polynomial at negative log-likelihoods, with derivatives that stay finite at p = 0 and p = 1."""
-    if isinstance(polynomial.gamma, float) and polynomial.gamma == 0.0:
-        loss: Tensor = polynomial.value(-nll, -torch.expm1(-nll))
+    loss: Tensor
+    if is_zero(polynomial.gamma):
+        loss = polynomial.value(-nll, -torch.expm1(-nll))
         return loss
-    # The derivative of q^gamma is infinite at q = 0 for gamma < 1, and would meet a factor 0: nan. The loss and its
-    # slope are 0 there. `nll > 0` is not the condition, because nan has to stay nan.
-    certain = nll <= 0
+    # The derivative of q^gamma is infinite at q = 0 for gamma < 1, and overflows below the smallest normal number; it
+    # would meet a factor 0: nan. The loss and its slope are 0 there. The condition lets nan stay nan.
+    certain = nll < torch.finfo(nll.dtype).tiny
     inside = nll.masked_fill(certain, 1.0)
     # Likewise at p = 0: the clamp cuts d q / d nll = 0 off from the infinite nll that it would be multiplied by.
     q = -torch.expm1(-inside.clamp(max=torch.finfo(nll.dtype).max))
     loss = polynomial.value(-inside, q)
     return loss.masked_fill(certain, 0.0)
+
+
+def log_density(polynomial: Polynomial, logp: Tensor, q: Tensor) -> Tensor:
+    """The logarithm of ``p / -slope``, which the posterior is proportional to."""
+    limits = torch.finfo(logp.dtype)
+    if is_zero(polynomial.log_weight):
+        # The slope is p times a polynomial in q, and p / -slope has no p. (1 - q would be noise where p is small.)
+        gamma, coefficients = polynomial.gamma, polynomial.coefficients or (0.0,)
+        steepness = q**gamma * horner([(j + gamma) * c for j, c in enumerate(coefficients, start=1)], q)
+        weight = torch.zeros_like(logp).masked_fill(logp == -torch.inf, -torch.inf)
+    else:
+        # A masked class has log p = -inf; the slope wants it finite, where p is 0 all the same.
+        steepness, weight = -polynomial.slope(logp.clamp(min=-(limits.max**0.5)), q), logp
+    # Where p rounds to 1 the slope of some losses is 0; the clamp leaves such a class all the probability.
+    density: Tensor = weight - steepness.clamp(min=limits.tiny).log()
+    return density
 
 
 def at_least_float32(input: Tensor) -> Tensor:

@@ -5,14 +5,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.torch.sigmoid import check_alpha, poly_binary_cross_entropy_with_logits
 from polylosses.torch.softmax import poly_cross_entropy
 
 
 class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
     """:func:`poly_cross_entropy` as a module, in the place of :class:`torch.nn.CrossEntropyLoss`.
 
-    ``weight`` is a buffer, as in torch. ``epsilon`` may be set at any time: a number; a tensor, which becomes a
-    buffer; or an :class:`torch.nn.Parameter`, which is learned along with the model and is in ``state_dict()``.
+    ``weight`` is a buffer, as in torch. ``epsilon`` and ``gamma`` may be numbers, which can be set to others at any
+    time; tensors, which become buffers; or an :class:`torch.nn.Parameter`, which is learned along with the model.
 
     Args:
         weight, ignore_index, reduction, label_smoothing: as for :class:`torch.nn.CrossEntropyLoss`.
@@ -30,6 +31,7 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
 
     epsilon: Any
     gamma: Any
+    polynomial: Polynomial | None
 
     def __init__(
         self,
@@ -42,24 +44,12 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
         gamma: Any = 0.0,
         polynomial: Polynomial | None = None,
     ) -> None:
-        if reduction not in ("none", "mean", "sum"):
-            raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
-        from_arguments(epsilon, gamma, polynomial)
+        _check_reduction(reduction)
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
-        for name, value in (("epsilon", epsilon), ("gamma", gamma)):
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-                self.register_buffer(name, value)
-            else:
-                setattr(self, name, value)
-        self.polynomial = polynomial
+        _keep(self, epsilon, gamma, polynomial)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` and ``target``."""
-        chosen = (
-            {"epsilon": self.epsilon, "gamma": self.gamma}
-            if self.polynomial is None
-            else {"polynomial": self.polynomial}
-        )
         return poly_cross_entropy(
             input,
             target,
@@ -67,18 +57,77 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
-            **chosen,
+            **_kept(self),
         )
 
     def extra_repr(self) -> str:
         """The polynomial, and the options that are not at their defaults."""
-        if self.polynomial is not None:
-            shown = [f"polynomial={self.polynomial}"]
-        else:
-            shown = [f"epsilon={self.epsilon}", f"gamma={self.gamma}"]
-        defaults = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0}
-        shown += [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
-        return ", ".join(shown)
+        return _shown(self, {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0})
+
+
+class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+    """:func:`poly_binary_cross_entropy_with_logits` as a module, in the place of :class:`torch.nn.BCEWithLogitsLoss`.
+
+    ``weight`` and ``pos_weight`` are buffers, as in torch; so is an ``alpha`` that is a tensor. ``epsilon`` and
+    ``gamma`` are kept as in :class:`PolyCrossEntropyLoss`.
+
+    Args:
+        weight, reduction, pos_weight: as for :class:`torch.nn.BCEWithLogitsLoss`.
+        alpha, alpha_on_epsilon, ignore_index, epsilon, gamma, polynomial: as for
+            :func:`poly_binary_cross_entropy_with_logits`, formula and errors too.
+
+    Shape:
+        As for :func:`poly_binary_cross_entropy_with_logits`: targets may be class ids.
+
+    Example:
+        >>> import torch
+        >>> loss = PolyBCEWithLogitsLoss(epsilon=2.0)
+        >>> loss(torch.tensor([[2.0, -1.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        tensor(1.9658)
+    """
+
+    alpha: Any
+    epsilon: Any
+    gamma: Any
+    polynomial: Polynomial | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        pos_weight: Tensor | None = None,
+        alpha: Any = None,
+        alpha_on_epsilon: bool = True,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
+        epsilon: Any = DEFAULT_EPSILON,
+        gamma: Any = 0.0,
+        polynomial: Polynomial | None = None,
+    ) -> None:
+        _check_reduction(reduction)
+        check_alpha(alpha)
+        super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)
+        self.ignore_index = ignore_index
+        self.alpha_on_epsilon = alpha_on_epsilon
+        _keep(self, epsilon, gamma, polynomial, alpha=alpha)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits ``input`` and ``target``."""
+        return poly_binary_cross_entropy_with_logits(
+            input,
+            target,
+            self.weight,
+            pos_weight=self.pos_weight,
+            alpha=self.alpha,
+            alpha_on_epsilon=self.alpha_on_epsilon,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            **_kept(self),
+        )
+
+    def extra_repr(self) -> str:
+        """The polynomial, and the options that are not at their defaults."""
+        return _shown(self, {"alpha": None, "alpha_on_epsilon": True, "ignore_index": None, "reduction": "mean"})
 
 
 class Poly1CrossEntropyLoss(PolyCrossEntropyLoss):
@@ -106,3 +155,83 @@ class Poly1CrossEntropyLoss(PolyCrossEntropyLoss):
         super().__init__(
             weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing, epsilon=epsilon
         )
+
+
+class Poly1FocalLoss(PolyBCEWithLogitsLoss):
+    """Poly-1 focal loss of sigmoids, ``(1 - p)^gamma (-log p + epsilon (1 - p))``, balanced by ``alpha``.
+
+    It is :class:`PolyBCEWithLogitsLoss` with the names and defaults under which it is known (focal loss: Lin et al.,
+    ICCV 2017; Poly-1 focal: Leng et al., ICLR 2022, section 5.2). For the softmax kind, see
+    :class:`PolyCrossEntropyLoss` and its ``gamma``.
+
+    Args:
+        epsilon: the coefficient of ``(1 - p)^(gamma + 1)``. Default 1.
+        gamma: the focal exponent. Default 2.
+        alpha: the balance: a factor ``alpha`` for positives, ``1 - alpha`` for negatives. Default 0.25; None: neither.
+        alpha_on_epsilon: as for :func:`poly_binary_cross_entropy_with_logits`: False for the numbers of the copies that
+            balance the focal term alone.
+        weight, pos_weight, ignore_index, reduction: as for :class:`PolyBCEWithLogitsLoss`.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, -1.0], [0.0, 3.0]])
+        >>> Poly1FocalLoss()(logits, torch.tensor([0, 0]))  # or the same as one-hot rows of floats
+        tensor(0.7075)
+    """
+
+    def __init__(
+        self,
+        epsilon: Any = DEFAULT_EPSILON,
+        gamma: Any = 2.0,
+        alpha: Any = 0.25,
+        *,
+        alpha_on_epsilon: bool = True,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(
+            weight,
+            pos_weight=pos_weight,
+            alpha=alpha,
+            alpha_on_epsilon=alpha_on_epsilon,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            epsilon=epsilon,
+            gamma=gamma,
+        )
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
+
+
+def _keep(module: nn.Module, epsilon: Any, gamma: Any, polynomial: Polynomial | None, **others: Any) -> None:
+    """Checks what the polynomial is made of, and keeps it: a tensor as a buffer, a parameter as a parameter."""
+    from_arguments(epsilon, gamma, polynomial)
+    for name, value in {"epsilon": epsilon, "gamma": gamma, **others}.items():
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            module.register_buffer(name, value)
+        else:
+            setattr(module, name, value)
+    module.polynomial = polynomial  # type: ignore[assignment]
+
+
+def _kept(module: Any) -> dict[str, Any]:
+    if module.polynomial is None:
+        return {"epsilon": module.epsilon, "gamma": module.gamma}
+    return {"polynomial": module.polynomial}
+
+
+def _shown(module: Any, defaults: dict[str, Any]) -> str:
+    if module.polynomial is not None:
+        shown = [f"polynomial={module.polynomial}"]
+    else:
+        shown = [f"epsilon={module.epsilon}", f"gamma={module.gamma}"]
+    for name, usual in defaults.items():
+        value = getattr(module, name)
+        if isinstance(value, Tensor) or value != usual:
+            shown.append(f"{name}={value!r}")
+    return ", ".join(shown)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, horner, is_zero
-from polylosses.torch.likelihood import at_least_float32, polynomial_of_nll, result_dtype
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.torch.likelihood import at_least_float32, log_density, polynomial_of_nll, result_dtype
 
 
 def poly_cross_entropy(
@@ -129,18 +129,7 @@ def poly_softmax(
         raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
     polynomial = from_arguments(epsilon, gamma, polynomial)
     logp = torch.log_softmax(at_least_float32(input), dim)
-    q = -torch.expm1(logp)
-    limits = torch.finfo(logp.dtype)
-    if is_zero(polynomial.log_weight):
-        # The slope is p times a polynomial in q, and p / -slope has no p. (1 - q would be noise where p is small.)
-        gamma, coefficients = polynomial.gamma, polynomial.coefficients or (0.0,)
-        steepness = q**gamma * horner([(j + gamma) * c for j, c in enumerate(coefficients, start=1)], q)
-        weight = torch.zeros_like(logp).masked_fill(logp == -torch.inf, -torch.inf)
-    else:
-        # A masked class has log p = -inf; the slope wants it finite, where p is 0 all the same.
-        steepness, weight = -polynomial.slope(logp.clamp(min=-(limits.max**0.5)), q), logp
-    # Where p rounds to 1 the slope of some losses is 0; the clamp leaves such a class all the probability.
-    return torch.softmax(weight - steepness.clamp(min=limits.tiny).log(), dim).to(input.dtype)
+    return torch.softmax(log_density(polynomial, logp, -torch.expm1(logp)), dim).to(input.dtype)
 
 
 def _with_indices(

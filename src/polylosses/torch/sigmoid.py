@@ -1,0 +1,222 @@
+"""The sigmoid losses: every class is a yes or no of its own."""
+
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero
+from polylosses.torch.likelihood import at_least_float32, log_density, result_dtype
+
+
+def poly_binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    pos_weight: Tensor | None = None,
+    alpha: Any = None,
+    alpha_on_epsilon: bool = True,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    epsilon: Any = DEFAULT_EPSILON,
+    gamma: Any = 0.0,
+    polynomial: Polynomial | None = None,
+) -> Tensor:
+    r"""PolyLoss of sigmoid probabilities: :func:`torch.nn.functional.binary_cross_entropy_with_logits` for the family.
+
+    With ``p`` the sigmoid of ``input``, ``y`` the target and ``L`` the polynomial (by default Poly-1,
+    ``-log p + epsilon (1 - p)``), the loss of one element is
+
+    ``weight * (pos_weight * alpha * y * L(p) + (1 - alpha) * (1 - y) * L(1 - p))``
+
+    without the factors that are not given. With ``epsilon=0`` and ``gamma=0`` it *is*
+    ``F.binary_cross_entropy_with_logits``; with ``epsilon=0`` and ``gamma=2`` it is focal loss.
+
+    Args:
+        input: logits of any shape and floating dtype. float16 and bfloat16 are computed in float32.
+        target: of ``input``'s shape and a floating dtype, in [0, 1], hard or soft; or class ids in [0, C) of an
+            integer dtype, of shape :math:`(N)` or :math:`(N, d_1, ..., d_K)` for an ``input`` of shape :math:`(N, C)`
+            or :math:`(N, C, d_1, ..., d_K)` (one class against all: 1 for that class and 0 for all others).
+        weight: a factor for each element; broadcasts to ``input``.
+        pos_weight: a factor for the positive part; broadcasts to ``input``. For classes, of shape :math:`(C)`, or
+            :math:`(C, 1, ..., 1)` where ``input`` has :math:`d_1, ..., d_K`.
+        alpha: in [0, 1]: focal loss's balance, a factor ``alpha`` for positives and ``1 - alpha`` for negatives; a
+            number or a tensor. Default None: neither.
+        alpha_on_epsilon: whether ``alpha`` multiplies the whole loss, which is the balanced listing of the paper.
+            False is the variant of most published copies, where it multiplies the logarithm alone and the powers of
+            ``1 - p`` stay unbalanced.
+        ignore_index: elements with this target (for class ids: all classes there) give no loss and no gradient, and
+            don't count in the mean. It may be any number, a class included. Default None: nothing is ignored.
+        reduction: ``"mean"`` over all elements that are kept, ``"sum"`` or ``"none"``.
+        epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
+
+    Returns:
+        The loss, a scalar or of ``input``'s shape for ``reduction="none"``, in the dtype that
+        ``F.binary_cross_entropy_with_logits`` gives: ``target``'s (``input``'s for class ids), or float32 under
+        autocast. The mean over nothing is nan.
+
+    Raises:
+        TypeError, ValueError: as for :func:`poly_cross_entropy`; for an ``alpha`` outside [0, 1]; for class ids whose
+            shape does not fit ``input``.
+        ValueError, RuntimeError, NotImplementedError: those of ``F.binary_cross_entropy_with_logits``.
+        RuntimeError: a class id is out of range.
+
+    Source: Leng et al., ICLR 2022 (arXiv 2204.12511), section 5.2 and the listings for focal loss; Lin et al., ICCV
+    2017 (arXiv 1708.02002), equation 5, for ``alpha``.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, -1.0], [0.0, 3.0]])
+        >>> target = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> poly_binary_cross_entropy_with_logits(logits, target, epsilon=2.0, reduction="none")
+        tensor([[0.3653, 0.8511],
+                [1.6931, 4.9537]])
+        >>> poly_binary_cross_entropy_with_logits(logits, torch.tensor([0, 0]), epsilon=2.0)  # the same, by class ids
+        tensor(1.9658)
+    """
+    polynomial = from_arguments(epsilon, gamma, polynomial)
+    _check(input, target, weight, pos_weight, alpha, reduction)
+    kept = None if ignore_index is None else target != ignore_index
+    dtype = target.dtype if target.shape == input.shape else input.dtype
+    logits = at_least_float32(input)
+    if target.shape == input.shape:
+        if kept is not None:
+            target, logits = target.masked_fill(~kept, 0.0), logits.masked_fill(~kept, 0.0)
+        target = at_least_float32(target)
+        positive = target if pos_weight is None else pos_weight * target
+        loss = _side(polynomial, logits, positive, alpha, alpha_on_epsilon)
+        loss = loss + _side(polynomial, -logits, 1.0 - target, None if alpha is None else 1.0 - alpha, alpha_on_epsilon)
+    else:
+        class_dim = 0 if input.dim() == 1 else 1
+        target = target.long() if kept is None else target.long().masked_fill(~kept, 0)
+        labelled = torch.zeros_like(logits, dtype=torch.bool).scatter(class_dim, target.unsqueeze(class_dim), True)
+        if kept is not None:
+            kept = kept.unsqueeze(class_dim).expand(input.shape)
+            logits = logits.masked_fill(~kept, 0.0)
+        balance = None if alpha is None else torch.where(labelled, alpha, 1.0 - alpha).to(logits.dtype)
+        share = logits.new_ones(()) if pos_weight is None else torch.where(labelled, pos_weight, 1.0)
+        loss = _side(polynomial, torch.where(labelled, logits, -logits), share, balance, alpha_on_epsilon)
+    if weight is not None:
+        loss = loss * weight
+    if kept is not None:
+        loss = loss.masked_fill(~kept, 0.0)
+    if reduction == "mean":
+        loss = loss.mean() if kept is None else loss.sum() / kept.sum()
+    elif reduction == "sum":
+        loss = loss.sum()
+    return loss.to(result_dtype(input, dtype))
+
+
+def poly_sigmoid(
+    input: Tensor, *, epsilon: Any = DEFAULT_EPSILON, gamma: Any = 0.0, polynomial: Polynomial | None = None
+) -> Tensor:
+    """The probabilities of a model that was trained with a PolyLoss of sigmoids: :func:`poly_softmax` for yes or no.
+
+    The probability of yes is to that of no as ``p / -slope(p)`` is to the same of ``1 - p``, with
+    ``slope = dL / d log p``. With ``epsilon=0`` this is :func:`torch.sigmoid`.
+
+    Args:
+        input: logits, of any shape and floating dtype.
+        epsilon, gamma, polynomial: those that the model was trained with, as for :func:`poly_softmax`. What ``alpha``
+            and ``pos_weight`` did stays in the result, as it does in a sigmoid.
+
+    Returns:
+        Probabilities, in the shape and dtype of ``input``.
+
+    Raises:
+        TypeError: ``input`` is not a floating-point tensor; otherwise as :func:`poly_cross_entropy`.
+
+    Example:
+        >>> poly_sigmoid(torch.tensor([2.0, 0.0, -2.0]), epsilon=2.0)
+        tensor([0.7682, 0.5000, 0.2318])
+    """
+    if not isinstance(input, Tensor) or not input.is_floating_point():
+        got = input.dtype if isinstance(input, Tensor) else type(input).__name__
+        raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
+    polynomial = from_arguments(epsilon, gamma, polynomial)
+    logits = at_least_float32(input)
+    logp, logq = F.logsigmoid(logits), F.logsigmoid(-logits)
+    yes, no = log_density(polynomial, logp, logq.exp()), log_density(polynomial, logq, logp.exp())
+    return torch.sigmoid(yes - no).to(input.dtype)
+
+
+def _side(polynomial: Polynomial, logits: Tensor, share: Tensor, balance: Any, balance_epsilon: bool) -> Tensor:
+    """``share * balance * L(sigmoid(logits))``, where what has no share counts nothing, even at p = 0."""
+    if balance is not None:
+        if balance_epsilon:
+            share = share * balance
+        else:
+            polynomial = replace(polynomial, log_weight=polynomial.log_weight * balance)
+    logits = logits.masked_fill((share == 0) & (logits == -torch.inf), 0.0)
+    if is_zero(polynomial.gamma):
+        loss: Tensor = share * polynomial.value(F.logsigmoid(logits), torch.sigmoid(-logits))
+        return loss
+    # As for softmax (likelihood.py): q^gamma has an infinite derivative at q = 0, where q is below the smallest
+    # normal number, and q' = 0 would be multiplied by an infinite logarithm at p = 0.
+    limits = torch.finfo(logits.dtype)
+    certain = torch.sigmoid(-logits) < limits.tiny
+    logits = logits.masked_fill(certain, 0.0)
+    loss = polynomial.value(F.logsigmoid(logits), torch.sigmoid(-logits.clamp(min=limits.min)))
+    return share * loss.masked_fill(certain, 0.0)
+
+
+def _check(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    alpha: Any,
+    reduction: str,
+) -> None:
+    """Raises what torch would raise, by asking torch, and what only the options beyond torch's can get wrong."""
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
+    check_alpha(alpha)
+    if (
+        isinstance(input, Tensor)
+        and isinstance(target, Tensor)
+        and target.dim() == input.dim() - 1
+        and not target.is_floating_point()
+        and not target.is_complex()
+        and target.dtype != torch.bool
+    ):
+        places = input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
+        if target.shape != places:
+            raise ValueError(
+                f"class ids for an input of shape {tuple(input.shape)} must have shape {tuple(places)}; "
+                f"got {tuple(target.shape)}."
+            )
+        target = torch.zeros_like(input)
+    if (
+        not isinstance(input, Tensor)
+        or not isinstance(target, Tensor)
+        or target.shape != input.shape
+        or not input.is_floating_point()
+        or not target.is_floating_point()
+        or not all(factor is None or _fits(factor, input) for factor in (weight, pos_weight))
+    ):
+        F.binary_cross_entropy_with_logits(input, target, weight, pos_weight=pos_weight)
+
+
+def check_alpha(alpha: Any) -> None:
+    """Raises unless it is None, a tensor or a number in [0, 1]."""
+    if alpha is None or isinstance(alpha, Tensor):
+        return
+    if isinstance(alpha, bool) or not isinstance(alpha, Real):
+        raise TypeError(f"alpha must be a number between 0 and 1, a tensor, or None; got {alpha!r}.")
+    if not 0.0 <= float(alpha) <= 1.0:
+        raise ValueError(f"alpha must be between 0 and 1, or None for no balance; got {alpha!r}.")
+
+
+def _fits(factor: Any, input: Tensor) -> bool:
+    """Whether it broadcasts to the input, and the input doesn't to it."""
+    return (
+        isinstance(factor, Tensor)
+        and factor.dim() <= input.dim()
+        and all(
+            size in (1, wanted) for size, wanted in zip(reversed(factor.shape), reversed(input.shape), strict=False)
+        )
+    )
