@@ -6,7 +6,9 @@ except ImportError as error:
     raise ImportError("polylosses.torch needs PyTorch: pip install 'polylosses[torch]'") from error
 
 from polylosses.torch.likelihood import poly_from_nll
+from polylosses.torch.linear import linear_poly_cross_entropy
 from polylosses.torch.modules import (
+    LinearPolyCrossEntropyLoss,
     Poly1CrossEntropyLoss,
     Poly1FocalLoss,
     PolyBCEWithLogitsLoss,
@@ -16,10 +18,12 @@ from polylosses.torch.sigmoid import poly_binary_cross_entropy_with_logits, poly
 from polylosses.torch.softmax import poly_cross_entropy, poly_softmax
 
 __all__ = [
+    "LinearPolyCrossEntropyLoss",
     "Poly1CrossEntropyLoss",
     "Poly1FocalLoss",
     "PolyBCEWithLogitsLoss",
     "PolyCrossEntropyLoss",
+    "linear_poly_cross_entropy",
     "poly_binary_cross_entropy_with_logits",
     "poly_cross_entropy",
     "poly_from_nll",

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.torch.linear import linear_poly_cross_entropy
 from polylosses.torch.sigmoid import check_alpha, poly_binary_cross_entropy_with_logits
 from polylosses.torch.softmax import poly_cross_entropy
 
@@ -128,6 +130,79 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     def extra_repr(self) -> str:
         """The polynomial, and the options that are not at their defaults."""
         return _shown(self, {"alpha": None, "alpha_on_epsilon": True, "ignore_index": None, "reduction": "mean"})
+
+
+class LinearPolyCrossEntropyLoss(nn.Module):
+    """A linear layer and :func:`linear_poly_cross_entropy`, with the arguments of torch's LinearCrossEntropyLoss.
+
+    The layer is the attribute ``linear``, a :class:`torch.nn.Linear`. To tie it to an embedding, set
+    ``loss.linear.weight = embedding.weight``; for a layer that lives elsewhere in the model, use the function. For
+    predictions, ``loss.linear(hidden)`` gives the logits.
+
+    Args:
+        in_features, num_classes: the sizes :math:`H` and :math:`V` of :func:`linear_poly_cross_entropy`.
+        bias, device, dtype: of the layer, as for :class:`torch.nn.Linear`. By default there is no bias.
+        weight, ignore_index, reduction, label_smoothing: as for :class:`torch.nn.CrossEntropyLoss`.
+        epsilon, gamma, polynomial: as for :class:`PolyCrossEntropyLoss`.
+
+    Shape:
+        As for :func:`linear_poly_cross_entropy`.
+
+    Example:
+        >>> import torch
+        >>> head = LinearPolyCrossEntropyLoss(16, 50_000, epsilon=2.0)
+        >>> hidden, tokens = torch.randn(2, 8, 16), torch.randint(50_000, (2, 8))
+        >>> head(hidden, tokens).shape
+        torch.Size([])
+    """
+
+    epsilon: Any
+    gamma: Any
+    polynomial: Polynomial | None
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        bias: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        epsilon: Any = DEFAULT_EPSILON,
+        gamma: Any = 0.0,
+        polynomial: Polynomial | None = None,
+    ) -> None:
+        _check_reduction(reduction)
+        super().__init__()
+        self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+        _keep(self, epsilon, gamma, polynomial)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of hidden states ``input`` and ``target``."""
+        return linear_poly_cross_entropy(
+            input,
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            **_kept(self),
+        )
+
+    def extra_repr(self) -> str:
+        """The polynomial, and the options that are not at their defaults."""
+        return _shown(self, {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0})
 
 
 class Poly1CrossEntropyLoss(PolyCrossEntropyLoss):

@@ -79,16 +79,13 @@ def poly_cross_entropy(
             loss = loss.sum() / loss.numel()
         elif reduction == "sum":
             loss = loss.sum()
-        dtype = torch.promote_types(input.dtype, target.dtype)
-        if weight is not None:
-            dtype = torch.promote_types(dtype, weight.dtype)
-        return loss.to(result_dtype(input, dtype))
+        return loss.to(dtype_of_the_loss(input, target, weight))
     loss, divisor = _with_indices(polynomial, input, target, weight, ignore_index, label_smoothing, class_dim)
     if reduction == "mean":
         loss = loss.sum() / (divisor.sum() if divisor is not None else loss.numel())
     elif reduction == "sum":
         loss = loss.sum()
-    return loss.to(result_dtype(input, input.dtype))
+    return loss.to(dtype_of_the_loss(input, target, weight))
 
 
 def poly_softmax(
@@ -132,6 +129,24 @@ def poly_softmax(
     return torch.softmax(log_density(polynomial, logp, -torch.expm1(logp)), dim).to(input.dtype)
 
 
+def weight_of_indices(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """How much every position counts in the mean: nothing if it is ignored."""
+    kept = target != ignore_index
+    if weight is None:
+        return kept
+    return weight[target.masked_fill(~kept, 0).long()].masked_fill(~kept, 0.0)
+
+
+def dtype_of_the_loss(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:
+    """That of ``F.cross_entropy``."""
+    dtype = input.dtype
+    if target.is_floating_point():
+        dtype = torch.promote_types(dtype, target.dtype)
+        if weight is not None:
+            dtype = torch.promote_types(dtype, weight.dtype)
+    return result_dtype(input, dtype)
+
+
 def _with_indices(
     polynomial: Polynomial,
     input: Tensor,
@@ -152,11 +167,10 @@ def _with_indices(
     # Ignored positions have nll = 0 and so no loss: every term of the family vanishes at p = 1.
     loss = polynomial_of_nll(polynomial, nll)
     kept = target != ignore_index
-    if weight is None:
-        divisor = kept
-    else:
+    divisor = kept
+    if weight is not None:
         weight = weight.to(logits.dtype)
-        divisor = weight[target.masked_fill(~kept, 0).long()].masked_fill(~kept, 0.0)
+        divisor = weight_of_indices(target, weight, ignore_index)
         loss = loss * divisor
     if logp is not None:
         spread = _expectation(polynomial, logp, _along(weight, logp, class_dim), class_dim)

@@ -1,0 +1,244 @@
+"""A linear layer and a softmax loss in one, so that the logits of a large vocabulary never exist all at once."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.torch.likelihood import at_least_float32
+from polylosses.torch.softmax import dtype_of_the_loss, poly_cross_entropy, weight_of_indices
+
+# Some rows of logits at a time are made, used and dropped: as many as fill this, in float32. On a CPU, 16 MiB were
+# faster than half and than four times of it (2 cores of an AMD EPYC, 2048 x 256 x 32000: 1.07 s, against 1.11 s and
+# 1.85 s, and 2.10 s for all rows at once). But below some 100 rows a matrix product is slow (512 x 1024 x 128256: 6.1 s
+# with 32 rows, 4.5 s with 130). What is best on other devices was not measured.
+_CHUNK_BYTES_ON_CPU, _CHUNK_BYTES = 2**24, 2**28
+_FEWEST_ROWS = 128
+
+
+def linear_poly_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    epsilon: Any = DEFAULT_EPSILON,
+    gamma: Any = 0.0,
+    polynomial: Polynomial | None = None,
+) -> Tensor:
+    r"""PolyLoss of the logits ``linear(input, linear_weight, linear_bias)``, without ever holding all of them.
+
+    The numbers are those of :func:`poly_cross_entropy` on these logits. Where the logits are too many for one chunk,
+    they are made some rows at a time, in the forward pass together with their gradients (three matrix products in all;
+    for ``reduction="none"`` they are made again in the backward pass: four). So what is held besides the arguments and
+    their gradients is a few chunks, however many rows there are. Gradients are added up in float32.
+
+    Args:
+        input: hidden states of shape :math:`(H)`, :math:`(N, H)` or :math:`(B, T, H)`, or with more leading dimensions.
+        linear_weight: of shape :math:`(V, H)`, as in :class:`torch.nn.Linear`.
+        target: class indices in [0, V) of ``input``'s leading shape, such as :math:`(B, T)`; or class probabilities,
+            with :math:`V` as one more dimension at the end.
+        linear_bias: of shape :math:`(V)`.
+        weight, ignore_index, reduction, label_smoothing, epsilon, gamma, polynomial: as for
+            :func:`poly_cross_entropy`.
+
+    Returns:
+        The loss as :func:`poly_cross_entropy` gives it; for ``reduction="none"`` of ``input``'s leading shape.
+
+    Raises:
+        TypeError, ValueError: an argument is no tensor, or the shapes do not fit each other.
+        TypeError, ValueError, RuntimeError, IndexError: as for :func:`poly_cross_entropy`.
+
+    Note:
+        All logits are held for derivatives of derivatives, for those by ``torch.func``, and where class probabilities
+        or class weights want a gradient. Forward-mode derivatives are there up to one chunk.
+
+    Source: for making the gradients in the forward pass, Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for
+    LLM Training" (arXiv 2410.10989), section 3.2.
+
+    Example:
+        >>> hidden = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])  # one sequence of two tokens
+        >>> head = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])
+        >>> linear_poly_cross_entropy(hidden, head, torch.tensor([[0, 2]]), epsilon=2.0)
+        tensor(1.1521)
+        >>> poly_cross_entropy((hidden @ head.T)[0], torch.tensor([0, 2]), epsilon=2.0)
+        tensor(1.1521)
+    """
+    polynomial = from_arguments(epsilon, gamma, polynomial)
+    _check(input, linear_weight, linear_bias, target)
+    rows = input.reshape(-1, input.shape[-1])
+    classes = len(linear_weight)
+    labels = target.reshape(len(rows), classes) if target.dim() == input.dim() else target.reshape(-1)
+    losses = partial(poly_cross_entropy, ignore_index=ignore_index, label_smoothing=label_smoothing)
+    chunk_bytes = _CHUNK_BYTES_ON_CPU if input.device.type == "cpu" else _CHUNK_BYTES
+    chunk_rows = max(_FEWEST_ROWS, chunk_bytes // (4 * max(1, classes)))
+    if len(rows) <= chunk_rows or labels.requires_grad or (weight is not None and weight.requires_grad):
+        logits = F.linear(rows, linear_weight, linear_bias)
+        loss = losses(logits, labels, weight, reduction=reduction, polynomial=polynomial)
+    else:
+        # No rows, but all options: a mistake is found before much is computed.
+        losses(rows.new_zeros(0, classes), labels[:0], weight, reduction=reduction, polynomial=polynomial)
+        scale = None
+        if reduction == "sum":
+            scale = rows.new_ones((), dtype=torch.promote_types(rows.dtype, torch.float32))
+        elif reduction == "mean":
+            kept = weight_of_indices(labels, weight, ignore_index) if labels.dim() == 1 else labels.new_ones(len(rows))
+            scale = 1.0 / kept.sum(dtype=torch.promote_types(rows.dtype, torch.float32))
+        layer = (rows, linear_weight, linear_bias)
+        loss = _in_chunks(partial(losses, reduction="none"), polynomial, chunk_rows, scale, labels, weight, layer)
+        loss = loss.to(dtype_of_the_loss(rows, labels, weight))
+    return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
+
+
+def _check(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor) -> None:
+    for name, tensor in (("input", input), ("linear_weight", linear_weight), ("target", target)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor; got {tensor!r}.")
+    if linear_weight.dim() != 2 or input.dim() < 1 or input.shape[-1] != linear_weight.shape[1]:
+        raise ValueError(
+            "input must have shape (..., H) and linear_weight (V, H), as for torch.nn.functional.linear; "
+            f"got {tuple(input.shape)} and {tuple(linear_weight.shape)}."
+        )
+    classes = len(linear_weight)
+    if linear_bias is not None and (not isinstance(linear_bias, Tensor) or linear_bias.shape != (classes,)):
+        got = tuple(linear_bias.shape) if isinstance(linear_bias, Tensor) else linear_bias
+        raise ValueError(f"linear_bias must be a tensor of shape {(classes,)}, one number for each class; got {got}.")
+    places = tuple(input.shape[:-1])
+    if tuple(target.shape) not in (places, (*places, classes)):
+        raise ValueError(
+            f"target must have shape {places} (class indices) or {(*places, classes)} (class probabilities); "
+            f"got {tuple(target.shape)}."
+        )
+
+
+def _in_chunks(
+    losses: Callable[..., Tensor],
+    polynomial: Polynomial,
+    chunk_rows: int,
+    scale: Tensor | None,
+    labels: Tensor,
+    weight: Tensor | None,
+    layer: tuple[Tensor, Tensor, Tensor | None],
+) -> Tensor:
+    """The loss of each row where ``scale`` is None, else their sum times it."""
+    device, dtype = layer[0].device.type, layer[0].dtype
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        # The dtype that autocast would have for F.linear; asked for inside, so that gradients keep their own.
+        dtype = torch.get_autocast_dtype(device)
+    numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
+    inputs = (*layer, *(number for number in numbers if isinstance(number, Tensor)))
+    wanted = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in inputs)
+    with torch.autocast(device, enabled=False):
+        how = (losses, polynomial, chunk_rows, dtype)
+        loss: Tensor = _Chunked.apply(how, wanted, scale, labels, weight, *inputs)[0]  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _Chunked(torch.autograd.Function):
+    """Gives the loss and, where that is one number, the gradients that are wanted: the backward pass scales them."""
+
+    @staticmethod
+    def forward(how: Any, wanted: Any, scale: Any, labels: Any, weight: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        chunk_rows = how[2]
+        if scale is not None and any(wanted):
+            return _loss_and_gradients(how, wanted, scale, labels, weight, *inputs)
+        chunks = zip(inputs[0].split(chunk_rows), labels.split(chunk_rows), strict=True)
+        loss = torch.cat([_chunk(how, y, weight, rows, *inputs[1:])[0] for rows, y in chunks])
+        return (loss if scale is None else (loss * scale).sum(),)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.how, ctx.wanted, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*tensors, *output[1:])
+        ctx.tensors = len(tensors)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
+        (scale, *tensors), ready = ctx.saved_tensors[: ctx.tensors], ctx.saved_tensors[ctx.tensors :]
+        if ready and not torch.is_grad_enabled():
+            gradients = [upstream * gradient for gradient in ready]
+        else:
+            # One number for each row; or derivatives of derivatives, which need the gradients as a function of inputs.
+            scales = upstream if scale is None else upstream * scale
+            gradients = list(_loss_and_gradients(ctx.how, ctx.wanted, scales, *tensors)[1:])
+        given = iter(gradients)
+        return None, None, None, None, None, *(next(given) if wanted else None for wanted in ctx.wanted)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        # One after another: what is mapped over must not multiply a chunk.
+        results = []
+        for k in range(info.batch_size):
+            pairs = zip(arguments, in_dims, strict=True)
+            # Only tensors have a dimension that is mapped over.
+            one = [x.select(dim, k) if isinstance(dim, int) else x for x, dim in pairs]
+            results.append(_Chunked.apply(*one))  # type: ignore[no-untyped-call]
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+
+def _loss_and_gradients(
+    how: Any, wanted: Any, scale: Any, labels: Any, weight: Tensor | None, *inputs: Any
+) -> tuple[Tensor, ...]:
+    """The sum of the rows' losses times ``scale`` (one number, or one for each row), and its gradients."""
+    rows, linear_weight, linear_bias, *tensors = inputs
+    chunk_rows, dtype = how[2:]
+    scales = scale.expand(len(rows)).split(chunk_rows)
+    loss: Any = 0.0
+    by_rows: list[Tensor] = []
+    by_weight: Any = None
+    by_bias: Any = 0.0
+    by_tensors: list[Any] = [0.0] * len(tensors)
+    for x, y, s in zip(rows.split(chunk_rows), labels.split(chunk_rows), scales, strict=True):
+        some, pull = _chunk(how, y, weight, x, linear_weight, linear_bias, *tensors)
+        loss = loss + (some * s).sum()
+        by_logits, *more = pull(s.to(some.dtype))
+        if wanted[0]:
+            by_rows.append((by_logits.to(dtype) @ linear_weight.to(dtype)).to(x.dtype))
+        if wanted[1]:
+            if by_weight is None:
+                by_weight = by_logits.new_zeros(linear_weight.shape)
+            if torch.is_grad_enabled():  # some transforms have no rule for adding in place
+                by_weight = by_weight + by_logits.t() @ x.to(by_logits.dtype)
+            else:
+                by_weight.addmm_(by_logits.t(), x.to(by_logits.dtype))
+        if wanted[2]:
+            by_bias = by_bias + by_logits.sum(0)
+        by_tensors = [total + part for total, part in zip(by_tensors, more, strict=True)]
+    gradients = [torch.cat(by_rows) if wanted[0] else None, by_weight, by_bias, *by_tensors]
+    return loss, *(gradient for gradient, want in zip(gradients, wanted, strict=True) if want)
+
+
+def _chunk(how: Any, labels: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any) -> Any:
+    """The losses of some rows, and what pulls a gradient back from them to the logits and the polynomial's tensors."""
+    losses, polynomial, _, dtype = how
+    linear_weight, linear_bias, *tensors = inputs
+    bias = None if linear_bias is None else linear_bias.to(dtype)
+    logits = F.linear(rows.to(dtype), linear_weight.to(dtype), bias)
+
+    def of(logits: Tensor, *tensors: Tensor) -> Tensor:
+        loss: Tensor = losses(logits, labels, weight, polynomial=_with_tensors(polynomial, tensors))
+        return loss
+
+    return torch.func.vjp(of, at_least_float32(logits), *tensors)
+
+
+def _with_tensors(polynomial: Polynomial, tensors: Sequence[Tensor]) -> Polynomial:
+    """The polynomial with these in the place of its own tensors."""
+    if not tensors:
+        return polynomial
+    given = iter(tensors)
+
+    def new(number: Any) -> Any:
+        return next(given) if isinstance(number, Tensor) else number
+
+    return Polynomial(tuple(new(c) for c in polynomial.coefficients), new(polynomial.gamma), new(polynomial.log_weight))

@@ -1,0 +1,424 @@
+"""``linear_poly_cross_entropy`` gives the numbers of a linear layer and ``poly_cross_entropy``, and holds no logits."""
+
+import copy
+import importlib
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import polylosses
+from cases import LOSSES
+from polylosses.torch import LinearPolyCrossEntropyLoss, linear_poly_cross_entropy, poly_cross_entropy
+
+linear = importlib.import_module("polylosses.torch.linear")
+SOME = ["cross_entropy", "poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8"]
+H, V = 4, 6
+
+
+@pytest.fixture(params=[3, 4, 100], ids=lambda rows: f"{rows} rows a chunk")
+def _chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chunks_of(request.param, monkeypatch)
+
+
+def in_chunks_of(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_CHUNK_BYTES_ON_CPU", 1)
+    monkeypatch.setattr(linear, "_FEWEST_ROWS", rows)
+
+
+def reference_loss(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """A linear layer, then the loss, with the rows in the first dimension."""
+    logits = F.linear(input, linear_weight, options.pop("linear_bias", None)).reshape(-1, linear_weight.shape[0])
+    soft = target.dim() == input.dim()
+    loss = poly_cross_entropy(logits, target.reshape(logits.shape if soft else -1), **options)
+    return loss.reshape(input.shape[:-1]) if options.get("reduction") == "none" else loss
+
+
+def layer(
+    places: tuple[int, ...], dtype: torch.dtype = torch.float64, *, bias: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+    return random(*places, H), random(V, H), random(V) if bias else None
+
+
+def targets(places: tuple[int, ...], *, soft: bool, ignored: int | None = None) -> Tensor:
+    random = np.random.default_rng(0)
+    if soft:
+        return torch.tensor(random.dirichlet(np.ones(V), places))
+    target = random.integers(0, V, places)
+    if ignored is not None and places:
+        target.reshape(-1)[::3] = ignored
+    return torch.tensor(target)
+
+
+def gradients(loss: Tensor, of: Sequence[Tensor | None]) -> list[Tensor]:
+    upstream = torch.linspace(0.5, 2.0, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+    return list(torch.autograd.grad(loss, [x for x in of if x is not None], upstream))
+
+
+PLACES = [(), (8,), (3, 2), (2, 1, 3)]
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("name", SOME)
+def test_numbers_are_those_of_a_linear_layer_and_the_loss(name: str) -> None:
+    wrong = []
+    weights = [None, torch.tensor([1.0, 2.0, 0.5, 0.0, 3.0, 1.0], dtype=torch.float64)]
+    for places, bias, soft, ignored, weight, smoothing, reduction in itertools.product(
+        PLACES, [False, True], [False, True], [None, -100, 255, 2], weights, [0.0, 0.125], ["none", "mean", "sum"]
+    ):
+        if soft and ignored is not None:
+            continue
+        x, w, b = layer(places, bias=bias)
+        target = targets(places, soft=soft, ignored=ignored)
+        options: dict[str, Any] = {"linear_bias": b, "weight": weight, "label_smoothing": smoothing}
+        options |= {"reduction": reduction, "polynomial": LOSSES[name]}
+        options |= {} if ignored is None else {"ignore_index": ignored}
+        found, right = linear_poly_cross_entropy(x, w, target, **options), reference_loss(x, w, target, **options)
+        for what, one, other in [
+            ("value", found, right),
+            *zip(["input", "weight", "bias"], gradients(found, [x, w, b]), gradients(right, [x, w, b]), strict=False),
+        ]:
+            # Sums of up to 12 rows and 6 classes, of numbers below 100, in another order.
+            if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-13, atol=1e-13, equal_nan=True):
+                cell = f"{places}, bias {bias}, soft {soft}, ignored {ignored}, {weight}, {smoothing}, {reduction}"
+                wrong.append(f"{cell}: {what} {one}, not {other}")
+    assert not wrong, "\n".join([f"{len(wrong)} differ", *wrong[:5]])
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_gradients_of_the_polynomial(reduction: str) -> None:
+    x, w, b = layer((8,))
+    target = targets((8,), soft=False, ignored=-100)
+    epsilon = torch.tensor([2.0, -0.5], dtype=torch.float64, requires_grad=True)
+    gamma = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    options: dict[str, Any] = {"linear_bias": b, "label_smoothing": 0.1, "reduction": reduction}
+    options |= {"epsilon": epsilon, "gamma": gamma}
+    found, right = linear_poly_cross_entropy(x, w, target, **options), reference_loss(x, w, target, **options)
+    torch.testing.assert_close(
+        gradients(found, [epsilon, gamma, x, w, b]), gradients(right, [epsilon, gamma, x, w, b]), rtol=1e-12, atol=1e-13
+    )
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_only_what_wants_a_gradient_gets_one(reduction: str) -> None:
+    target = targets((8,), soft=False)
+    for wanted in itertools.product([False, True], repeat=3):
+        x, w, b = (t.detach().requires_grad_(on) for t, on in zip(layer((8,)), wanted, strict=True) if t is not None)
+        loss = linear_poly_cross_entropy(x, w, target, linear_bias=b, reduction=reduction)
+        assert loss.requires_grad == any(wanted)
+        if any(wanted):
+            some = [t for t in (x, w, b) if t.requires_grad]
+            right = reference_loss(x, w, target, linear_bias=b, reduction=reduction)
+            torch.testing.assert_close(gradients(loss, some), gradients(right, some))
+        with torch.no_grad():
+            assert not linear_poly_cross_entropy(x, w, target, linear_bias=b, reduction=reduction).requires_grad
+
+
+@pytest.mark.usefixtures("_chunked")
+def test_soft_targets_and_class_weights_get_gradients() -> None:
+    x, w, _ = layer((8,))
+    target = targets((8,), soft=True).requires_grad_()
+    weight = torch.linspace(0.5, 2.0, V, dtype=torch.float64).requires_grad_()
+    found = linear_poly_cross_entropy(x, w, target, weight=weight, epsilon=2.0)
+    right = reference_loss(x, w, target, weight=weight, epsilon=2.0)
+    torch.testing.assert_close(gradients(found, [target, weight, x, w]), gradients(right, [target, weight, x, w]))
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_low_precision(dtype: torch.dtype, reduction: str) -> None:
+    """As the layer in this dtype, and everything after its logits in float32 until the result is rounded."""
+    eps = torch.finfo(dtype).eps
+    x, w, b = layer((8,), dtype)
+    target = targets((8,), soft=False, ignored=-100)
+    options: dict[str, Any] = {"linear_bias": b, "reduction": reduction, "epsilon": 2.0}
+    found, right = linear_poly_cross_entropy(x, w, target, **options), reference_loss(x, w, target, **options)
+    assert found.dtype == right.dtype == dtype
+    torch.testing.assert_close(found, right, rtol=2 * eps, atol=0)
+    for ours, torchs in zip(gradients(found, [x, w, b]), gradients(right, [x, w, b]), strict=True):
+        assert ours.dtype == dtype
+        # Both round the gradient of the logits; theirs adds up what is rounded.
+        torch.testing.assert_close(ours, torchs, rtol=8 * eps, atol=8 * eps * torchs.abs().max().item())
+
+
+def test_gradients_of_the_weight_are_added_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4096 chunks of one row and the same gradient: in bfloat16 the sum would stop growing at 256 of them."""
+    in_chunks_of(1, monkeypatch)
+    rows = 4096
+    x = torch.ones(rows, 1, dtype=torch.bfloat16)
+    w = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    b = torch.zeros(2, dtype=torch.bfloat16, requires_grad=True)
+    loss = linear_poly_cross_entropy(
+        x, w, torch.zeros(rows, dtype=torch.long), linear_bias=b, epsilon=0.0, reduction="sum"
+    )
+    for gradient in torch.autograd.grad(loss, (w, b)):
+        assert gradient.flatten().tolist() == [-rows / 2, rows / 2]
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_autocast(dtype: torch.dtype, low: torch.dtype) -> None:
+    x, w, b = layer((8,), dtype)
+    target = targets((8,), soft=False, ignored=-100)
+    for reduction in ("none", "mean"):
+        with torch.autocast("cpu", dtype=low):
+            options: dict[str, Any] = {"linear_bias": b, "reduction": reduction, "epsilon": 2.0}
+            found, right = linear_poly_cross_entropy(x, w, target, **options), reference_loss(x, w, target, **options)
+        assert found.dtype == right.dtype
+        torch.testing.assert_close(found, right)
+        eps = torch.finfo(torch.float64 if dtype == torch.float64 else low).eps
+        for ours, torchs in zip(gradients(found, [x, w, b]), gradients(right, [x, w, b]), strict=True):
+            assert ours.dtype == dtype
+            torch.testing.assert_close(ours, torchs, rtol=8 * eps, atol=8 * eps * torchs.abs().max().item())
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the numbers of elements of the largest tensors that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def largest(function: Callable[[], Any]) -> int:
+    noted = Largest()
+    with noted:
+        function()
+    return noted.elements
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_logits_are_never_held(smoothing: float, reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chunks_of(16, monkeypatch)
+    sizes = {}
+    for rows in (512, 2048):
+        x, w = torch.randn(rows, 4, requires_grad=True), torch.randn(1000, 4, requires_grad=True)
+        target = torch.zeros(rows, dtype=torch.long)
+        chosen: dict[str, Any] = {"label_smoothing": smoothing, "reduction": reduction}
+
+        def backward(x: Tensor, w: Tensor, target: Tensor, loss: Callable[..., Tensor], **chosen: Any) -> None:
+            loss(x, w, target, **chosen).sum().backward()  # type: ignore[no-untyped-call]
+
+        assert largest(lambda: backward(x, w, target, reference_loss, **chosen)) == rows * 1000  # noqa: B023
+        sizes[rows] = largest(lambda: backward(x, w, target, linear_poly_cross_entropy, **chosen))  # noqa: B023
+    assert sizes[512] == sizes[2048] == 16 * 1000
+
+
+def test_a_chunk_is_as_large_as_it_says() -> None:
+    """With the real sizes: more rows than a chunk holds, and no tensor larger than that chunk."""
+    classes = 30_000
+    rows = linear._CHUNK_BYTES_ON_CPU // (4 * classes)
+    assert rows >= linear._FEWEST_ROWS
+    x, w = torch.randn(4 * rows, 2, requires_grad=True), torch.randn(classes, 2, requires_grad=True)
+    found = largest(
+        lambda: linear_poly_cross_entropy(x, w, torch.zeros(4 * rows, dtype=torch.long)).backward()  # type: ignore[no-untyped-call]
+    )
+    assert found == rows * classes
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_derivatives_of_derivatives_and_a_second_backward(reduction: str) -> None:
+    x, w, b = layer((5,))
+    assert b is not None
+    target = targets((5,), soft=False, ignored=-100)
+    epsilon = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+
+    def loss(x: Tensor, w: Tensor, b: Tensor, epsilon: Tensor) -> Tensor:
+        return linear_poly_cross_entropy(
+            x, w, target, linear_bias=b, epsilon=epsilon, gamma=1.5, label_smoothing=0.1, reduction=reduction
+        )
+
+    assert torch.autograd.gradcheck(loss, (x, w, b, epsilon))
+    assert torch.autograd.gradgradcheck(loss, (x, w, b, epsilon))
+    total = loss(x, w, b, epsilon).sum()
+    first = torch.autograd.grad(total, (x, w, b, epsilon), retain_graph=True)
+    second = torch.autograd.grad(total, (x, w, b, epsilon))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_transforms(reduction: str) -> None:
+    x, w, b = (t.detach() for t in layer((8,)) if t is not None)
+    target = targets((8,), soft=False, ignored=-100)
+    epsilons = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)
+
+    def ours(x: Tensor, w: Tensor, b: Tensor, epsilon: Tensor) -> Tensor:
+        return linear_poly_cross_entropy(x, w, target, linear_bias=b, epsilon=epsilon, reduction=reduction).sum()
+
+    def plain(x: Tensor, w: Tensor, b: Tensor, epsilon: Tensor) -> Tensor:
+        return reference_loss(x, w, target, linear_bias=b, epsilon=epsilon, reduction=reduction).sum()
+
+    func: Any = torch.func
+    transforms: list[Callable[[Callable[..., Tensor]], Any]] = [
+        lambda f: func.grad(f, argnums=(0, 1, 2, 3))(x, w, b, epsilons[2]),
+        lambda f: func.jacrev(func.grad(f, argnums=1), argnums=0)(x, w, b, epsilons[2]),
+        lambda f: func.vmap(f, in_dims=(None, None, None, 0))(x, w, b, epsilons),
+        lambda f: func.vmap(func.grad(f, argnums=(1, 3)), in_dims=(None, None, None, 0))(x, w, b, epsilons),
+        lambda f: func.vmap(func.grad(f), in_dims=(0, None, None, None))(torch.stack([x, -x]), w, b, epsilons[2]),
+    ]
+    for transform in transforms:
+        torch.testing.assert_close(transform(ours), transform(plain), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
+@pytest.mark.parametrize("rows", [3, 100])
+def test_compiled(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chunks_of(rows, monkeypatch)
+    torch._dynamo.reset()
+    x, w, b = layer((8,))
+    target = targets((8,), soft=False, ignored=-100)
+    compiled: Callable[..., Tensor] = torch.compile(linear_poly_cross_entropy, fullgraph=True, backend="aot_eager")
+    for reduction in ("none", "mean"):
+        for epsilon in (torch.tensor(2.0, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)):
+            options: dict[str, Any] = {"linear_bias": b, "epsilon": epsilon, "reduction": reduction}
+            found, right = compiled(x, w, target, **options), reference_loss(x, w, target, **options)
+            torch.testing.assert_close(found, right)
+            torch.testing.assert_close(gradients(found, [x, w, b]), gradients(right, [x, w, b]))
+
+
+REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
+    "hidden sizes differ": (
+        (torch.zeros(8, 3), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+        {},
+        ValueError,
+        r"got \(8, 3\) and \(6, 4\)",
+    ),
+    "too few targets": (
+        (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(7, dtype=torch.long)),
+        {},
+        ValueError,
+        r"must have shape \(8,\) \(class indices\) or \(8, 6\) \(class probabilities\); got \(7,\)",
+    ),
+    "bias of another size": (
+        (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+        {"linear_bias": torch.zeros(H)},
+        ValueError,
+        r"linear_bias must be a tensor of shape \(6,\).*got \(4,\)",
+    ),
+    "input as a list": (
+        ([[1.0]], torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+        {},
+        TypeError,
+        r"input must be a tensor; got \[\[1.0\]\]",
+    ),
+    "class above the last": (
+        (torch.zeros(8, H), torch.zeros(V, H), torch.full((8,), V)),
+        {},
+        IndexError,
+        "Target 6 is out of bounds",
+    ),
+    "float indices": ((torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8)), {}, RuntimeError, "Long"),
+    "class weights of another size": (
+        (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+        {"weight": torch.ones(2)},
+        RuntimeError,
+        "weight",
+    ),
+    "reduction avg": (
+        (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+        {"reduction": "avg"},
+        ValueError,
+        "'avg'",
+    ),
+    "smoothing 1.5": (
+        (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+        {"label_smoothing": 1.5},
+        RuntimeError,
+        "label_smoothing",
+    ),
+    "polynomial and epsilon": (
+        (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+        {"polynomial": polylosses.focal(), "epsilon": 2.0},
+        ValueError,
+        "not both",
+    ),
+}
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize(("given", "options", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_mistakes(given: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        linear_poly_cross_entropy(*given, **options)
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_nothing_and_nothing_kept(reduction: str) -> None:
+    for rows in (0, 8):
+        x, w, b = layer((rows,))
+        target = torch.full((rows,), -100)
+        found = linear_poly_cross_entropy(x, w, target, linear_bias=b, reduction=reduction)
+        right = reference_loss(x, w, target, linear_bias=b, reduction=reduction)
+        torch.testing.assert_close(found, right, equal_nan=True)
+        torch.testing.assert_close(gradients(found, [x, w]), gradients(right, [x, w]), equal_nan=True)
+
+
+@pytest.fixture
+def _module() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.mark.usefixtures("_chunked", "_module")
+def test_the_module_is_the_function() -> None:
+    x, _, _ = layer((8,), torch.float32)
+    polynomials: list[dict[str, Any]] = [{"epsilon": 2.0, "gamma": 0.5}, {"polynomial": LOSSES["focal"]}]
+    for soft, chosen in itertools.product([False, True], polynomials):
+        for reduction in ("none", "mean", "sum"):
+            options: dict[str, Any] = {"weight": torch.ones(V), "reduction": reduction, "label_smoothing": 0.1}
+            module = LinearPolyCrossEntropyLoss(H, V, bias=True, **options, **chosen)
+            target = targets((8,), soft=soft).to(torch.float32 if soft else torch.long)
+            right = linear_poly_cross_entropy(
+                x, module.linear.weight, target, linear_bias=module.linear.bias, **options, **chosen
+            )
+            assert torch.equal(module(x, target), right)
+            assert torch.equal(copy.deepcopy(module)(x, target), right)
+
+
+def test_the_module_has_torchs_names() -> None:
+    torchs = inspect.signature(nn.LinearCrossEntropyLoss).parameters
+    ours = inspect.signature(LinearPolyCrossEntropyLoss).parameters
+    beyond = {"epsilon", "gamma", "polynomial"}
+    # A layer of one linear map, chunks by themselves.
+    assert set(ours) - beyond == set(torchs) - {"out_features", "options"}
+    assert list(ours)[:2] == list(torchs)[:2]
+    mine, theirs = LinearPolyCrossEntropyLoss(H, V, weight=torch.ones(V)), nn.LinearCrossEntropyLoss(H, V)
+    assert set(mine.state_dict()) == {"weight", "linear.weight"}
+    mine.load_state_dict({"weight": torch.ones(V), **theirs.state_dict()})
+    x, target = torch.randn(5, H), torch.arange(5)
+    mine.epsilon = 0.0
+    torch.testing.assert_close(mine(x, target), theirs(x, target))
+    tied = nn.Embedding(V, H)
+    mine.linear.weight = tied.weight
+    assert mine(x, target).requires_grad
+    assert repr(mine).startswith("LinearPolyCrossEntropyLoss(\n  epsilon=0.0, gamma=0.0\n  (linear): Linear(")
+    with pytest.raises(ValueError, match="'avg'"):
+        LinearPolyCrossEntropyLoss(H, V, reduction="avg")
