@@ -62,9 +62,9 @@ def targets(places: tuple[int, ...], *, soft: bool, ignored: int | None = None) 
     return torch.tensor(target)
 
 
-def gradients(loss: Tensor, of: Sequence[Tensor | None]) -> list[Tensor]:
+def gradients(loss: Tensor, of: Sequence[Tensor | None], **options: Any) -> list[Tensor]:
     upstream = torch.linspace(0.5, 2.0, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
-    return list(torch.autograd.grad(loss, [x for x in of if x is not None], upstream))
+    return list(torch.autograd.grad(loss, [x for x in of if x is not None], upstream, **options))
 
 
 PLACES = [(), (8,), (3, 2), (2, 1, 3)]
@@ -183,7 +183,11 @@ def test_autocast(dtype: torch.dtype, low: torch.dtype) -> None:
         assert found.dtype == right.dtype
         torch.testing.assert_close(found, right)
         eps = torch.finfo(torch.float64 if dtype == torch.float64 else low).eps
-        for ours, torchs in zip(gradients(found, [x, w, b]), gradients(right, [x, w, b]), strict=True):
+        outside, right_gradients = gradients(found, [x, w, b], retain_graph=True), gradients(right, [x, w, b])
+        with torch.autocast("cpu", dtype=low):
+            inside = gradients(found, [x, w, b])
+        torch.testing.assert_close(inside, outside, rtol=0, atol=0)
+        for ours, torchs in zip(outside, right_gradients, strict=True):
             assert ours.dtype == dtype
             torch.testing.assert_close(ours, torchs, rtol=8 * eps, atol=8 * eps * torchs.abs().max().item())
 
@@ -334,6 +338,12 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]]
         "Target 6 is out of bounds",
     ),
     "float indices": ((torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8)), {}, RuntimeError, "Long"),
+    "another dtype": (
+        (torch.zeros(8, H), torch.zeros(V, H, dtype=torch.float64), torch.zeros(8, dtype=torch.long)),
+        {},
+        RuntimeError,
+        "dtype",
+    ),
     "class weights of another size": (
         (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
         {"weight": torch.ones(2)},

@@ -80,6 +80,12 @@ def at_least_float32(input: Tensor) -> Tensor:
 
 def result_dtype(input: Tensor, dtype: torch.dtype) -> torch.dtype:
     """``dtype``, or float32 under autocast, where ``F.cross_entropy`` is one of the operations kept in float32."""
-    if dtype in _LOW_PRECISION and torch.is_autocast_enabled(input.device.type):
-        return torch.float32
-    return dtype
+    return torch.float32 if dtype in _LOW_PRECISION and autocast_dtype(input) is not None else dtype
+
+
+def autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """What autocast computes matrix products of ``input`` in, if it is on."""
+    device = input.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)

@@ -1,6 +1,7 @@
 """A linear layer and a softmax loss in one, so that the logits of a large vocabulary never exist all at once."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
-from polylosses.torch.likelihood import at_least_float32
+from polylosses.torch.likelihood import at_least_float32, autocast_dtype
 from polylosses.torch.softmax import dtype_of_the_loss, poly_cross_entropy, weight_of_indices
 
 # Some rows of logits at a time are made, used and dropped: as many as fill this, in float32. On a CPU, 16 MiB were
@@ -75,22 +76,25 @@ def linear_poly_cross_entropy(
     polynomial = from_arguments(epsilon, gamma, polynomial)
     _check(input, linear_weight, linear_bias, target)
     rows = input.reshape(-1, input.shape[-1])
-    classes = len(linear_weight)
-    labels = target.reshape(len(rows), classes) if target.dim() == input.dim() else target.reshape(-1)
+    classes = linear_weight.shape[0]
+    labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
     losses = partial(poly_cross_entropy, ignore_index=ignore_index, label_smoothing=label_smoothing)
     chunk_bytes = _CHUNK_BYTES_ON_CPU if input.device.type == "cpu" else _CHUNK_BYTES
     chunk_rows = max(_FEWEST_ROWS, chunk_bytes // (4 * max(1, classes)))
-    if len(rows) <= chunk_rows or labels.requires_grad or (weight is not None and weight.requires_grad):
+    if rows.shape[0] <= chunk_rows or labels.requires_grad or (weight is not None and weight.requires_grad):
         logits = F.linear(rows, linear_weight, linear_bias)
         loss = losses(logits, labels, weight, reduction=reduction, polynomial=polynomial)
     else:
         # No rows, but all options: a mistake is found before much is computed.
-        losses(rows.new_zeros(0, classes), labels[:0], weight, reduction=reduction, polynomial=polynomial)
+        logits = F.linear(rows[:0], linear_weight, linear_bias)
+        losses(logits, labels[:0], weight, reduction=reduction, polynomial=polynomial)
         scale = None
         if reduction == "sum":
             scale = rows.new_ones((), dtype=torch.promote_types(rows.dtype, torch.float32))
         elif reduction == "mean":
-            kept = weight_of_indices(labels, weight, ignore_index) if labels.dim() == 1 else labels.new_ones(len(rows))
+            kept = (
+                weight_of_indices(labels, weight, ignore_index) if labels.dim() == 1 else labels.new_ones(rows.shape[0])
+            )
             scale = 1.0 / kept.sum(dtype=torch.promote_types(rows.dtype, torch.float32))
         layer = (rows, linear_weight, linear_bias)
         loss = _in_chunks(partial(losses, reduction="none"), polynomial, chunk_rows, scale, labels, weight, layer)
@@ -107,7 +111,7 @@ def _check(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, tar
             "input must have shape (..., H) and linear_weight (V, H), as for torch.nn.functional.linear; "
             f"got {tuple(input.shape)} and {tuple(linear_weight.shape)}."
         )
-    classes = len(linear_weight)
+    classes = linear_weight.shape[0]
     if linear_bias is not None and (not isinstance(linear_bias, Tensor) or linear_bias.shape != (classes,)):
         got = tuple(linear_bias.shape) if isinstance(linear_bias, Tensor) else linear_bias
         raise ValueError(f"linear_bias must be a tensor of shape {(classes,)}, one number for each class; got {got}.")
@@ -129,16 +133,15 @@ def _in_chunks(
     layer: tuple[Tensor, Tensor, Tensor | None],
 ) -> Tensor:
     """The loss of each row where ``scale`` is None, else their sum times it."""
-    device, dtype = layer[0].device.type, layer[0].dtype
-    if torch.is_autocast_enabled(device) and dtype != torch.float64:
-        # The dtype that autocast would have for F.linear; asked for inside, so that gradients keep their own.
-        dtype = torch.get_autocast_dtype(device)
+    dtype = layer[0].dtype
+    if dtype != torch.float64:
+        # What autocast would cast to before F.linear is cast to inside, so that gradients keep their own dtype.
+        dtype = autocast_dtype(layer[0]) or dtype
     numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
     inputs = (*layer, *(number for number in numbers if isinstance(number, Tensor)))
     wanted = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in inputs)
-    with torch.autocast(device, enabled=False):
-        how = (losses, polynomial, chunk_rows, dtype)
-        loss: Tensor = _Chunked.apply(how, wanted, scale, labels, weight, *inputs)[0]  # type: ignore[no-untyped-call]
+    how = (losses, polynomial, chunk_rows, dtype)
+    loss: Tensor = _Chunked.apply(how, wanted, scale, labels, weight, *inputs)[0]  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -147,12 +150,14 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(how: Any, wanted: Any, scale: Any, labels: Any, weight: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        rows, *others = inputs
         chunk_rows = how[2]
-        if scale is not None and any(wanted):
-            return _loss_and_gradients(how, wanted, scale, labels, weight, *inputs)
-        chunks = zip(inputs[0].split(chunk_rows), labels.split(chunk_rows), strict=True)
-        loss = torch.cat([_chunk(how, y, weight, rows, *inputs[1:])[0] for rows, y in chunks])
-        return (loss if scale is None else (loss * scale).sum(),)
+        with _without_autocast(rows):
+            if scale is not None and any(wanted):
+                return _loss_and_gradients(how, wanted, scale, labels, weight, *inputs)
+            chunks = zip(rows.split(chunk_rows), labels.split(chunk_rows), strict=True)
+            loss = torch.cat([_chunk(how, y, weight, x, *others)[0] for x, y in chunks])
+            return (loss if scale is None else (loss * scale).sum(),)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -169,7 +174,8 @@ class _Chunked(torch.autograd.Function):
         else:
             # One number for each row; or derivatives of derivatives, which need the gradients as a function of inputs.
             scales = upstream if scale is None else upstream * scale
-            gradients = list(_loss_and_gradients(ctx.how, ctx.wanted, scales, *tensors)[1:])
+            with _without_autocast(scales):
+                gradients = list(_loss_and_gradients(ctx.how, ctx.wanted, scales, *tensors)[1:])
         given = iter(gradients)
         return None, None, None, None, None, *(next(given) if wanted else None for wanted in ctx.wanted)
 
@@ -186,13 +192,18 @@ class _Chunked(torch.autograd.Function):
         return stacked, (0,) * len(stacked)
 
 
+def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
+    """What is to be in low precision is cast by hand."""
+    return nullcontext() if autocast_dtype(input) is None else torch.autocast(input.device.type, enabled=False)
+
+
 def _loss_and_gradients(
     how: Any, wanted: Any, scale: Any, labels: Any, weight: Tensor | None, *inputs: Any
 ) -> tuple[Tensor, ...]:
     """The sum of the rows' losses times ``scale`` (one number, or one for each row), and its gradients."""
     rows, linear_weight, linear_bias, *tensors = inputs
     chunk_rows, dtype = how[2:]
-    scales = scale.expand(len(rows)).split(chunk_rows)
+    scales = scale.expand(rows.shape[0]).split(chunk_rows)
     loss: Any = 0.0
     by_rows: list[Tensor] = []
     by_weight: Any = None
