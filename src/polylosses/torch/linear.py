@@ -237,7 +237,8 @@ def _chunk(how: Any, labels: Tensor, weight: Tensor | None, rows: Tensor, *input
     logits = F.linear(rows.to(dtype), linear_weight.to(dtype), bias)
 
     def of(logits: Tensor, *tensors: Tensor) -> Tensor:
-        loss: Tensor = losses(logits, labels, weight, polynomial=_with_tensors(polynomial, tensors))
+        factor = None if weight is None else weight.to(logits.dtype)
+        loss: Tensor = losses(logits, labels, factor, polynomial=_with_tensors(polynomial, tensors))
         return loss
 
     return torch.func.vjp(of, at_least_float32(logits), *tensors)

@@ -212,9 +212,11 @@ def check_alpha(alpha: Any) -> None:
 
 
 def _fits(factor: Any, input: Tensor) -> bool:
-    """Whether it broadcasts to the input, and the input doesn't to it."""
+    """Whether it is real and broadcasts to the input, and the input doesn't to it."""
     return (
         isinstance(factor, Tensor)
+        and factor.dtype != torch.bool
+        and not factor.is_complex()
         and factor.dim() <= input.dim()
         and all(
             size in (1, wanted) for size, wanted in zip(reversed(factor.shape), reversed(input.shape), strict=False)

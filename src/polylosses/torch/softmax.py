@@ -228,6 +228,13 @@ def _check(
         or not input.is_floating_point()
         or label_smoothing > 1.0
         or (target.shape == input.shape and (ignore_index >= 0 or not target.is_floating_point()))
-        or (weight is not None and (not isinstance(weight, Tensor) or weight.shape != input.shape[:2][-1:]))
+        or (
+            weight is not None
+            and (
+                not isinstance(weight, Tensor)
+                or weight.shape != input.shape[:2][-1:]
+                or weight.dtype != input.dtype  # torch takes some, and all of low precision under autocast
+            )
+        )
     ):
         F.cross_entropy(input, target, weight, ignore_index=ignore_index, label_smoothing=label_smoothing)
