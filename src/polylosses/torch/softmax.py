@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 from polylosses.torch.likelihood import at_least_float32, log_density, polynomial_of_nll, result_dtype
+from polylosses.torch.sharded import as_sharded_as, is_sharded, log_softmax
 
 
 def poly_cross_entropy(
@@ -71,6 +72,8 @@ def poly_cross_entropy(
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
     _check(input, target, weight, ignore_index, reduction, label_smoothing)
+    target = as_sharded_as(input, target)
+    weight = None if weight is None else as_sharded_as(input, weight)
     class_dim = 0 if input.dim() == 1 else 1
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
@@ -80,9 +83,9 @@ def poly_cross_entropy(
         elif reduction == "sum":
             loss = loss.sum()
         return loss.to(dtype_of_the_loss(input, target, weight))
-    loss, divisor = _with_indices(polynomial, input, target, weight, ignore_index, label_smoothing, class_dim)
+    loss, counted = _with_indices(polynomial, input, target, weight, ignore_index, label_smoothing, class_dim)
     if reduction == "mean":
-        loss = loss.sum() / (divisor.sum() if divisor is not None else loss.numel())
+        loss = loss.sum() / counted.sum()
     elif reduction == "sum":
         loss = loss.sum()
     return loss.to(dtype_of_the_loss(input, target, weight))
@@ -155,28 +158,26 @@ def _with_indices(
     ignore_index: int,
     label_smoothing: float,
     class_dim: int,
-) -> tuple[Tensor, Tensor | None]:
-    """The loss of every position, and what the mean divides by, summed (None: the number of positions)."""
+) -> tuple[Tensor, Tensor]:
+    """The loss of every position, and how much it counts in the mean."""
     logits = at_least_float32(input)
-    if label_smoothing == 0.0:
-        logp = None
+    logp = None if label_smoothing == 0.0 else log_softmax(logits, class_dim)
+    if logp is None or is_sharded(logits):  # whose nll_loss is right after torch's own log_softmax alone
         nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     else:
-        logp = torch.log_softmax(logits, class_dim)
         nll = F.nll_loss(logp, target, ignore_index=ignore_index, reduction="none")
     # Ignored positions have nll = 0 and so no loss: every term of the family vanishes at p = 1.
     loss = polynomial_of_nll(polynomial, nll)
-    kept = target != ignore_index
-    divisor = kept
     if weight is not None:
         weight = weight.to(logits.dtype)
-        divisor = weight_of_indices(target, weight, ignore_index)
-        loss = loss * divisor
+    counted = weight_of_indices(target, weight, ignore_index)
+    if weight is not None:
+        loss = loss * counted
     if logp is not None:
         spread = _expectation(polynomial, logp, _along(weight, logp, class_dim), class_dim)
         share = label_smoothing / logp.shape[class_dim]
-        loss = (1.0 - label_smoothing) * loss + share * spread.masked_fill(~kept, 0.0)
-    return loss, divisor
+        loss = (1.0 - label_smoothing) * loss + share * spread.masked_fill(target == ignore_index, 0.0)
+    return loss, counted
 
 
 def _with_probabilities(
@@ -188,7 +189,7 @@ def _with_probabilities(
     class_dim: int,
 ) -> Tensor:
     """The loss of every position."""
-    logp = torch.log_softmax(at_least_float32(input), class_dim)
+    logp = log_softmax(at_least_float32(input), class_dim)
     target = at_least_float32(target)
     if label_smoothing != 0.0:
         target = target * (1.0 - label_smoothing) + label_smoothing / logp.shape[class_dim]

@@ -1,0 +1,277 @@
+"""Logits whose classes are spread over processes, and models whose parameters are: the numbers of one process.
+
+Every world of processes is started once and goes through the whole table; what differs comes back as text.
+"""
+
+import itertools
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import loss_parallel
+from torch.multiprocessing.spawn import spawn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from polylosses.torch import (
+    PolyCrossEntropyLoss,
+    poly_cross_entropy,
+    poly_from_nll,
+)
+
+SECONDS = 120  # until processes that wait for each other are given up
+ROWS, CLASSES = 6, 8
+EPS = torch.finfo(torch.float64).eps
+
+
+def run_in_processes(work: Callable[..., list[str]], world: int, folder: Path) -> None:
+    """Fails with all that any process returned, or with its traceback."""
+    context = spawn(process, args=(work, world, str(folder)), nprocs=world, join=False)  # type: ignore[no-untyped-call]
+    end = time.monotonic() + SECONDS
+    while not context.join(timeout=5):
+        if time.monotonic() > end:
+            for one in context.processes:
+                one.kill()
+            pytest.fail(f"{world} processes did not end within {SECONDS} seconds")
+    failures = [line for rank in range(world) for line in json.loads((folder / f"{rank}.json").read_text())]
+    if failures:
+        pytest.fail("\n".join(failures[:20]))
+
+
+def process(rank: int, work: Callable[..., list[str]], world: int, folder: str) -> None:
+    warnings.simplefilter("error")
+    # torch's own: DTensor still calls a method that torch deprecates.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    rendezvous = (Path(folder) / "rendezvous").as_uri()
+    dist.init_process_group(
+        "gloo", init_method=rendezvous, rank=rank, world_size=world, timeout=timedelta(seconds=SECONDS / 2)
+    )
+    try:
+        failures = [f"process {rank} of {world}: {line}" for line in work(rank, world)]
+    finally:
+        dist.destroy_process_group()
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(failures))
+
+
+class Exchanged(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes how many elements are exchanged at once, and by what."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if DTensor in types:
+            return NotImplemented  # the operations that it is made of come here again
+        name = func.__name__.split(".")[0]
+        if "c10d" in func.namespace and not name.startswith(("wait", "_wrap")):
+            self.elements[name] = max(self.elements.get(name, 0), args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+def softmax_cells() -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """A name, the options, and whether targets are probabilities."""
+    losses: list[dict[str, Any]] = [
+        {"epsilon": 0.0},
+        {"epsilon": torch.tensor(-1.0, dtype=torch.float64), "gamma": 0.5},
+        {"epsilon": (1.0, 0.5, -0.25)},
+    ]
+    for loss, soft, weighted, smoothing, reduction in itertools.product(
+        losses, [False, True], [False, True], [0.0, 0.125], ["none", "mean", "sum"]
+    ):
+        options: dict[str, Any] = {**loss, "label_smoothing": smoothing, "reduction": reduction}
+        if weighted:
+            options["weight"] = torch.linspace(0.5, 2.0, CLASSES, dtype=torch.float64)
+        for ignored in [None] if soft else [-100, 2]:
+            more = {} if ignored is None else {"ignore_index": ignored}
+            yield f"{options | more}, soft {soft}", options | more, soft
+
+
+def compare(name: str, loss: Tensor, logits: Any, right: Tensor, right_gradient: Tensor) -> list[str]:
+    wrong = []
+    found = loss.full_tensor() if isinstance(loss, DTensor) else loss
+    gradient = logits.grad.full_tensor()
+    for what, one, other in (("loss", found, right), ("gradient", gradient, right_gradient)):
+        # The sums over classes are made in another order. Losses here are below 100.
+        if one.shape != other.shape or not torch.allclose(one, other, rtol=64 * EPS, atol=64 * EPS):
+            wrong.append(f"{name}: {what} {one.tolist()}, not {other.tolist()}")
+    return wrong
+
+
+def class_sharded(rank: int, world: int) -> list[str]:
+    mesh = init_device_mesh("cpu", (world,))
+    generator = torch.Generator().manual_seed(0)
+    wrong = []
+    # Four processes on fewer cores are slow, and what they can show is in the first shape.
+    for shape in ((ROWS, CLASSES), (2, CLASSES, 3))[: 2 if world == 2 else 1]:
+        z = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        places = (shape[0], *shape[2:])
+        indices = torch.randint(CLASSES, places, generator=generator)
+        indices.view(-1)[::3] = -100
+        soft = z.flip(0).softmax(1)
+        for name, options, is_soft in softmax_cells():
+            target = soft if is_soft else (indices if options["ignore_index"] == -100 else indices.clamp(min=0))
+            single = z.clone().requires_grad_()
+            right = poly_cross_entropy(single, target, **options)
+            right.sum().backward()  # type: ignore[no-untyped-call]
+            assert single.grad is not None
+            # Targets as every process has them, and as a DTensor.
+            spread = distribute_tensor(target, mesh, [Shard(1) if is_soft else Replicate()])
+            for kind, given in (("", target), (", DTensor target", spread))[: 2 if len(shape) == 2 else 1]:
+                logits = distribute_tensor(z, mesh, [Shard(1)]).requires_grad_()
+                with loss_parallel(), Exchanged() as exchanged:
+                    loss = poly_cross_entropy(logits, given, **options)
+                    loss.sum().backward()  # type: ignore[no-untyped-call]
+                cell = f"{shape}, {name}{kind}"
+                wrong += compare(cell, loss, logits, right.detach(), single.grad)
+                rows = single.numel() // CLASSES
+                if not exchanged.elements or set(exchanged.elements) != {"all_reduce"}:
+                    wrong.append(f"{cell}: exchanged by {exchanged.elements}")
+                elif exchanged.elements["all_reduce"] > rows:
+                    wrong.append(f"{cell}: {exchanged.elements} numbers exchanged for {rows} rows")
+                if not isinstance(loss, DTensor):
+                    wrong.append(f"{cell}: {type(loss)} where torch gives a DTensor")
+        # Likelihoods that somebody else computed in parallel.
+        logits = distribute_tensor(z, mesh, [Shard(1)]).requires_grad_()
+        with loss_parallel():
+            nll = F.cross_entropy(logits, indices, reduction="none")
+            loss = poly_from_nll(nll, epsilon=2.0, gamma=0.5)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+        single = z.clone().requires_grad_()
+        right = poly_cross_entropy(single, indices, reduction="none", epsilon=2.0, gamma=0.5)
+        right.sum().backward()  # type: ignore[no-untyped-call]
+        assert single.grad is not None
+        wrong += compare(f"{shape}, poly_from_nll", loss, logits, right.detach(), single.grad)
+    return wrong
+
+
+def batch_sharded(rank: int, world: int) -> list[str]:
+    """Rows spread over processes, as a DTensor."""
+    mesh = init_device_mesh("cpu", (world,))
+    generator = torch.Generator().manual_seed(0)
+    rows = 2 * world
+    z = torch.randn(rows, CLASSES, generator=generator, dtype=torch.float64)
+    indices, soft = torch.arange(rows) % CLASSES, z.flip(0).softmax(1)
+    indices[1] = -100
+    wrong = []
+    for name, options, is_soft in softmax_cells():
+        target = soft if is_soft else indices
+        if options.get("ignore_index", -100) != -100:
+            continue
+        single = z.clone().requires_grad_()
+        right = poly_cross_entropy(single, target, **options)
+        right.sum().backward()  # type: ignore[no-untyped-call]
+        assert single.grad is not None
+        logits = distribute_tensor(z, mesh, [Shard(0)]).requires_grad_()
+        loss = poly_cross_entropy(logits, distribute_tensor(target, mesh, [Shard(0)]), **options)
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        wrong += compare(f"rows spread, {name}", loss, logits, right.detach(), single.grad)
+    return wrong
+
+
+def a_model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, CLASSES)).double()
+
+
+def trained(model: nn.Module, criterion: nn.Module, x: Tensor, y: Tensor, steps: int = 5) -> list[float]:
+    optimizer = torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.5)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def fully_sharded(rank: int, world: int) -> list[str]:
+    """Each process has its own rows; the mean of their means is the mean of all, since all have equally many."""
+    mesh = init_device_mesh("cpu", (world,))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(8 * world, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(CLASSES, (8 * world,), generator=generator)
+    mine = slice(8 * rank, 8 * rank + 8)
+    wrong = []
+    criteria: dict[str, nn.Module] = {
+        "Poly-1": PolyCrossEntropyLoss(epsilon=2.0),
+        "smoothing, focal": PolyCrossEntropyLoss(epsilon=-1.0, gamma=0.5, label_smoothing=0.1),
+    }
+    for name, criterion in criteria.items():
+        single, sharded = a_model(), a_model()
+        for layer in sharded:  # type: ignore[attr-defined]
+            if isinstance(layer, nn.Linear):
+                fully_shard(layer, mesh=mesh)
+        fully_shard(sharded, mesh=mesh)
+        trained(single, criterion, x, y)
+        trained(sharded, criterion, x[mine], y[mine])
+        for (key, right), parameter in zip(single.named_parameters(), sharded.parameters(), strict=True):
+            if not isinstance(parameter, DTensor):
+                wrong.append(f"{name}: {key} is not sharded")
+            elif not torch.allclose(parameter.full_tensor(), right, rtol=1e-12, atol=1e-13):
+                wrong.append(f"{name}: {key} is off by {(parameter.full_tensor() - right).abs().max()}")
+
+    class WithLoss(nn.Module):
+        """A model that has its loss inside, with an epsilon that is learned: of one element, since FSDP splits it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = a_model()
+            self.criterion = PolyCrossEntropyLoss(epsilon=nn.Parameter(torch.ones(1, dtype=torch.float64)))
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            loss: Tensor = self.criterion(self.model(x), y)
+            return loss
+
+    one, many = WithLoss(), WithLoss()
+    fully_shard(many, mesh=mesh)
+    for model, inputs in ((one, (x, y)), (many, (x[mine], y[mine]))):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = model(*inputs)
+            loss.backward()
+            optimizer.step()
+    learned: Any = many.criterion.epsilon
+    if not torch.allclose(learned.full_tensor(), one.criterion.epsilon, rtol=1e-12):
+        wrong.append(f"learned epsilon: {learned.full_tensor()}, not {one.criterion.epsilon}")
+    if one.criterion.epsilon.item() == 1.0:
+        wrong.append("nothing was learned")
+
+    low = a_model().float()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    fully_shard(low, mesh=mesh, mp_policy=policy)
+    losses = trained(low, PolyCrossEntropyLoss(epsilon=2.0, gamma=0.5), x[mine].float(), y[mine], steps=30)
+    if not losses[-1] < 0.8 * losses[0]:
+        wrong.append(f"bfloat16: does not learn, {losses[0]} to {losses[-1]}")
+    return wrong
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("work", [class_sharded, batch_sharded, fully_sharded])
+def test_it_is_as_in_one_process(work: Callable[..., list[str]], world: int, tmp_path: Path) -> None:
+    run_in_processes(work, world, tmp_path)
+
+
+def always_wrong(rank: int, world: int) -> list[str]:
+    return [f"wrong in {rank}"]
+
+
+def test_what_a_process_finds_wrong_fails_the_test(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"process 0 of 2: wrong in 0\nprocess 1 of 2: wrong in 1"):
+        run_in_processes(always_wrong, 2, tmp_path)
