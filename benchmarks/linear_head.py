@@ -1,0 +1,159 @@
+"""What a linear head of many classes costs: time and peak memory of linear_poly_cross_entropy, forward and backward.
+
+Peak memory is what the process has resident at most beyond what it had before the call, each in a fresh process; on
+CUDA, what torch has allocated. Time is the median of interleaved rounds, as a ratio within each round.
+
+Run it: python benchmarks/linear_head.py [--out benchmarks/results/linear_head-MACHINE.json]
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from cross_entropy import machine
+from torch import Tensor
+
+from polylosses.torch import linear_poly_cross_entropy, poly_cross_entropy, poly_from_nll
+
+Head = Callable[[Tensor, Tensor, Tensor], Tensor]
+EPSILON = 2.0
+HIDDEN, CLASSES = 256, 32_000
+FEW, MANY = 4096, 65_536
+ROUNDS = 5
+
+
+def all_logits(input: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    return poly_cross_entropy(F.linear(input, weight), target, epsilon=EPSILON)
+
+
+def torchs_chunks(input: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    """PolyLoss of what torch's own chunks give, which is one likelihood for each row."""
+    options = torch.nn.LinearCrossEntropyOptions()
+    nll = F.linear_cross_entropy(input, weight, target, reduction="none", options=options)
+    return poly_from_nll(nll, epsilon=EPSILON).mean()
+
+
+def torchs_cross_entropy(input: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(input, weight), target)
+
+
+OURS = "linear_poly_cross_entropy"
+HEADS: dict[str, Head] = {
+    "F.linear + F.cross_entropy": torchs_cross_entropy,
+    "F.linear + poly_cross_entropy": all_logits,
+    "poly_from_nll(F.linear_cross_entropy)": torchs_chunks,
+    OURS: partial(linear_poly_cross_entropy, epsilon=EPSILON),
+}
+BASELINE = "F.linear + F.cross_entropy"
+
+
+def inputs(rows: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(rows, HIDDEN, generator=generator)
+    weight = torch.randn(CLASSES, HIDDEN, generator=generator) / HIDDEN**0.5
+    target = torch.randint(CLASSES, (rows,), generator=generator)
+    return input.to(device).requires_grad_(), weight.to(device).requires_grad_(), target.to(device)
+
+
+def resident(what: str) -> int:
+    """Bytes, now (VmRSS) or at most (VmHWM)."""
+    text = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(text.partition(what + ":")[2].split()[0])
+
+
+def peak_memory(name: str, rows: int, device: str, threads: int) -> int:
+    """Bytes, of forward and backward in this process."""
+    torch.set_num_threads(threads)
+    HEADS[name](*inputs(8, device)).backward()  # type: ignore[no-untyped-call]  # libraries are loaded by now
+    given = inputs(rows, device)
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        HEADS[name](*given).backward()  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts here
+    before = resident("VmRSS")
+    HEADS[name](*given).backward()  # type: ignore[no-untyped-call]
+    return resident("VmHWM") - before
+
+
+def seconds(head: Head, given: tuple[Tensor, Tensor, Tensor]) -> float:
+    for tensor in given:
+        tensor.grad = None
+    start = time.perf_counter()
+    head(*given).backward()  # type: ignore[no-untyped-call]
+    if given[0].is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:60}", end="" if text else "\r", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
+    out: Path | None = parser.parse_args().out
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    about = machine(device)
+    for name, value in about.items():
+        print(f"{name + ':':15} {value}")
+
+    print(f"\nfloat32, {HIDDEN} hidden units, {CLASSES} classes, reduction 'mean', forward + backward")
+    gradients = {rows: 4 * HIDDEN * (rows + CLASSES) for rows in (FEW, MANY)}
+    memory: list[dict[str, Any]] = []
+    print(f"\npeak memory, MB (gradients are {gradients[FEW] / 1e6:.0f} and {gradients[MANY] / 1e6:.0f} of it)\n")
+    print(f"{'':40} {FEW:>8} {MANY:>8}  rows;  beyond gradients")
+    for name in HEADS:
+        peaks = []
+        for rows in (FEW, MANY):
+            # All logits of the many rows, with their gradients, are more than most machines have.
+            if rows == MANY and "F.linear +" in name:
+                continue
+            say(f"{name}, {rows} rows")
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                peaks.append(pool.apply(peak_memory, (name, rows, device, torch.get_num_threads())))
+            memory.append({"head": name, "rows": rows, "peak_bytes": peaks[-1], "gradient_bytes": gradients[rows]})
+        say("")
+        shown = [f"{peak / 1e6:8.0f}" for peak in peaks]
+        beyond = [f"{(peak - gradients[rows]) / 1e6:8.0f}" for peak, rows in zip(peaks, (FEW, MANY), strict=False)]
+        print(f"{name:40} {' '.join(shown):17}         {' '.join(beyond)}")
+
+    given = inputs(FEW, device)
+    taken: dict[str, list[float]] = {name: [] for name in HEADS}
+    for head in HEADS.values():
+        seconds(head, given)
+    for done in range(ROUNDS):
+        say(f"round {done + 1} of {ROUNDS}")
+        names = list(HEADS)
+        for name in names[done % len(names) :] + names[: done % len(names)]:
+            taken[name].append(seconds(HEADS[name], given))
+    say("")
+    print(f"\ntime at {FEW} rows, ratios to {BASELINE} in the same round: median (least, most)\n")
+    times = []
+    for name, its in taken.items():
+        ratios = [a / b for a, b in zip(its, taken[BASELINE], strict=True)]
+        middle = statistics.median(ratios)
+        times.append({"head": name, "rows": FEW, "seconds": statistics.median(its), "ratio": middle, "ratios": ratios})
+        print(f"{name:40} {statistics.median(its):8.2f} s  {middle:6.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(
+            json.dumps({"machine": about, "memory": memory, "time": times}, indent=1) + "\n", encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""The examples: every script runs and learns, and the trainer that it shows gets the numbers that it should.
+
+What third parties warn about is theirs; that the losses themselves warn of nothing is tested elsewhere.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from polylosses.torch import (
+    PolyBCEWithLogitsLoss,
+    PolyCrossEntropyLoss,
+    poly_cross_entropy,
+    poly_from_nll,
+    poly_softmax,
+)
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def _random_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trainers seed everything; and nothing here may ask the network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        yield
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    torch.use_deterministic_algorithms(False)
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# The least that a run has to learn; what chance gives is 0.1, 0.1, 0.1, 0.33, 0.33 and 0.1.
+LEARNED = {
+    "plain_loop": 0.85,
+    "lightning_digits": 0.85,
+    "transformers_causal_lm": 0.95,
+    "transformers_classifier": 0.9,
+    "monai_segmentation": 0.7,
+    "trl_token_log_probabilities": 0.95,
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_it_learns(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(name).main() >= LEARNED[name]
+    assert re.search(r": .*\d\.\d{3}", capsys.readouterr().out)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_every_example_is_tested_and_says_how_to_run_it() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {*LEARNED, "skorch_grid_search", "class_sharded_head"}
+    for name in names:
+        text = (EXAMPLES / f"{name}.py").read_text()
+        assert f"examples/{name}.py" in text
+        assert "pip install 'polylosses[torch]'" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            [sys.executable, "examples/plain_loop.py"],
+            r"accuracy on held-out digits: 0\.\d+ before training, 0\.[89]\d+ after",
+        ),
+        (
+            [
+                sys.executable,
+                *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+                "examples/class_sharded_head.py",
+            ],
+            r"loss: \d\.\d+ before training, 0\.[0-3]\d+ after, on 2 processes",
+        ),
+    ],
+    ids=["one process", "two processes"],
+)
+def test_as_scripts(command: list[str], said: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=EXAMPLES.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(said, done.stdout), done.stdout
+
+
+class TestPlainLoop:
+    """Gradients of micro-batches add up to those of the batch."""
+
+    @pytest.mark.parametrize("sizes", [[12], [6, 6], [5, 5, 2], [1] * 12], ids=str)
+    def test_micro_batches_are_one_batch(self, sizes: list[int]) -> None:
+        torch.manual_seed(0)
+        x, y = torch.randn(12, 4, dtype=torch.float64), torch.randint(3, (12,))
+        y[[0, 5, 6, 7, 8, 9]] = -100  # in [5, 5, 2] the second is all ignored
+        weight = None
+        for epsilon, gamma in ((0.0, 0.0), (2.0, 0.0), (-1.0, 0.5)):
+            model = nn.Linear(4, 3, dtype=torch.float64)
+            whole = PolyCrossEntropyLoss(weight, epsilon=epsilon, gamma=gamma)(model(x), y)
+            right = torch.autograd.grad(whole, list(model.parameters()))
+            criterion = PolyCrossEntropyLoss(weight, epsilon=epsilon, gamma=gamma, reduction="sum")
+            parts = list(zip(torch.split(x, sizes), torch.split(y, sizes), strict=True))
+            total = load("plain_loop").backward(model, criterion, parts)
+            assert total == pytest.approx(whole.item(), rel=1e-13)
+            found = [parameter.grad for parameter in model.parameters()]
+            torch.testing.assert_close(found, list(right), rtol=1e-12, atol=1e-14)
+
+
+class TestTransformers:
+    """With epsilon 0 the Trainer makes the steps that it makes with the model's own loss."""
+
+    # The classifier's own loss takes no notice of accumulation: three steps give it three times the gradient.
+    @pytest.mark.parametrize(
+        ("name", "steps"),
+        [("transformers_causal_lm", 1), ("transformers_causal_lm", 3), ("transformers_classifier", 1)],
+    )
+    def test_without_epsilon_it_is_the_trainers_own_loss(self, name: str, steps: int, tmp_path: Path) -> None:
+        example = load(name)
+        ends = []
+        for loss in (None, lambda *given, **more: example.poly_loss(*given, **more, epsilon=0.0)):
+            model = example.make_model()
+            trainer = example.train(
+                str(tmp_path), model, loss, gradient_accumulation_steps=steps, max_steps=6, logging_steps=1
+            )
+            logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            ends.append((torch.tensor(logged), torch.cat([p.detach().flatten() for p in model.parameters()])))
+        torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-4, atol=1e-4)  # as many digits as are logged
+        torch.testing.assert_close(ends[0][1], ends[1][1], rtol=1e-4, atol=2e-5)  # Adam divides by small numbers
+
+    @pytest.mark.parametrize("name", ["transformers_causal_lm", "transformers_classifier"])
+    def test_accumulated_steps_are_whole_ones(self, name: str, tmp_path: Path) -> None:
+        """The first step's loss and gradient, of 24 rows in one batch or in three."""
+        example = load(name)
+        seen = []
+        for steps in (1, 3):
+            model = example.make_model()
+            for layer in model.modules():
+                if isinstance(layer, nn.Dropout):
+                    layer.p = 0.0
+            trainer = example.train(
+                str(tmp_path),
+                model,
+                example.poly_loss,
+                gradient_accumulation_steps=steps,
+                per_device_train_batch_size=24 // steps,
+                max_steps=1,
+                logging_steps=1,
+            )
+            seen.append(trainer.state.log_history[0])
+        for key in ("loss", "grad_norm"):
+            assert float(seen[0][key]) == pytest.approx(float(seen[1][key]), rel=1e-3), key
+
+
+class TestSkorch:
+    """The criterion is recognised, found by scikit-learn's tools, and gives probabilities."""
+
+    def test_grid_search(self, capsys: pytest.CaptureFixture[str]) -> None:
+        search = load("skorch_grid_search").main()
+        assert search.best_score_ > 0.85
+        assert set(search.best_params_) == {"criterion__epsilon"}
+        assert capsys.readouterr().out.count("accuracy 0.") == 3
+        x = np.random.default_rng(0).random((5, 64), dtype=np.float32)
+        probabilities = search.predict_proba(x)
+        np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+        logits = search.best_estimator_.module_(torch.tensor(x))
+        np.testing.assert_allclose(probabilities, logits.softmax(1).detach().numpy(), rtol=1e-5)
+
+    def test_the_posterior_instead_of_the_softmax(self) -> None:
+        """Any function of the logits may make the probabilities: those of the loss are ``poly_softmax``."""
+        import skorch  # noqa: PLC0415
+
+        net = skorch.NeuralNetClassifier(
+            nn.Linear(4, 3),
+            criterion=PolyCrossEntropyLoss,
+            criterion__epsilon=2.0,
+            predict_nonlinearity=lambda logits: poly_softmax(logits, epsilon=2.0),
+            train_split=None,
+            verbose=0,
+            max_epochs=2,
+        )
+        random = np.random.default_rng(0)
+        x = random.random((12, 4), dtype=np.float32)
+        net.fit(x, random.integers(0, 3, 12))
+        logits = net.module_(torch.tensor(x))
+        np.testing.assert_allclose(net.predict_proba(x), poly_softmax(logits, epsilon=2.0).detach().numpy(), rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        "chosen", [{}, {"epsilon": 1.0}, {"epsilon": 2.0, "gamma": 0.5}, {"polynomial": "focal"}], ids=str
+    )
+    def test_cloned_and_pickled(self, chosen: dict[str, Any]) -> None:
+        import pickle  # noqa: PLC0415
+
+        import skorch  # noqa: PLC0415
+        from sklearn.base import clone  # noqa: PLC0415
+
+        import polylosses  # noqa: PLC0415
+
+        options = {f"criterion__{k}": polylosses.focal() if v == "focal" else v for k, v in chosen.items()}
+        net = skorch.NeuralNetClassifier(
+            nn.Linear(4, 3), criterion=PolyCrossEntropyLoss, train_split=None, verbose=0, max_epochs=1, **options
+        )
+        random = np.random.default_rng(0)
+        x, y = random.random((12, 4), dtype=np.float32), random.integers(0, 3, 12)
+        for copy in (clone(net), pickle.loads(pickle.dumps(net))):
+            copy.fit(x, y)
+            again = pickle.loads(pickle.dumps(copy)).partial_fit(x, y)
+            np.testing.assert_allclose(again.predict_proba(x).sum(1), 1, rtol=1e-6)
+
+    def test_binary(self) -> None:
+        import skorch  # noqa: PLC0415
+
+        net = skorch.NeuralNetBinaryClassifier(
+            nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)),
+            criterion=PolyBCEWithLogitsLoss,
+            criterion__epsilon=2.0,
+            train_split=None,
+            verbose=0,
+            max_epochs=2,
+        )
+        random = np.random.default_rng(0)
+        x = random.random((12, 4), dtype=np.float32)
+        net.fit(x, random.integers(0, 2, 12).astype(np.float32))
+        np.testing.assert_allclose(net.predict_proba(x).sum(1), 1, rtol=1e-6)
+
+
+class TestMonai:
+    """Unlabelled pixels teach nothing, in MONAI's own tensors too."""
+
+    def test_unlabelled_pixels_have_no_gradient(self) -> None:
+        from monai.data import MetaTensor  # noqa: PLC0415
+
+        torch.manual_seed(0)
+        label = torch.randint(3, (2, 1, 6, 6))
+        label[:, :, ::2] = 255
+        for make in (torch.as_tensor, MetaTensor):
+            logits = torch.randn(2, 3, 6, 6, requires_grad=True)
+            loss = PolyCrossEntropyLoss(ignore_index=255, epsilon=2.0)(make(logits), make(label).squeeze(1))
+            (gradient,) = torch.autograd.grad(loss, logits)
+            assert (gradient[:, :, ::2] == 0).all()
+            assert (gradient[:, :, 1::2] != 0).all()
+            kept = poly_cross_entropy(logits[:, :, 1::2], label[:, 0, 1::2], epsilon=2.0)
+            torch.testing.assert_close(torch.as_tensor(loss), kept)
+
+
+class TestTokenLogProbabilities:
+    """TRL's loss is the sum of ``-log_probs`` over a count."""
+
+    def test_without_epsilon_it_is_trls_own_loss(self, tmp_path: Path) -> None:
+        from trl import SFTTrainer  # noqa: PLC0415
+
+        example = load("trl_token_log_probabilities")
+
+        class Plain(example.PolyTrainer):  # type: ignore[misc, name-defined]
+            epsilon = 0.0
+
+        ends = []
+        for trainer in (SFTTrainer, Plain):
+            model = example.make_model()
+            made = example.train(
+                str(tmp_path), model, trainer, gradient_accumulation_steps=2, max_steps=4, logging_steps=1
+            )
+            logged = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+            ends.append((torch.tensor(logged), torch.cat([p.detach().flatten() for p in model.parameters()])))
+        torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-4)
+
+    def test_it_is_the_loss_of_the_logits(self) -> None:
+        from trl.trainer.utils import selective_log_softmax  # noqa: PLC0415
+
+        torch.manual_seed(0)
+        tokens = torch.randint(7, (3, 5))
+        mask = torch.rand(3, 5) < 0.6
+        for dtype in (torch.float64, torch.float32):
+            for chosen in ({"epsilon": 2.0}, {"epsilon": -1.0, "gamma": 0.5}, {"epsilon": (1.0, 0.5)}):
+                logits = torch.randn(3, 5, 7, dtype=dtype, requires_grad=True)
+                losses = poly_from_nll(-selective_log_softmax(logits, tokens), **chosen)
+                found = (losses * mask).sum() / mask.sum()
+                target = torch.where(mask, tokens, -100)
+                right = poly_cross_entropy(logits.transpose(1, 2), target, **chosen)
+                torch.testing.assert_close(found, right)
+                torch.testing.assert_close(torch.autograd.grad(found, logits), torch.autograd.grad(right, logits))
