@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cross_entropy import machine
 from torch import Tensor
 
+from cross_entropy import machine
 from polylosses.torch import linear_poly_cross_entropy, poly_cross_entropy, poly_from_nll
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -58,10 +58,10 @@ BASELINE = "F.linear + F.cross_entropy"
 
 def inputs(rows: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    input = torch.randn(rows, HIDDEN, generator=generator)
+    hidden = torch.randn(rows, HIDDEN, generator=generator)
     weight = torch.randn(CLASSES, HIDDEN, generator=generator) / HIDDEN**0.5
     target = torch.randint(CLASSES, (rows,), generator=generator)
-    return input.to(device).requires_grad_(), weight.to(device).requires_grad_(), target.to(device)
+    return hidden.to(device).requires_grad_(), weight.to(device).requires_grad_(), target.to(device)
 
 
 def resident(what: str) -> int:

@@ -4,6 +4,9 @@ import copy
 import importlib
 import inspect
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -242,6 +245,41 @@ def test_a_chunk_is_as_large_as_it_says() -> None:
         lambda: linear_poly_cross_entropy(x, w, torch.zeros(4 * rows, dtype=torch.long)).backward()  # type: ignore[no-untyped-call]
     )
     assert found == rows * classes
+
+
+PEAK = """
+import sys, torch
+from pathlib import Path
+from polylosses.torch import linear_poly_cross_entropy
+
+def resident(what):
+    return int(Path("/proc/self/status").read_text().partition(what + ":")[2].split()[0]) * 1024
+
+torch.set_num_threads(1)
+for rows in (8, int(sys.argv[1])):  # the first loads libraries
+    x, w = torch.randn(rows, 8, requires_grad=True), torch.randn(8192, 8, requires_grad=True)
+    target = torch.zeros(rows, dtype=torch.long)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    linear_poly_cross_entropy(x, w, target, reduction=sys.argv[2]).sum().backward()
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to measure the peak")
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_the_peak_of_memory_does_not_depend_on_the_rows(reduction: str) -> None:
+    """For 16 times as many rows, whose logits are half a gigabyte: what is small and kept must not scatter memory."""
+    peaks = []
+    for rows in (1024, 16 * 1024):
+        command = [sys.executable, "-c", PEAK, str(rows), reduction]
+        # What is freed goes back to the system at once.
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert peaks[0] > 2**24, "a chunk at least, or nothing is measured"
+    assert peaks[1] < peaks[0] + 2**24, f"{peaks} bytes"
 
 
 @pytest.mark.usefixtures("_chunked")

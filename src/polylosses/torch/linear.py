@@ -203,29 +203,34 @@ def _loss_and_gradients(
     """The sum of the rows' losses times ``scale`` (one number, or one for each row), and its gradients."""
     rows, linear_weight, linear_bias, *tensors = inputs
     chunk_rows, dtype = how[2:]
-    scales = scale.expand(rows.shape[0]).split(chunk_rows)
+    # Gradients that are to be differentiated again are made anew; others are written and added up in place. (Some
+    # transforms have no rule for that; and small pieces kept between large ones that come and go scatter the memory.)
+    again = torch.is_grad_enabled()
     loss: Any = 0.0
-    by_rows: list[Tensor] = []
-    by_weight: Any = None
+    by_rows = torch.empty_like(rows)
+    by_weight: Any = 0.0
     by_bias: Any = 0.0
     by_tensors: list[Any] = [0.0] * len(tensors)
-    for x, y, s in zip(rows.split(chunk_rows), labels.split(chunk_rows), scales, strict=True):
+    pieces = []
+    scales = scale.expand(rows.shape[0])
+    chunks = zip(*(torch.split(t, chunk_rows) for t in (rows, labels, scales, by_rows)), strict=True)
+    for x, y, s, by_x in chunks:
         some, pull = _chunk(how, y, weight, x, linear_weight, linear_bias, *tensors)
         loss = loss + (some * s).sum()
-        by_logits, *more = pull(s.to(some.dtype))
+        by_logits, *more = pull(s.to(some.dtype), retain_graph=again)
         if wanted[0]:
-            by_rows.append((by_logits.to(dtype) @ linear_weight.to(dtype)).to(x.dtype))
+            piece = (by_logits.to(dtype) @ linear_weight.to(dtype)).to(x.dtype)
+            pieces.append(piece) if again else by_x.copy_(piece)
         if wanted[1]:
-            if by_weight is None:
-                by_weight = by_logits.new_zeros(linear_weight.shape)
-            if torch.is_grad_enabled():  # some transforms have no rule for adding in place
+            if again or isinstance(by_weight, float):
                 by_weight = by_weight + by_logits.t() @ x.to(by_logits.dtype)
             else:
                 by_weight.addmm_(by_logits.t(), x.to(by_logits.dtype))
         if wanted[2]:
             by_bias = by_bias + by_logits.sum(0)
         by_tensors = [total + part for total, part in zip(by_tensors, more, strict=True)]
-    gradients = [torch.cat(by_rows) if wanted[0] else None, by_weight, by_bias, *by_tensors]
+        del some, pull, by_logits  # before the next chunk is made
+    gradients = [torch.cat(pieces) if pieces else by_rows, by_weight, by_bias, *by_tensors]
     return loss, *(gradient for gradient, want in zip(gradients, wanted, strict=True) if want)
 
 
