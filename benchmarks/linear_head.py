@@ -1,7 +1,8 @@
 """What a linear head of many classes costs: time and peak memory of linear_poly_cross_entropy, forward and backward.
 
-Peak memory is what the process has resident at most beyond what it had before the call, each in a fresh process; on
-CUDA, what torch has allocated. Time is the median of interleaved rounds, as a ratio within each round.
+Peak memory is what the process has resident at most beyond what it had before the call, each in a fresh process whose
+allocator gives back at once what is freed (otherwise, add some tens of MB at random); on CUDA, what torch has
+allocated. Time is the median of interleaved rounds, as a ratio within each round.
 
 Run it: python benchmarks/linear_head.py [--out benchmarks/results/linear_head-MACHINE.json]
 """
@@ -9,6 +10,7 @@ Run it: python benchmarks/linear_head.py [--out benchmarks/results/linear_head-M
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -123,6 +125,7 @@ def main() -> None:
             if rows == MANY and "F.linear +" in name:
                 continue
             say(f"{name}, {rows} rows")
+            os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # of the processes to come
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 peaks.append(pool.apply(peak_memory, (name, rows, device, torch.get_num_threads())))
             memory.append({"head": name, "rows": rows, "peak_bytes": peaks[-1], "gradient_bytes": gradients[rows]})

@@ -163,14 +163,18 @@ class _Chunked(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.how, ctx.wanted, *tensors = inputs
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*tensors, *output[1:])
-        ctx.tensors = len(tensors)
+        ctx.save_for_backward(*tensors)
+        ctx.ready = output[1:]
 
     @staticmethod
     def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
-        (scale, *tensors), ready = ctx.saved_tensors[: ctx.tensors], ctx.saved_tensors[ctx.tensors :]
-        if ready and not torch.is_grad_enabled():
-            gradients = [upstream * gradient for gradient in ready]
+        scale, *tensors = ctx.saved_tensors
+        if ctx.ready and torch.compiler.is_compiling():
+            gradients = [gradient * upstream for gradient in ctx.ready]
+        elif ctx.ready and not torch.is_grad_enabled():
+            # Scaled in place, and given away: they may be as large as the weight. Who comes again has them made again.
+            gradients = [gradient.mul_(upstream) for gradient in ctx.ready]
+            ctx.ready = ()
         else:
             # One number for each row; or derivatives of derivatives, which need the gradients as a function of inputs.
             scales = upstream if scale is None else upstream * scale
