@@ -15,7 +15,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) 
 
 
 def test_the_readme_has_code_and_commands() -> None:
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
     assert [line.split(" && ")[-1].split()[0] for line in COMMANDS[:2]] == [".venv/bin/polylosses", ".venv/bin/python"]
 
 

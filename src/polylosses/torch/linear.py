@@ -163,11 +163,14 @@ class _Chunked(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.how, ctx.wanted, *tensors = inputs
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # torch would make zeros for what has no gradient, as large as the weight
         ctx.save_for_backward(*tensors)
         ctx.ready = output[1:]
 
     @staticmethod
     def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
+        if upstream is None:
+            return (None,) * (5 + len(ctx.wanted))
         scale, *tensors = ctx.saved_tensors
         if ctx.ready and torch.compiler.is_compiling():
             gradients = [gradient * upstream for gradient in ctx.ready]
