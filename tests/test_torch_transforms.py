@@ -7,6 +7,7 @@ one for each transform.
 import copy
 import io
 import pickle
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -115,9 +116,13 @@ def test_compiled_once_more_for_all_numbers(loss: Loss) -> None:
 
 
 @each
-def test_compiled_gradients(loss: Loss) -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own
+def test_compiled_gradients(loss: Loss, backend: str) -> None:
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("there is no compiler (g++)")
     torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
     z, epsilon = LOGITS.clone().requires_grad_(), EPSILON.clone().requires_grad_()
     found, right = compiled(z, ALL_ROWS, epsilon), loss(z, ALL_ROWS, epsilon)
     torch.testing.assert_close(found, right)
