@@ -380,6 +380,12 @@ def test_options_without_a_meaning(
         function(torch.zeros(2), torch.ones(2), **options)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), 1.0, "1"], ids=repr)
+def test_an_ignore_index_that_is_none(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="ignore_index must be an integer"):
+        poly_binary_cross_entropy_with_logits(torch.zeros(2), torch.ones(2), ignore_index=wrong)
+
+
 def test_class_ids_that_do_not_fit() -> None:
     function: Callable[..., Tensor] = poly_binary_cross_entropy_with_logits
     with pytest.raises(ValueError, match=r"input of shape \(3, 5, 2\) must have shape \(3, 2\); got \(3, 5\)"):

@@ -23,10 +23,14 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import loss_parallel
 from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polylosses.torch import (
+    LinearPolyCrossEntropyLoss,
     PolyCrossEntropyLoss,
+    linear,
+    linear_poly_cross_entropy,
     poly_cross_entropy,
     poly_from_nll,
 )
@@ -262,8 +266,67 @@ def fully_sharded(rank: int, world: int) -> list[str]:
     return wrong
 
 
+class WithHead(nn.Module):
+    """A model whose last layer is in its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Linear(4, 6).double()
+        self.head = LinearPolyCrossEntropyLoss(6, CLASSES, bias=True, epsilon=2.0, gamma=0.5, label_smoothing=0.1)
+        self.head.double()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        loss: Tensor = self.head(torch.tanh(self.body(x)), y)
+        return loss
+
+
+def head_in_chunks(rank: int, world: int) -> list[str]:
+    """As for :func:`fully_sharded`. And a layer whose classes are spread, which is not in chunks."""
+    linear._FEWEST_ROWS, linear._CHUNK_BYTES_ON_CPU = 3, 1
+    mesh = init_device_mesh("cpu", (world,))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(8 * world, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(CLASSES, (8 * world,), generator=generator)
+    mine = slice(8 * rank, 8 * rank + 8)
+    single, sharded, copied = WithHead(), WithHead(), DistributedDataParallel(WithHead())
+    for module in (sharded.head, sharded):
+        fully_shard(module, mesh=mesh)
+    models: dict[str, nn.Module] = {"fully_shard": sharded, "DistributedDataParallel": copied}
+    for model, rows in ((single, slice(None)), (sharded, mine), (copied, mine)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(x[rows], y[rows]).backward()
+            optimizer.step()
+    wrong = []
+    for name, trained_model in models.items():
+        for (key, right), parameter in zip(single.named_parameters(), trained_model.parameters(), strict=True):
+            found = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            if not torch.allclose(found, right, rtol=1e-12, atol=1e-13):
+                wrong.append(f"{name}: {key} is off by {(found - right).abs().max()}")
+
+    hidden, weight = torch.randn(8, 6, generator=generator).double(), single.head.linear.weight.detach()
+    spread: list[Any] = [
+        distribute_tensor(hidden, mesh, [Replicate()]).requires_grad_(),
+        distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_(),
+    ]
+    alone: list[Any] = [hidden.requires_grad_(), weight.clone().requires_grad_()]
+    with loss_parallel(), Exchanged() as exchanged:
+        loss: Any = linear_poly_cross_entropy(spread[0], spread[1], y[:8], epsilon=2.0, gamma=0.5)
+        loss.backward()
+    loss = linear_poly_cross_entropy(alone[0], alone[1], y[:8], epsilon=2.0, gamma=0.5)
+    loss.backward()
+    for tensor, other in zip(spread, alone, strict=True):
+        if not torch.allclose(tensor.grad.full_tensor(), other.grad, rtol=1e-12, atol=1e-13):
+            wrong.append(f"spread classes: {tensor.grad.full_tensor()}, not {other.grad}")
+    if set(exchanged.elements) != {"all_reduce"}:
+        wrong.append(f"spread classes: exchanged by {exchanged.elements}")
+    return wrong
+
+
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("work", [class_sharded, batch_sharded, fully_sharded])
+@pytest.mark.parametrize("work", [class_sharded, batch_sharded, fully_sharded, head_in_chunks])
 def test_it_is_as_in_one_process(work: Callable[..., list[str]], world: int, tmp_path: Path) -> None:
     run_in_processes(work, world, tmp_path)
 

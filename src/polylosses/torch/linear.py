@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 from polylosses.torch.likelihood import at_least_float32, autocast_dtype
+from polylosses.torch.sharded import is_sharded
 from polylosses.torch.softmax import dtype_of_the_loss, poly_cross_entropy, weight_of_indices
 
 # Some rows of logits at a time are made, used and dropped: as many as fill this, in float32. On a CPU, 16 MiB were
@@ -60,7 +61,8 @@ def linear_poly_cross_entropy(
 
     Note:
         All logits are held for derivatives of derivatives, for those by ``torch.func``, and where class probabilities
-        or class weights want a gradient. Forward-mode derivatives are there up to one chunk.
+        or class weights want a gradient. So they are, by each device its share, where ``input`` or ``linear_weight`` is
+        spread over devices (DTensor). Forward-mode derivatives are there up to one chunk.
 
     Source: for making the gradients in the forward pass, Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for
     LLM Training" (arXiv 2410.10989), section 3.2.
@@ -75,13 +77,19 @@ def linear_poly_cross_entropy(
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
     _check(input, linear_weight, linear_bias, target)
-    rows = input.reshape(-1, input.shape[-1])
+    rows = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
     classes = linear_weight.shape[0]
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
     losses = partial(poly_cross_entropy, ignore_index=ignore_index, label_smoothing=label_smoothing)
     chunk_bytes = _CHUNK_BYTES_ON_CPU if input.device.type == "cpu" else _CHUNK_BYTES
     chunk_rows = max(_FEWEST_ROWS, chunk_bytes // (4 * max(1, classes)))
-    if rows.shape[0] <= chunk_rows or labels.requires_grad or (weight is not None and weight.requires_grad):
+    if (
+        rows.shape[0] <= chunk_rows
+        or labels.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or is_sharded(rows)
+        or is_sharded(linear_weight)
+    ):
         logits = F.linear(rows, linear_weight, linear_bias)
         loss = losses(logits, labels, weight, reduction=reduction, polynomial=polynomial)
     else:

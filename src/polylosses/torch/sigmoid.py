@@ -1,7 +1,7 @@
 """The sigmoid losses: every class is a yes or no of its own."""
 
 from dataclasses import replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def poly_binary_cross_entropy_with_logits(
             False is the variant of most published copies, where it multiplies the logarithm alone and the powers of
             ``1 - p`` stay unbalanced.
         ignore_index: elements with this target (for class ids: all classes there) give no loss and no gradient, and
-            don't count in the mean. It may be any number, a class included. Default None: nothing is ignored.
+            don't count in the mean. It may be any integer, a class included. Default None: nothing is ignored.
         reduction: ``"mean"`` over all elements that are kept, ``"sum"`` or ``"none"``.
         epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
 
@@ -78,7 +78,7 @@ def poly_binary_cross_entropy_with_logits(
         tensor(1.9658)
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
-    _check(input, target, weight, pos_weight, alpha, reduction)
+    _check(input, target, weight, pos_weight, alpha, ignore_index, reduction)
     kept = None if ignore_index is None else target != ignore_index
     dtype = target.dtype if target.shape == input.shape else input.dtype
     logits = at_least_float32(input)
@@ -169,12 +169,15 @@ def _check(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     alpha: Any,
+    ignore_index: Any,
     reduction: str,
 ) -> None:
     """Raises what torch would raise, by asking torch, and what only the options beyond torch's can get wrong."""
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
     check_alpha(alpha)
+    if ignore_index is not None and not isinstance(ignore_index, Integral):
+        raise TypeError(f"ignore_index must be an integer, or None to ignore nothing; got {ignore_index!r}.")
     if (
         isinstance(input, Tensor)
         and isinstance(target, Tensor)

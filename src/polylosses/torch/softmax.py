@@ -220,6 +220,8 @@ def _check(
     """Raises what torch would raise, by asking torch, and what torch lets pass although it has no meaning."""
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
+    if not isinstance(label_smoothing, (float, int)):
+        F.cross_entropy(input, target, label_smoothing=label_smoothing)
     if not label_smoothing >= 0.0:  # nan too, which torch takes for 0
         raise ValueError(f"label_smoothing must be between 0 and 1; got {label_smoothing!r}.")
     if (
