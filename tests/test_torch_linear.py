@@ -195,6 +195,31 @@ def test_autocast(dtype: torch.dtype, low: torch.dtype) -> None:
             torch.testing.assert_close(ours, torchs, rtol=8 * eps, atol=8 * eps * torchs.abs().max().item())
 
 
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("again", [False, True], ids=["", "second backward"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_gradient_scaling_keeps_float16_from_underflow(reduction: str, again: bool) -> None:
+    """The gradients of 4096 rows' mean, unscaled, are below float16's smallest normal number."""
+    rows, classes = (4096, 8) if reduction != "sum" else (8, 8)
+    hidden = torch.randn(rows, H, generator=torch.Generator().manual_seed(0)).half()
+    weight = 0.02 * torch.randn(classes, H, generator=torch.Generator().manual_seed(1))
+    target = torch.arange(rows) % classes
+    chunked = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    exact = [hidden.double().requires_grad_(), weight.half().double().requires_grad_()]
+    scale = torch.tensor(2.0**16 if reduction != "sum" else 2.0**7)
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = linear_poly_cross_entropy(chunked[0], chunked[1], target, epsilon=2.0, reduction=reduction)
+    right = reference_loss(exact[0], exact[1], target, epsilon=2.0, reduction=reduction)
+    if reduction == "none":
+        found, right = found.mean(), right.mean()
+    if again:
+        torch.autograd.grad(found, chunked, retain_graph=True)
+    for ours, true in zip(
+        torch.autograd.grad(found * scale, chunked), torch.autograd.grad(right * scale, exact), strict=True
+    ):
+        assert (ours - true).norm() <= torch.finfo(torch.float16).eps * true.norm()
+
+
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the numbers of elements of the largest tensors that are made."""
 

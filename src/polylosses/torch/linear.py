@@ -162,7 +162,9 @@ class _Chunked(torch.autograd.Function):
         chunk_rows = how[2]
         with _without_autocast(rows):
             if scale is not None and any(wanted):
-                return _loss_and_gradients(how, wanted, scale, labels, weight, *inputs)
+                before, after = _before_and_after(scale)
+                total, *gradients = _loss_and_gradients(how, wanted, before, labels, weight, *inputs)
+                return total * after, *gradients
             chunks = zip(rows.split(chunk_rows), labels.split(chunk_rows), strict=True)
             loss = torch.cat([_chunk(how, y, weight, x, *others)[0] for x, y in chunks])
             return (loss if scale is None else (loss * scale).sum(),)
@@ -180,17 +182,23 @@ class _Chunked(torch.autograd.Function):
         if upstream is None:
             return (None,) * (5 + len(ctx.wanted))
         scale, *tensors = ctx.saved_tensors
-        if ctx.ready and torch.compiler.is_compiling():
-            gradients = [gradient * upstream for gradient in ctx.ready]
-        elif ctx.ready and not torch.is_grad_enabled():
-            # Scaled in place, and given away: they may be as large as the weight. Who comes again has them made again.
-            gradients = [gradient.mul_(upstream) for gradient in ctx.ready]
-            ctx.ready = ()
-        else:
+        if scale is None or (torch.is_grad_enabled() and not torch.compiler.is_compiling()):
             # One number for each row; or derivatives of derivatives, which need the gradients as a function of inputs.
             scales = upstream if scale is None else upstream * scale
             with _without_autocast(scales):
                 gradients = list(_loss_and_gradients(ctx.how, ctx.wanted, scales, *tensors)[1:])
+        else:
+            before, after = _before_and_after(scale)
+            ready, factor = ctx.ready, upstream * after
+            if torch.compiler.is_compiling():
+                gradients = [(at_least_float32(gradient) * factor).to(gradient.dtype) for gradient in ready]
+            else:
+                with _without_autocast(upstream):
+                    ready = ready or _loss_and_gradients(ctx.how, ctx.wanted, before, *tensors)[1:]
+                # In place, and given away: they may be as large as the weight. Who comes again has them made again.
+                ctx.ready = ()
+                # In float32: a GradScaler starts with a scale that float16 can't hold.
+                gradients = [at_least_float32(gradient).mul_(factor).to(gradient.dtype) for gradient in ready]
         given = iter(gradients)
         return None, None, None, None, None, *(next(given) if wanted else None for wanted in ctx.wanted)
 
@@ -210,6 +218,16 @@ class _Chunked(torch.autograd.Function):
 def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
     """What is to be in low precision is cast by hand."""
     return nullcontext() if autocast_dtype(input) is None else torch.autocast(input.device.type, enabled=False)
+
+
+def _before_and_after(scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of a gradient before and after it is rounded to the dtype of the inputs.
+
+    1 over the number of rows, before the scale of a GradScaler has come, would make it vanish in float16. But where no
+    row is kept, that is 1 over 0, and gradients stay 0 only if they are masked after it.
+    """
+    infinite = scale.isinf()
+    return torch.where(infinite, scale, 1.0), torch.where(infinite, 1.0, scale)
 
 
 def _loss_and_gradients(
