@@ -1,15 +1,18 @@
 """What the README says is what happens."""
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
 
@@ -42,4 +45,30 @@ def test_the_commands_run(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:\]\(|src(?:set)?=\")(?!http)([^)\"]+)", README))))
 def test_what_it_points_to_is_there(path: str) -> None:
-    assert (Path(__file__).parent.parent / path).exists()
+    assert (ROOT / path).exists()
+
+
+def results(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def test_its_times_are_in_the_results() -> None:
+    for size in ("4096 x 1024", "1024 x 21843", "65536 x 64"):
+        rows, classes = map(int, size.split(" x "))
+        measured = [r for r in results("cross_entropy")["results"] if (r["rows"], r["classes"]) == (rows, classes)]
+        shown = " | ".join(f"{r['time_ratio']:.2f}" for r in measured if r["loss"] != "F.cross_entropy")
+        assert f"| {size} | {shown} |" in README
+
+
+def test_its_memory_and_times_of_heads_are_in_the_results() -> None:
+    measured = results("linear_head")
+    for head, shown in (
+        ("poly_from_nll(F.linear_cross_entropy)", "poly_from_nll(F.linear_cross_entropy(...))"),
+        ("linear_poly_cross_entropy", "linear_poly_cross_entropy"),
+    ):
+        memory = [
+            f"{(m['peak_bytes'] - m['gradient_bytes']) / 1e6:.0f} MB" for m in measured["memory"] if m["head"] == head
+        ]
+        (time,) = (t for t in measured["time"] if t["head"] == head)
+        times = f"{time['ratio']:.2f} ({min(time['ratios']):.2f} to {max(time['ratios']):.2f})"
+        assert f"| `{shown}` | {memory[0]} | {memory[1]} | {times} |" in README
