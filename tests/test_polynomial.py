@@ -292,8 +292,8 @@ class TestArguments:
         assert from_arguments(DEFAULT_EPSILON, 0.0, loss) is loss
         assert from_arguments(DEFAULT_EPSILON, 0, loss) is loss
 
-    @pytest.mark.parametrize(("epsilon", "gamma"), [(2.0, 0.0), (1.0, 0.0), (0.0, 0.0), (DEFAULT_EPSILON, 2.0)])
-    def test_both_are_an_error(self, epsilon: float, gamma: float) -> None:
+    @pytest.mark.parametrize(("epsilon", "gamma"), [(2.0, 0.0), (0.0, 0.0), (DEFAULT_EPSILON, 2.0), ((1.0,), 0.0)])
+    def test_both_are_an_error(self, epsilon: Any, gamma: float) -> None:
         typed = re.escape(f"got epsilon={epsilon!r}, gamma={gamma!r}, polynomial=Polynomial(")
         with pytest.raises(ValueError, match="either polynomial or epsilon and gamma, not both; " + typed):
             from_arguments(epsilon, gamma, polylosses.focal(2.0))

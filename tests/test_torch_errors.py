@@ -99,8 +99,6 @@ REFUSED_BY_US: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         f"give either polynomial or epsilon and gamma, not both; got epsilon=2.0, gamma=0.0, polynomial={FOCAL!r}.",
     ),
-    # Equal to the default, but typed.
-    "polynomial and epsilon=1.0": ({"polynomial": FOCAL, "epsilon": 1.0}, ValueError, "got epsilon=1.0"),
     "polynomial and gamma": ({"polynomial": FOCAL, "gamma": 1.0}, ValueError, "gamma=1.0"),
     "polynomial as its maker": ({"polynomial": polylosses.focal}, TypeError, "must be a polylosses.Polynomial"),
     "polynomial as a name": ({"polynomial": "focal"}, TypeError, "got 'focal'"),

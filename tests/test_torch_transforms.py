@@ -57,6 +57,9 @@ LOSSES: dict[str, Loss] = {
     "indices, smoothing, focal": lambda z, rows, e: poly_cross_entropy(
         z, INDICES[rows].clamp(min=0), WEIGHT.to(z), label_smoothing=0.1, epsilon=e, gamma=0.5, ignore_index=1
     ),
+    "a polynomial": lambda z, rows, e: poly_cross_entropy(
+        z, INDICES[rows], polynomial=polylosses.Polynomial((e, 0.5), gamma=0.5), reduction="none"
+    ),
     "probabilities": lambda z, rows, e: poly_cross_entropy(z, SOFT.to(z)[rows], WEIGHT.to(z), epsilon=e, gamma=1.5),
     "probabilities, sum": lambda z, rows, e: poly_cross_entropy(
         z, SOFT.to(z)[rows], label_smoothing=0.1, epsilon=e, reduction="sum"
@@ -113,6 +116,17 @@ def test_compiled_once_more_for_all_numbers(loss: Loss) -> None:
     for epsilon in (0.5, 0.75, 2.0, 40.0, 1.0 / 3.0):
         torch.testing.assert_close(compiled(LOGITS, ALL_ROWS, epsilon), loss(LOGITS, ALL_ROWS, epsilon))
     assert counter.frame_count <= 2
+
+
+@each
+def test_compiled_once_for_all_numbers_of_rows(loss: Loss) -> None:
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
+    for rows in (3, 5, 2):  # first a size that nothing else here has, or torch takes them for the same
+        given = LOGITS[:rows].clone(), ALL_ROWS[:rows].clone(), EPSILON
+        torch.testing.assert_close(compiled(*given), loss(*given))
+    assert counter.frame_count == 1
 
 
 @each

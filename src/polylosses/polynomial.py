@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-# The default of every loss's ``epsilon``. It is told apart from a 1.0 that the user typed by identity, so that
-# `epsilon=1.0, polynomial=...` is caught although signatures show the plain number.
-DEFAULT_EPSILON = float("1")
+DEFAULT_EPSILON = 1.0
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> P
 
     Raises:
         TypeError: ``polynomial`` is no :class:`Polynomial`, or ``epsilon`` no number, array or sequence of numbers.
-        ValueError: ``polynomial`` is given together with ``epsilon`` or ``gamma``.
+        ValueError: ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its default.
     """
     if polynomial is None:
         if isinstance(epsilon, Real):
@@ -197,7 +195,8 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> P
         raise TypeError(
             f"polynomial must be a polylosses.Polynomial, such as polylosses.poly1(2.0); got {polynomial!r}."
         )
-    if epsilon is not DEFAULT_EPSILON or not is_zero(gamma):
+    # By value: torch.compile(dynamic=True) and files of hyperparameters give another object for the default.
+    if not (isinstance(epsilon, Real) and epsilon == DEFAULT_EPSILON and is_zero(gamma)):
         raise ValueError(
             f"give either polynomial or epsilon and gamma, not both; got epsilon={epsilon!r}, gamma={gamma!r}, "
             f"polynomial={polynomial!r}."

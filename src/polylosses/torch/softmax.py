@@ -57,7 +57,7 @@ def poly_cross_entropy(
 
     Raises:
         TypeError, ValueError: as for :class:`polylosses.Polynomial`; for a ``reduction`` that does not exist or a
-            ``label_smoothing`` below 0; if ``polynomial`` is given together with ``epsilon`` or ``gamma``.
+            ``label_smoothing`` below 0; if ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its default.
         RuntimeError, IndexError, ValueError: those of ``F.cross_entropy``, for shapes, dtypes and indices out of range.
 
     Source: Leng et al., ICLR 2022 (arXiv 2204.12511), equations 3 and 4 and listing 1.
