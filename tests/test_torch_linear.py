@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import polylosses
 from cases import LOSSES
@@ -326,6 +327,35 @@ def test_derivatives_of_derivatives_and_a_second_backward(reduction: str) -> Non
     first = torch.autograd.grad(total, (x, w, b, epsilon), retain_graph=True)
     second = torch.autograd.grad(total, (x, w, b, epsilon))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_activations_that_are_made_again_or_kept_elsewhere(reduction: str) -> None:
+    x, w, _ = layer((8,))
+    target = targets((8,), soft=False, ignored=-100)
+
+    def head(x: Tensor) -> Tensor:
+        return linear_poly_cross_entropy(x, w, target, epsilon=2.0, gamma=0.5, reduction=reduction)
+
+    right = gradients(head(x), [x, w])
+    for reentrant in (False, True):
+        again = checkpoint(head, x, use_reentrant=reentrant)
+        upstream = torch.linspace(0.5, 2.0, again.numel(), dtype=again.dtype).reshape(again.shape)
+        x.grad = w.grad = None
+        again.backward(upstream)
+        torch.testing.assert_close([x.grad, w.grad], right, rtol=0, atol=0)
+    with torch.autograd.graph.save_on_cpu():
+        elsewhere = head(x)
+    torch.testing.assert_close(gradients(elsewhere, [x, w]), right, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("_chunked")
+def test_an_epsilon_of_integers() -> None:
+    x, w, _ = layer((8,))
+    target = targets((8,), soft=False)
+    found, right = (linear_poly_cross_entropy(x, w, target, epsilon=e) for e in (torch.tensor(2), 2.0))
+    torch.testing.assert_close(gradients(found, [x, w]), gradients(right, [x, w]), rtol=1e-15, atol=0)
 
 
 @pytest.mark.usefixtures("_chunked")

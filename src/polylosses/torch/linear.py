@@ -1,7 +1,7 @@
 """A linear layer and a softmax loss in one, so that the logits of a large vocabulary never exist all at once."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -146,7 +146,8 @@ def _in_chunks(
         # What autocast would cast to before F.linear is cast to inside, so that gradients keep their own dtype.
         dtype = autocast_dtype(layer[0]) or dtype
     numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
-    inputs = (*layer, *(number for number in numbers if isinstance(number, Tensor)))
+    tensors = [number for number in numbers if isinstance(number, Tensor)]
+    inputs = (*layer, *(tensor if tensor.is_floating_point() else tensor.float() for tensor in tensors))
     wanted = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in inputs)
     how = (losses, polynomial, chunk_rows, dtype)
     loss: Tensor = _Chunked.apply(how, wanted, scale, labels, weight, *inputs)[0]  # type: ignore[no-untyped-call]
@@ -166,7 +167,7 @@ class _Chunked(torch.autograd.Function):
                 total, *gradients = _loss_and_gradients(how, wanted, before, labels, weight, *inputs)
                 return total * after, *gradients
             chunks = zip(rows.split(chunk_rows), labels.split(chunk_rows), strict=True)
-            loss = torch.cat([_chunk(how, y, weight, x, *others)[0] for x, y in chunks])
+            loss = torch.cat([_chunk(how, False, y, weight, x, *others)[0] for x, y in chunks])
             return (loss if scale is None else (loss * scale).sum(),)
 
     @staticmethod
@@ -248,7 +249,7 @@ def _loss_and_gradients(
     scales = scale.expand(rows.shape[0])
     chunks = zip(*(torch.split(t, chunk_rows) for t in (rows, labels, scales, by_rows)), strict=True)
     for x, y, s, by_x in chunks:
-        some, pull = _chunk(how, y, weight, x, linear_weight, linear_bias, *tensors)
+        some, pull = _chunk(how, True, y, weight, x, linear_weight, linear_bias, *tensors)
         loss = loss + (some * s).sum()
         by_logits, *more = pull(s.to(some.dtype), retain_graph=again)
         if wanted[0]:
@@ -267,7 +268,9 @@ def _loss_and_gradients(
     return loss, *(gradient for gradient, want in zip(gradients, wanted, strict=True) if want)
 
 
-def _chunk(how: Any, labels: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any) -> Any:
+def _chunk(
+    how: Any, pulled: bool, labels: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any
+) -> tuple[Tensor, Any]:
     """The losses of some rows, and what pulls a gradient back from them to the logits and the polynomial's tensors."""
     losses, polynomial, _, dtype = how
     linear_weight, linear_bias, *tensors = inputs
@@ -279,7 +282,20 @@ def _chunk(how: Any, labels: Tensor, weight: Tensor | None, rows: Tensor, *input
         loss: Tensor = losses(logits, labels, factor, polynomial=_with_tensors(polynomial, tensors))
         return loss
 
-    return torch.func.vjp(of, at_least_float32(logits), *tensors)
+    given = (at_least_float32(logits), *tensors)
+    if not pulled:
+        return of(*given), None
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.func.vjp(of, *given)  # type: ignore[return-value]  # it has no third one
+    leaves = [tensor.detach().requires_grad_() for tensor in given]
+    with torch.enable_grad(), ExitStack() as stack:
+        # Checkpointing and offloading of activations hook in where tensors are saved. What is saved here is used at
+        # once: hooks that do nothing hide it from them. (They detach: a tensor that is saved by what made it would not
+        # be freed. And torch.func forbids hooks, so that there are none to hide from.)
+        with suppress(RuntimeError):
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda x: x))
+        loss = of(*leaves)
+    return loss.detach(), partial(torch.autograd.grad, loss, leaves)
 
 
 def _with_tensors(polynomial: Polynomial, tensors: Sequence[Tensor]) -> Polynomial:
