@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from polylosses.torch import LinearPolyCrossEntropyLoss, linear_poly_cross_entro
 linear = importlib.import_module("polylosses.torch.linear")
 SOME = ["cross_entropy", "poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8"]
 H, V = 4, 6
+# torch traces its own functions when it differentiates forward, with a deprecated part of itself.
+forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
 @pytest.fixture(params=[3, 4, 100], ids=lambda rows: f"{rows} rows a chunk")
@@ -308,6 +311,7 @@ def test_the_peak_of_memory_does_not_depend_on_the_rows(reduction: str) -> None:
     assert peaks[1] < peaks[0] + 2**24, f"{peaks} bytes"
 
 
+@forward_mode
 @pytest.mark.usefixtures("_chunked")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_derivatives_of_derivatives_and_a_second_backward(reduction: str) -> None:
@@ -321,7 +325,7 @@ def test_derivatives_of_derivatives_and_a_second_backward(reduction: str) -> Non
             x, w, target, linear_bias=b, epsilon=epsilon, gamma=1.5, label_smoothing=0.1, reduction=reduction
         )
 
-    assert torch.autograd.gradcheck(loss, (x, w, b, epsilon))
+    assert torch.autograd.gradcheck(loss, (x, w, b, epsilon), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(loss, (x, w, b, epsilon))
     total = loss(x, w, b, epsilon).sum()
     first = torch.autograd.grad(total, (x, w, b, epsilon), retain_graph=True)
@@ -358,6 +362,7 @@ def test_an_epsilon_of_integers() -> None:
     torch.testing.assert_close(gradients(found, [x, w]), gradients(right, [x, w]), rtol=1e-15, atol=0)
 
 
+@forward_mode
 @pytest.mark.usefixtures("_chunked")
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_transforms(reduction: str) -> None:
@@ -375,6 +380,11 @@ def test_transforms(reduction: str) -> None:
     transforms: list[Callable[[Callable[..., Tensor]], Any]] = [
         lambda f: func.grad(f, argnums=(0, 1, 2, 3))(x, w, b, epsilons[2]),
         lambda f: func.jacrev(func.grad(f, argnums=1), argnums=0)(x, w, b, epsilons[2]),
+        lambda f: func.jvp(f, (x, w, b, epsilons[2]), (-x, w + 1, b - 1, epsilons[0])),
+        lambda f: func.jvp(partial(f, x, w), (b, epsilons[2]), (b - 1, epsilons[0])),
+        lambda f: func.jacfwd(f, argnums=(0, 3))(x, w, b, epsilons[2]),
+        lambda f: func.hessian(f)(x, w, b, epsilons[2]),
+        lambda f: func.jacrev(func.jacfwd(f, argnums=1), argnums=0)(x, w, b, epsilons[2]),
         lambda f: func.vmap(f, in_dims=(None, None, None, 0))(x, w, b, epsilons),
         lambda f: func.vmap(func.grad(f, argnums=(1, 3)), in_dims=(None, None, None, 0))(x, w, b, epsilons),
         lambda f: func.vmap(func.grad(f), in_dims=(0, None, None, None))(torch.stack([x, -x]), w, b, epsilons[2]),

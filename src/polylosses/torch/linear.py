@@ -62,7 +62,7 @@ def linear_poly_cross_entropy(
     Note:
         All logits are held for derivatives of derivatives, for those by ``torch.func``, and where class probabilities
         or class weights want a gradient. So they are, by each device its share, where ``input`` or ``linear_weight`` is
-        spread over devices (DTensor). Forward-mode derivatives are there up to one chunk.
+        spread over devices (DTensor).
 
     Source: for making the gradients in the forward pass, Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for
     LLM Training" (arXiv 2410.10989), section 3.2.
@@ -150,7 +150,7 @@ def _in_chunks(
     inputs = (*layer, *(tensor if tensor.is_floating_point() else tensor.float() for tensor in tensors))
     wanted = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in inputs)
     how = (losses, polynomial, chunk_rows, dtype)
-    loss: Tensor = _Chunked.apply(how, wanted, scale, labels, weight, *inputs)[0]  # type: ignore[no-untyped-call]
+    loss: Tensor = _apply(how, wanted, scale, labels, weight, *inputs)[0]
     return loss
 
 
@@ -167,7 +167,8 @@ class _Chunked(torch.autograd.Function):
                 total, *gradients = _loss_and_gradients(how, wanted, before, labels, weight, *inputs)
                 return total * after, *gradients
             chunks = zip(rows.split(chunk_rows), labels.split(chunk_rows), strict=True)
-            loss = torch.cat([_chunk(how, False, y, weight, x, *others)[0] for x, y in chunks])
+            losses = (_of_logits(how, y, weight, x, *others) for x, y in chunks)
+            loss = torch.cat([of(*given) for of, given in losses])
             return (loss if scale is None else (loss * scale).sum(),)
 
     @staticmethod
@@ -176,6 +177,7 @@ class _Chunked(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # torch would make zeros for what has no gradient, as large as the weight
         ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
         ctx.ready = output[1:]
 
     @staticmethod
@@ -211,9 +213,43 @@ class _Chunked(torch.autograd.Function):
             pairs = zip(arguments, in_dims, strict=True)
             # Only tensors have a dimension that is mapped over.
             one = [x.select(dim, k) if isinstance(dim, int) else x for x, dim in pairs]
-            results.append(_Chunked.apply(*one))  # type: ignore[no-untyped-call]
+            results.append(_apply(*one))
         stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
+
+
+class _ChunkedBothWays(_Chunked):
+    """With forward-mode derivatives: a class of its own, since torch.compile takes no Function that has them."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        scale, labels, weight, rows, linear_weight, linear_bias, *tensors = ctx.saved_tensors
+        by_rows, by_weight, by_bias, *by_tensors = tangents[5:]
+        *_, chunk_rows, dtype = ctx.how
+        parts = []
+        for k in range(0, rows.shape[0], chunk_rows):
+            x, y = rows[k : k + chunk_rows], labels[k : k + chunk_rows]
+            of, given = _of_logits(ctx.how, y, weight, x, linear_weight, linear_bias, *tensors)
+            along = torch.zeros_like(given[0])
+            if by_rows is not None:
+                along = along + _linear(dtype, by_rows[k : k + chunk_rows], linear_weight, None)
+            if by_weight is not None:
+                along = along + _linear(dtype, x, by_weight, None)
+            if by_bias is not None:
+                along = along + by_bias
+            others = [torch.zeros_like(t) if by is None else by for t, by in zip(tensors, by_tensors, strict=True)]
+            # What pulls back is linear, so that its own pullback pushes forward.
+            some, pull, *_ = torch.func.vjp(of, *given)
+            _, push, *_ = torch.func.vjp(pull, torch.ones_like(some))
+            parts.append(push((along, *others))[0])
+        pushed = torch.cat(parts)
+        return pushed if scale is None else (pushed * scale).sum(), *(None for _ in ctx.ready)
+
+
+def _apply(*arguments: Any) -> tuple[Tensor, ...]:
+    function = _Chunked if torch.compiler.is_compiling() else _ChunkedBothWays
+    results: tuple[Tensor, ...] = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return results
 
 
 def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
@@ -249,7 +285,7 @@ def _loss_and_gradients(
     scales = scale.expand(rows.shape[0])
     chunks = zip(*(torch.split(t, chunk_rows) for t in (rows, labels, scales, by_rows)), strict=True)
     for x, y, s, by_x in chunks:
-        some, pull = _chunk(how, True, y, weight, x, linear_weight, linear_bias, *tensors)
+        some, pull = _value_and_pullback(*_of_logits(how, y, weight, x, linear_weight, linear_bias, *tensors))
         loss = loss + (some * s).sum()
         by_logits, *more = pull(s.to(some.dtype), retain_graph=again)
         if wanted[0]:
@@ -268,23 +304,27 @@ def _loss_and_gradients(
     return loss, *(gradient for gradient, want in zip(gradients, wanted, strict=True) if want)
 
 
-def _chunk(
-    how: Any, pulled: bool, labels: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any
-) -> tuple[Tensor, Any]:
-    """The losses of some rows, and what pulls a gradient back from them to the logits and the polynomial's tensors."""
+def _of_logits(
+    how: Any, labels: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any
+) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """The losses of some rows, as a function of the logits and the polynomial's tensors; and these."""
     losses, polynomial, _, dtype = how
     linear_weight, linear_bias, *tensors = inputs
-    bias = None if linear_bias is None else linear_bias.to(dtype)
-    logits = F.linear(rows.to(dtype), linear_weight.to(dtype), bias)
 
     def of(logits: Tensor, *tensors: Tensor) -> Tensor:
         factor = None if weight is None else weight.to(logits.dtype)
         loss: Tensor = losses(logits, labels, factor, polynomial=_with_tensors(polynomial, tensors))
         return loss
 
-    given = (at_least_float32(logits), *tensors)
-    if not pulled:
-        return of(*given), None
+    return of, (at_least_float32(_linear(dtype, rows, linear_weight, linear_bias)), *tensors)
+
+
+def _linear(dtype: torch.dtype, rows: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:
+    return F.linear(rows.to(dtype), linear_weight.to(dtype), None if linear_bias is None else linear_bias.to(dtype))
+
+
+def _value_and_pullback(of: Callable[..., Tensor], given: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
+    """``torch.func.vjp(of, *given)``, also where somebody has hooks for saved tensors, which torch.func refuses."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.func.vjp(of, *given)  # type: ignore[return-value]  # it has no third one
     leaves = [tensor.detach().requires_grad_() for tensor in given]
