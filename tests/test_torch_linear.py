@@ -363,6 +363,31 @@ def test_an_epsilon_of_integers() -> None:
 
 
 @forward_mode
+def test_what_has_no_forward_mode_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chunks_of(3, monkeypatch)
+    x, w = (t.detach() for t in layer((8,))[:2])
+    soft, weight = targets((8,), soft=True), torch.ones(V, dtype=torch.float64)
+    for function, at in (
+        (lambda soft: linear_poly_cross_entropy(x, w, soft), soft),
+        (lambda weight: linear_poly_cross_entropy(x, w, soft.argmax(1), weight=weight), weight),
+    ):
+        with pytest.raises(NotImplementedError, match="no forward-mode derivatives by target and weight"):
+            torch.func.jvp(function, (at,), (at,))
+
+
+@forward_mode
+def test_forward_mode_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chunks_of(3, monkeypatch)
+    x, w = (t.detach() for t in layer((8,), torch.float32)[:2])
+    target = targets((8,), soft=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.func.jvp(lambda x: linear_poly_cross_entropy(x, w, target, epsilon=2.0), (x,), (-x,))
+        right = torch.func.jvp(lambda x: reference_loss(x, w, target, epsilon=2.0), (x,), (-x,))
+    assert found[1].dtype == right[1].dtype
+    torch.testing.assert_close(found, right, rtol=8 * torch.finfo(torch.bfloat16).eps, atol=0)
+
+
+@forward_mode
 @pytest.mark.usefixtures("_chunked")
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_transforms(reduction: str) -> None:

@@ -62,7 +62,8 @@ def linear_poly_cross_entropy(
     Note:
         All logits are held for derivatives of derivatives, for those by ``torch.func``, and where class probabilities
         or class weights want a gradient. So they are, by each device its share, where ``input`` or ``linear_weight`` is
-        spread over devices (DTensor).
+        spread over devices (DTensor). Of more than one chunk there are no forward-mode derivatives by ``target`` and
+        ``weight``.
 
     Source: for making the gradients in the forward pass, Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for
     LLM Training" (arXiv 2410.10989), section 3.2.
@@ -224,24 +225,33 @@ class _ChunkedBothWays(_Chunked):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         scale, labels, weight, rows, linear_weight, linear_bias, *tensors = ctx.saved_tensors
-        by_rows, by_weight, by_bias, *by_tensors = tangents[5:]
+        *_, along_labels, along_class_weight, along_rows, along_weight, along_bias = tangents[:8]
+        along_tensors = tangents[8:]
+        if along_labels is not None or along_class_weight is not None:
+            raise NotImplementedError(
+                "linear_poly_cross_entropy has no forward-mode derivatives by target and weight; "
+                "use poly_cross_entropy of torch.nn.functional.linear's logits."
+            )
         *_, chunk_rows, dtype = ctx.how
         parts = []
         for k in range(0, rows.shape[0], chunk_rows):
             x, y = rows[k : k + chunk_rows], labels[k : k + chunk_rows]
-            of, given = _of_logits(ctx.how, y, weight, x, linear_weight, linear_bias, *tensors)
-            along = torch.zeros_like(given[0])
-            if by_rows is not None:
-                along = along + _linear(dtype, by_rows[k : k + chunk_rows], linear_weight, None)
-            if by_weight is not None:
-                along = along + _linear(dtype, x, by_weight, None)
-            if by_bias is not None:
-                along = along + by_bias
-            others = [torch.zeros_like(t) if by is None else by for t, by in zip(tensors, by_tensors, strict=True)]
-            # What pulls back is linear, so that its own pullback pushes forward.
-            some, pull, *_ = torch.func.vjp(of, *given)
-            _, push, *_ = torch.func.vjp(pull, torch.ones_like(some))
-            parts.append(push((along, *others))[0])
+            with _without_autocast(rows):
+                of, given = _of_logits(ctx.how, y, weight, x, linear_weight, linear_bias, *tensors)
+                along = torch.zeros_like(given[0])
+                if along_rows is not None:
+                    along = along + _linear(dtype, along_rows[k : k + chunk_rows], linear_weight, None)
+                if along_weight is not None:
+                    along = along + _linear(dtype, x, along_weight, None)
+                if along_bias is not None:
+                    along = along + along_bias
+                others = [
+                    torch.zeros_like(t) if to is None else to for t, to in zip(tensors, along_tensors, strict=True)
+                ]
+                # What pulls back is linear, so that its own pullback pushes forward.
+                some, pull, *_ = torch.func.vjp(of, *given)
+                _, push, *_ = torch.func.vjp(pull, torch.ones_like(some))
+                parts.append(push((along, *others))[0])
         pushed = torch.cat(parts)
         return pushed if scale is None else (pushed * scale).sum(), *(None for _ in ctx.ready)
 
