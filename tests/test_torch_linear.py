@@ -16,7 +16,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import polylosses
@@ -233,9 +235,23 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often something of some number of elements is cast to bfloat16."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements, self.copies = elements, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and result.numel() == self.elements:
+            self.copies += result.dtype == torch.bfloat16
         return result
 
 
@@ -285,30 +301,59 @@ def resident(what):
     return int(Path("/proc/self/status").read_text().partition(what + ":")[2].split()[0]) * 1024
 
 torch.set_num_threads(1)
-for rows in (8, int(sys.argv[1])):  # the first loads libraries
-    x, w = torch.randn(rows, 8, requires_grad=True), torch.randn(8192, 8, requires_grad=True)
+many, hidden = map(int, sys.argv[1:3])
+for rows in (8, many):  # the first loads libraries
+    x, w = torch.randn(rows, hidden, requires_grad=True), torch.randn(8192, hidden, requires_grad=True)
     target = torch.zeros(rows, dtype=torch.long)
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    linear_poly_cross_entropy(x, w, target, reduction=sys.argv[2]).sum().backward()
+    linear_poly_cross_entropy(x, w, target, reduction=sys.argv[3]).sum().backward()
 print(resident("VmHWM") - before)
 """
+in_linux = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to measure the peak")
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to measure the peak")
+def peak_memory(rows: int, hidden: int, reduction: str) -> int:
+    """Bytes, of forward and backward in a process of their own, for 8192 classes: 512 rows a chunk of 16 MiB."""
+    # What is freed goes back to the system at once.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    command = [sys.executable, "-c", PEAK, str(rows), str(hidden), reduction]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@in_linux
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_the_peak_of_memory_does_not_depend_on_the_rows(reduction: str) -> None:
     """For 16 times as many rows, whose logits are half a gigabyte: what is small and kept must not scatter memory."""
-    peaks = []
-    for rows in (1024, 16 * 1024):
-        command = [sys.executable, "-c", PEAK, str(rows), reduction]
-        # What is freed goes back to the system at once.
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout))
-    assert peaks[0] > 2**24, "a chunk at least, or nothing is measured"
-    assert peaks[1] < peaks[0] + 2**24, f"{peaks} bytes"
+    few, many = (peak_memory(rows, 8, reduction) for rows in (1024, 16 * 1024))
+    assert few > 2**24, "a chunk at least, or nothing is measured"
+    assert many < few + 2**24, f"{few} and {many} bytes"
+
+
+@in_linux
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_the_gradient_of_the_weight_is_held_once(reduction: str) -> None:
+    """It is as large as 8 chunks here, and its shape is no reason for anything else of that size."""
+    gradients = 4 * 4096 * (8192 + 600)
+    peak = peak_memory(600, 4096, reduction)
+    assert gradients < peak < gradients + 8 * 2**24, f"{peak} bytes"
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_autocast_casts_the_weight_once_a_pass(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chunks_of(2, monkeypatch)
+    x, w, _ = layer((16,), torch.float32)
+    target = targets((16,), soft=False)
+    noted = Copies(w.numel())
+    with noted, torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = linear_poly_cross_entropy(x, w, target, reduction=reduction)
+    # Once to look at all options, once for all chunks.
+    assert noted.copies == 2
+    with noted:
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert noted.copies == (3 if reduction == "none" else 2)
 
 
 @forward_mode
@@ -352,6 +397,24 @@ def test_activations_that_are_made_again_or_kept_elsewhere(reduction: str) -> No
     with torch.autograd.graph.save_on_cpu():
         elsewhere = head(x)
     torch.testing.assert_close(gradients(elsewhere, [x, w]), right, rtol=0, atol=0)
+
+
+def test_what_is_not_pulled_back_is_freed() -> None:
+    """A graph that keeps itself alive is no matter where it is used up, but is where an error comes between."""
+    made: list[Any] = []
+    reference: Any = StorageWeakRef
+
+    class Made(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            made.extend(reference(t.untyped_storage()) for t in tree_leaves(result) if isinstance(t, Tensor))
+            return result
+
+    with torch.no_grad(), Made():  # type: ignore[no-untyped-call]
+        value, pull = linear._value_and_pullback(lambda z: torch.log_softmax(2 * z, 1).exp(), (torch.ones(2, 3),))
+    assert not all(one.expired() for one in made)
+    del value, pull
+    assert all(one.expired() for one in made)
 
 
 @pytest.mark.usefixtures("_chunked")

@@ -58,12 +58,12 @@ def linear_poly_cross_entropy(
     Raises:
         TypeError, ValueError: an argument is no tensor, or the shapes do not fit each other.
         TypeError, ValueError, RuntimeError, IndexError: as for :func:`poly_cross_entropy`.
+        NotImplementedError: a forward-mode derivative by ``target`` or ``weight``, of more than one chunk.
 
     Note:
         All logits are held for derivatives of derivatives, for those by ``torch.func``, and where class probabilities
         or class weights want a gradient. So they are, by each device its share, where ``input`` or ``linear_weight`` is
-        spread over devices (DTensor). Of more than one chunk there are no forward-mode derivatives by ``target`` and
-        ``weight``.
+        spread over devices (DTensor).
 
     Source: for making the gradients in the forward pass, Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for
     LLM Training" (arXiv 2410.10989), section 3.2.
@@ -160,15 +160,16 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(how: Any, wanted: Any, scale: Any, labels: Any, weight: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        rows, *others = inputs
-        chunk_rows = how[2]
+        rows, linear_weight, *others = inputs
+        chunk_rows, dtype = how[2:]
         with _without_autocast(rows):
             if scale is not None and any(wanted):
                 before, after = _before_and_after(scale)
                 total, *gradients = _loss_and_gradients(how, wanted, before, labels, weight, *inputs)
                 return total * after, *gradients
             chunks = zip(rows.split(chunk_rows), labels.split(chunk_rows), strict=True)
-            losses = (_of_logits(how, y, weight, x, *others) for x, y in chunks)
+            linear_weight = linear_weight.to(dtype)
+            losses = (_of_logits(how, y, weight, x, linear_weight, *others) for x, y in chunks)
             loss = torch.cat([of(*given) for of, given in losses])
             return (loss if scale is None else (loss * scale).sum(),)
 
@@ -232,7 +233,8 @@ class _ChunkedBothWays(_Chunked):
                 "linear_poly_cross_entropy has no forward-mode derivatives by target and weight; "
                 "use poly_cross_entropy of torch.nn.functional.linear's logits."
             )
-        *_, chunk_rows, dtype = ctx.how
+        chunk_rows, dtype = ctx.how[2:]
+        linear_weight = linear_weight.to(dtype)
         parts = []
         for k in range(0, rows.shape[0], chunk_rows):
             x, y = rows[k : k + chunk_rows], labels[k : k + chunk_rows]
@@ -283,12 +285,13 @@ def _loss_and_gradients(
     """The sum of the rows' losses times ``scale`` (one number, or one for each row), and its gradients."""
     rows, linear_weight, linear_bias, *tensors = inputs
     chunk_rows, dtype = how[2:]
+    linear_weight = linear_weight.to(dtype)  # once, and not for every chunk
     # Gradients that are to be differentiated again are made anew; others are written and added up in place. (Some
     # transforms have no rule for that; and small pieces kept between large ones that come and go scatter the memory.)
     again = torch.is_grad_enabled()
     loss: Any = 0.0
     by_rows = torch.empty_like(rows)
-    by_weight: Any = 0.0
+    by_weight: Any = 0.0 if again else None  # never twice: it is as large as the weight
     by_bias: Any = 0.0
     by_tensors: list[Any] = [0.0] * len(tensors)
     pieces = []
@@ -299,11 +302,13 @@ def _loss_and_gradients(
         loss = loss + (some * s).sum()
         by_logits, *more = pull(s.to(some.dtype), retain_graph=again)
         if wanted[0]:
-            piece = (by_logits.to(dtype) @ linear_weight.to(dtype)).to(x.dtype)
+            piece = (by_logits.to(dtype) @ linear_weight).to(x.dtype)
             pieces.append(piece) if again else by_x.copy_(piece)
         if wanted[1]:
-            if again or isinstance(by_weight, float):
+            if again:
                 by_weight = by_weight + by_logits.t() @ x.to(by_logits.dtype)
+            elif by_weight is None:
+                by_weight = by_logits.t() @ x.to(by_logits.dtype)
             else:
                 by_weight.addmm_(by_logits.t(), x.to(by_logits.dtype))
         if wanted[2]:
