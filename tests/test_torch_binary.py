@@ -1,11 +1,7 @@
-"""Laws of ``poly_binary_cross_entropy_with_logits`` over the whole product of losses, options and dtypes.
-
-Every test goes through all cells of :data:`cases.BINARY_CELLS`; a failure names the cells and what differs.
-"""
+"""``poly_binary_cross_entropy_with_logits`` beside torch's own, and what is torch's alone: dtypes, errors, modules."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,19 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import polylosses
-import reference
 from cases import BINARY_CELLS, LOSSES, Array, BinaryCell, binary_arrays
-from polylosses import Polynomial
-from polylosses.torch import (
-    Poly1FocalLoss,
-    PolyBCEWithLogitsLoss,
-    poly_binary_cross_entropy_with_logits,
-    poly_cross_entropy,
-    poly_sigmoid,
-    poly_softmax,
-)
-from reference import Expected
-from test_torch_cross_entropy import FULL, LOW, Found, compare, report, rounded_once, spacing
+from found import FULL, LOW, SPACING, Found, compare, report, rounded_once
+from on_torch import found_by
+from polylosses.torch import Poly1FocalLoss, PolyBCEWithLogitsLoss, poly_binary_cross_entropy_with_logits, poly_sigmoid
+from test_sigmoid_laws import expected
 
 INF = float("inf")
 PLAIN = polylosses.cross_entropy()
@@ -48,66 +36,8 @@ def given(cell: BinaryCell, dtype: torch.dtype) -> tuple[Tensor, Tensor, dict[st
 
 def run(function: Callable[..., Tensor], cell: BinaryCell, dtype: torch.dtype, **chosen: Any) -> Found:
     logits, target, options = given(cell, dtype)
-    value = function(logits, target, **options, **chosen)
-    upstream = torch.tensor(binary_arrays(cell).upstream, dtype=value.dtype) if cell.reduction == "none" else None
-    value.backward(upstream)  # type: ignore[no-untyped-call]
-    assert logits.grad is not None
-    return Found(value.detach(), logits.grad, target.grad)
-
-
-def run_ours(cell: BinaryCell, dtype: torch.dtype, **chosen: Any) -> Found:
-    chosen |= {"alpha": cell.alpha, "alpha_on_epsilon": cell.alpha_on_epsilon, "ignore_index": cell.ignore_index}
-    return run(poly_binary_cross_entropy_with_logits, cell, dtype, **chosen)
-
-
-@cache
-def expected(loss: Polynomial, cell: BinaryCell) -> Expected:
-    numbers = binary_arrays(cell)
-    right = reference.binary_cross_entropy(
-        loss,
-        numbers.logits,
-        numbers.target,
-        numbers.weight,
-        numbers.pos_weight,
-        alpha=cell.alpha,
-        alpha_on_epsilon=cell.alpha_on_epsilon,
-        ignore_index=cell.ignore_index,
-        reduction=cell.reduction,
-        upstream=numbers.upstream,
-    )
-    if cell.target == "class ids":
-        return right
-    # What is ignored has no gradient.
-    kept = np.ones(()) if cell.ignore_index is None else numbers.target != cell.ignore_index
-    return replace(right, target_gradient=kept * right.target_gradient)
-
-
-@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
-@pytest.mark.parametrize("dtype", FULL.values(), ids=FULL)
-@pytest.mark.parametrize("name", LOSSES)
-def test_value_and_gradients_are_the_oracles(name: str, dtype: torch.dtype) -> None:
-    loss = LOSSES[name]
-    report(
-        {
-            str(cell): compare(
-                run_ours(cell, dtype, polynomial=loss), expected(loss, cell), lambda _, scale: spacing(dtype) * scale
-            )
-            for cell in BINARY_CELLS
-        }
-    )
-
-
-@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
-@pytest.mark.parametrize("dtype", LOW.values(), ids=LOW)
-@pytest.mark.parametrize("name", ["cross_entropy", "poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8"])
-def test_low_precision_is_the_oracle_rounded_once(name: str, dtype: torch.dtype) -> None:
-    loss = LOSSES[name]
-    report(
-        {
-            str(cell): compare(run_ours(cell, dtype, polynomial=loss), expected(loss, cell), rounded_once(dtype))
-            for cell in BINARY_CELLS
-        }
-    )
+    upstream = binary_arrays(cell).upstream if cell.reduction == "none" else None
+    return found_by(function(logits, target, **options, **chosen), logits, target, upstream)
 
 
 def test_the_bound_of_epsilon_moves_with_alpha_on_the_logarithm() -> None:
@@ -117,27 +47,25 @@ def test_the_bound_of_epsilon_moves_with_alpha_on_the_logarithm() -> None:
         poly_binary_cross_entropy_with_logits(z, y, alpha=0.25, alpha_on_epsilon=False, epsilon=-1.0)
 
 
-@pytest.mark.parametrize("dtype", (FULL | LOW).values(), ids=FULL | LOW)
-def test_with_epsilon_0_it_is_torchs(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", FULL + LOW)
+def test_with_epsilon_0_it_is_torchs(dtype: str) -> None:
     """Torch's in float64, since the numbers of a cell are exact in every dtype: torch rounds more often than we do."""
-    within = rounded_once(dtype) if dtype in LOW.values() else lambda _, scale: spacing(dtype) * scale
+    within = rounded_once(dtype) if dtype in LOW else lambda _, scale: SPACING[dtype] * scale
     failures = {}
     for cell in BINARY_CELLS:
         if cell.target == "class ids" or cell.alpha is not None or cell.ignore_index is not None:
             continue
-        found = run_ours(cell, dtype, epsilon=0.0)
+        found = run(poly_binary_cross_entropy_with_logits, cell, getattr(torch, dtype), epsilon=0.0)
         torchs = run(F.binary_cross_entropy_with_logits, cell, torch.float64)
         assert torchs.target_gradient is not None
         right = replace(
             expected(PLAIN, cell),
-            value=torchs.value.numpy(),
-            gradient=torchs.gradient.numpy(),
-            target_gradient=torchs.target_gradient.numpy(),
+            value=torchs.value,
+            gradient=torchs.gradient,
+            target_gradient=torchs.target_gradient,
         )
         # Torch's gradient is sigmoid(z) - y, right to a spacing of 1, times factors of at most 4 * 4 * 2.
-        failures[str(cell)] = compare(
-            found, right, lambda right, scale: within(right, scale) + 32 * spacing(torch.float64)
-        )
+        failures[str(cell)] = compare(found, right, lambda right, scale: within(right, scale) + 32 * SPACING["float64"])
     report(failures)
 
 
@@ -155,7 +83,7 @@ def test_class_ids_are_their_one_hot_rows() -> None:
             for ids in (target, target.int(), target.to(torch.uint8)):
                 found = poly_binary_cross_entropy_with_logits(logits, ids, **options).detach().numpy()
                 scale = expected(LOSSES[name], cell).value_scale
-                off = np.abs(found - right) > 2 * spacing(torch.float64) * scale
+                off = np.abs(found - right) > 2 * SPACING["float64"] * scale
                 failures[f"{name}, {cell}, {ids.dtype}"] = ["not the same"] if off.any() else []
     report(failures)
 
@@ -182,50 +110,6 @@ def test_dtype_of_the_result_is_torchs(autocast: torch.dtype | None) -> None:
                         if found != torchs:
                             differing.append(f"{dtype}, {target_dtype}, {factor_dtype}: {found}, not {torchs}")
     assert not differing, "\n".join(differing)
-
-
-EXTREME = [1e4, -1e4, 0.0, 8.0, 15.0, 17.0, 18.0, 37.0, -37.0, 80.0, 88.0, 89.0, 104.0, -104.0, 710.0, 746.0, INF, -INF]
-
-
-@pytest.mark.parametrize("dtype", FULL.values(), ids=FULL)
-@pytest.mark.parametrize("name", LOSSES)
-def test_extreme_logits(name: str, dtype: torch.dtype) -> None:
-    loss, limits = LOSSES[name], torch.finfo(dtype)
-    # torch's sigmoid is 0 where it would be below the smallest normal number.
-    lost = limits.tiny * (1 + sum(abs(c) for c in loss.coefficients))
-    wrong = []
-    for logit in EXTREME:
-        for label in (0.0, 1.0, 0.5):
-            if abs(logit) == INF and label != float(logit > 0):
-                continue  # an impossible label: below
-            z, y = np.array([logit]), np.array([label])
-            # The oracle knows -inf as a masked class; +inf is that of the other side.
-            right = (
-                reference.binary_cross_entropy(loss, z, y, reduction="sum")
-                if abs(logit) < INF
-                else Expected(*[np.zeros(1)] * 6)
-            )
-            logits = torch.tensor(z, dtype=dtype, requires_grad=True)
-            value = poly_binary_cross_entropy_with_logits(
-                logits, torch.tensor(y, dtype=dtype), reduction="sum", polynomial=loss
-            )
-            gradient = torch.autograd.grad(value, logits)[0].numpy()
-            off = abs(value.item() - right.value) > limits.eps * right.value_scale + lost
-            off_gradient = np.abs(gradient - right.gradient) > limits.eps * right.gradient_scale + lost
-            if np.any(off) or np.any(off_gradient) or np.isnan(gradient).any():
-                wrong.append(f"{logit}, {label}: {value}, {gradient}, not {right.value}, {right.gradient}")
-    assert not wrong, "\n".join(wrong[:5])
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_an_impossible_label_costs_what_it_should_and_its_gradient_is_finite(name: str) -> None:
-    loss = LOSSES[name]
-    logits = torch.tensor([-INF, INF], dtype=torch.float64, requires_grad=True)
-    value = poly_binary_cross_entropy_with_logits(
-        logits, torch.tensor([1.0, 0.0], dtype=torch.float64), reduction="none", polynomial=loss
-    )
-    assert value.tolist() == pytest.approx([loss.value(-INF, 1.0)] * 2, rel=1e-15)
-    assert torch.isfinite(torch.autograd.grad(value.sum(), logits)[0]).all()
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["class ids", "dense"])
@@ -263,27 +147,6 @@ def test_ignored_positions_count_nothing(name: str, dense: bool) -> None:
     assert torch.isnan(results["mean"])
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_flip_of_signs_and_labels_changes_nothing(name: str) -> None:
-    logits, target, _ = given(next(c for c in BINARY_CELLS if c.target == "soft" and len(c.shape) == 3), torch.float64)
-    chosen: dict[str, Any] = {"polynomial": LOSSES[name], "reduction": "none"}
-    found = poly_binary_cross_entropy_with_logits(-logits, 1 - target, alpha=0.75, **chosen)
-    right = poly_binary_cross_entropy_with_logits(logits, target, alpha=0.25, **chosen)
-    torch.testing.assert_close(found, right, rtol=1e-14, atol=1e-15)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_it_is_a_softmax_of_two_classes(name: str) -> None:
-    logits = torch.linspace(-6, 6, 41, dtype=torch.float64)
-    two = torch.stack([logits, torch.zeros_like(logits)], dim=1)
-    chosen: dict[str, Any] = {"polynomial": LOSSES[name], "reduction": "none"}
-    for label in (1.0, 0.0, 0.25):
-        target = torch.full_like(logits, label)
-        found = poly_binary_cross_entropy_with_logits(logits, target, **chosen)
-        right = poly_cross_entropy(two, torch.stack([target, 1 - target], dim=1), **chosen)
-        torch.testing.assert_close(found, right, rtol=1e-11, atol=1e-13)  # softmax knows q up to a spacing of 1
-
-
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (2, 3, 0)], ids=str)
 def test_empty_inputs(shape: tuple[int, ...]) -> None:
     for reduction in ("none", "mean", "sum"):
@@ -296,29 +159,6 @@ def test_empty_inputs(shape: tuple[int, ...]) -> None:
             found = poly_binary_cross_entropy_with_logits(z, target, epsilon=2.0, gamma=0.5, reduction=reduction)
             torch.testing.assert_close(found, right, equal_nan=True, rtol=0, atol=0)
             assert torch.autograd.grad(found.sum(), z)[0].shape == shape
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_nan_stays_nan(name: str) -> None:
-    z = torch.tensor([float("nan"), 1.0], requires_grad=True)
-    value = poly_binary_cross_entropy_with_logits(
-        z, torch.tensor([1.0, 0.5]), polynomial=LOSSES[name], reduction="none"
-    )
-    assert torch.isnan(value).tolist() == [True, False]
-
-
-# The margin is up to where q = sigmoid(-z) is a normal float32 number.
-@pytest.mark.parametrize("name", ["poly1(-1)", "focal(0.5)", "poly1_focal(-1, 0.5)"])
-def test_small_losses_keep_their_digits(name: str) -> None:
-    """The sigmoid knows ``q = sigmoid(-z)`` to its last digit, where ``1 - sigmoid(z)`` is 0 from a margin of 17 on."""
-    loss = LOSSES[name]
-    for margin in range(0, 81, 4):
-        z = torch.tensor(float(margin), requires_grad=True)
-        q = reference.row(loss, (float(margin), 0.0)).probability[1]
-        loss_of_the_power = poly_binary_cross_entropy_with_logits(
-            z, torch.tensor(1.0), polynomial=Polynomial((1.0,), loss.gamma, log_weight=0.0)
-        )
-        assert loss_of_the_power.item() == pytest.approx(q ** (1 + loss.gamma), rel=1e-5)
 
 
 PLACES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -397,44 +237,11 @@ def test_class_ids_that_do_not_fit() -> None:
         function(torch.zeros(2, 5), torch.tensor([0, 1]), pos_weight=torch.ones(4))
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "nothing"])
-def test_poly_sigmoid_is_poly_softmax_of_two_classes(name: str) -> None:
-    logits = torch.linspace(-12, 12, 49, dtype=torch.float64)
-    two = torch.stack([logits, torch.zeros_like(logits)], dim=1)
-    found = poly_sigmoid(logits, polynomial=LOSSES[name])
-    torch.testing.assert_close(found, poly_softmax(two, polynomial=LOSSES[name])[:, 0], rtol=1e-6, atol=1e-9)
-
-
-# What minimizes share * L(p) + (1 - share) * L(1 - p); where L' is bounded, only even shares have a minimum inside.
-@pytest.mark.parametrize(
-    "name", ["cross_entropy", "poly1", "focal", "poly1_focal", "poly_n", "everything", "poly1(-1)"]
-)
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.875])
-def test_poly_sigmoid_is_the_share_that_the_logit_is_optimal_for(name: str, share: float) -> None:
-    target = torch.tensor(share, dtype=torch.float64)
-
-    def loss(logit: Tensor) -> Tensor:
-        return poly_binary_cross_entropy_with_logits(logit, target, polynomial=LOSSES[name])
-
-    slope = torch.func.grad(loss)
-
-    low, high = torch.tensor(-30.0, dtype=torch.float64), torch.tensor(30.0, dtype=torch.float64)
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    assert poly_sigmoid(low, polynomial=LOSSES[name]).item() == pytest.approx(share, abs=1e-9)
-
-
-@pytest.mark.parametrize("dtype", (FULL | LOW).values(), ids=FULL | LOW)
-def test_poly_sigmoid_at_the_edges(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_poly_sigmoid_with_epsilon_0_is_sigmoid(dtype: torch.dtype) -> None:
     logits = torch.tensor([0.0, 1e4, -1e4, 17.0, -17.0, 89.0, -104.0, INF, -INF], dtype=dtype)
-    for name, loss in LOSSES.items():
-        found = poly_sigmoid(logits, polynomial=loss)
-        assert found.dtype == dtype
-        assert ((found >= 0) & (found <= 1)).all(), name
-        assert found[7:].tolist() == [1, 0], name
-        assert (found[logits.argsort()].double().diff() >= 0).all(), name
-    torch.testing.assert_close(poly_sigmoid(logits, epsilon=0.0), logits.sigmoid(), rtol=1e2 * spacing(dtype), atol=0)
+    found = poly_sigmoid(logits, epsilon=0.0)
+    torch.testing.assert_close(found, logits.sigmoid(), rtol=1e2 * torch.finfo(dtype).eps, atol=0)
 
 
 def test_modules_pass_every_option_on() -> None:

@@ -1,20 +1,15 @@
-"""``poly_softmax`` gives the class posterior back, and ``poly_from_nll`` is the polynomial of any likelihood."""
+"""``poly_softmax`` gives the class posterior back: of logits that were really optimized. And beside torch's own."""
 
 from functools import partial
 
-import mpmath as mp
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import reference
 from cases import LOSSES
 from polylosses import Polynomial
 from polylosses.torch import poly_cross_entropy, poly_from_nll, poly_softmax
-
-EPS = torch.finfo(torch.float64).eps
 
 POSTERIORS = {"sharp": [0.6, 0.25, 0.1, 0.05], "nearly even": [0.37, 0.33, 0.30]}
 
@@ -69,18 +64,6 @@ def test_where_none_is_claimed_there_is_no_optimum_inside(name: str, which: str)
     assert optimal_logits(LOSSES[name], posterior).softmax(0).min() < 1e-3
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "nothing"])
-def test_it_is_the_oracles(name: str) -> None:
-    rows = np.random.default_rng(0).integers(-64, 65, (20, 5)) / 16
-    for row in rows.tolist():
-        found = poly_softmax(torch.tensor([row], dtype=torch.float64), polynomial=LOSSES[name])[0].numpy()
-        right = reference.posterior(LOSSES[name], tuple(row))
-        # The slope is known up to its scale, so that the posterior is up to the ratio of both.
-        numbers = reference.row(LOSSES[name], tuple(row))
-        relative = EPS * (1 + np.max(numbers.slope_scale / -numbers.slope))
-        assert found == pytest.approx(right, rel=2 * relative)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_with_cross_entropy_it_is_softmax(dtype: torch.dtype) -> None:
     logits = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -90,40 +73,6 @@ def test_with_cross_entropy_it_is_softmax(dtype: torch.dtype) -> None:
             assert found.dtype == right.dtype
             torch.testing.assert_close(found, right, rtol=8 * torch.finfo(dtype).eps, atol=0)
     assert torch.equal(poly_softmax(logits, epsilon=2.0), poly_softmax(logits, 1, epsilon=2.0))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", LOSSES)
-def test_extremes(name: str, dtype: torch.dtype) -> None:
-    inf = float("inf")
-    margins = [0.0, 5.0, 10.0, 15.0, 16.0, 17.0, 18.0, 20.0, 36.0, 37.0, 40.0, 88.0, 104.0, 710.0, 746.0, 1e4]
-    rows = [
-        *([m, 0.0, -1.0, 1.0] for m in margins),
-        *([-m, 0.0, -1.0, 1.0] for m in margins),
-        [1e4, 1e4, -1e4, 0.0],
-        [-inf, 0.0, 1.0, 2.0],
-        [-inf, -inf, -inf, 2.0],
-        [-inf, 1e4, 0.0, -1e4],
-    ]
-    logits = torch.tensor(rows, dtype=dtype)
-    found = poly_softmax(logits, polynomial=LOSSES[name])
-    assert torch.isfinite(found).all()
-    assert (found >= 0).all()
-    assert found.dtype == dtype
-    eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(found.double().sum(1), torch.ones(len(rows), dtype=torch.float64), rtol=0, atol=4 * eps)
-    assert (found[logits == -inf] == 0).all(), "masked classes"
-    # The more probable class stays so, or ties with the other where the dtype can't tell them apart.
-    order = logits.argsort(1)
-    assert (found.double().gather(1, order).diff(dim=1) >= -8 * eps).all(), "order of classes"
-
-
-def test_a_heavy_logarithm_does_not_overflow_on_masked_classes() -> None:
-    logits = torch.tensor([[-torch.inf, 0.0, 1.0]])
-    for loss in (Polynomial((1.0,), 2.0, log_weight=100.0), Polynomial((), 0.5, log_weight=1e6)):
-        found = poly_softmax(logits, polynomial=loss)
-        assert torch.isfinite(found).all()
-        assert found[0, 0] == 0
 
 
 def test_it_has_gradients() -> None:
@@ -140,30 +89,3 @@ def test_losses_from_likelihoods_are_those_from_logits(name: str) -> None:
     found = poly_from_nll(nll, polynomial=LOSSES[name])
     assert torch.equal(found, poly_cross_entropy(logits, target, reduction="none", polynomial=LOSSES[name]))
     assert torch.equal(poly_from_nll(nll[:, None, None], polynomial=LOSSES[name]), found[:, None, None])
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("name", LOSSES)
-def test_small_likelihoods_keep_their_digits(name: str, dtype: torch.dtype) -> None:
-    """Here nothing was rounded yet, so that q must have a relative accuracy: ``1 - exp(-nll)`` has none."""
-    loss, limits = LOSSES[name], torch.finfo(dtype)
-    nll = torch.tensor([1e-30, 1e-16, 1e-12, 1e-8, 1e-3, 0.1, 1.0, 10.0, 50.0], dtype=dtype)
-    steps = 8 + 3 * len(loss.coefficients) + loss.gamma
-    with mp.workdps(100):
-        for number, found in zip(nll.tolist(), poly_from_nll(nll, polynomial=loss).tolist(), strict=True):
-            p, q = mp.exp(-mp.mpf(number)), -mp.expm1(-mp.mpf(number))
-            bound = steps * limits.eps * reference.value_terms(loss, p, q) + limits.tiny
-            assert abs(found - reference.value(loss, p, q)) <= bound, f"at nll = {number}"
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_likelihoods_at_the_edges(dtype: torch.dtype) -> None:
-    nll = torch.tensor([0.0, 1e-7, 1.0, 100.0, torch.inf, torch.nan], dtype=dtype, requires_grad=True)
-    for name, loss in LOSSES.items():
-        found = poly_from_nll(nll, polynomial=loss)
-        assert found.dtype == dtype
-        assert found[0] == 0, name
-        assert found[4] == (torch.inf if loss.log_weight else torch.tensor(sum(loss.coefficients), dtype=dtype)), name
-        assert torch.isnan(found).tolist() == [False] * 5 + [True], name
-        gradient = torch.autograd.grad(found.sum(), nll)[0]
-        assert torch.isfinite(gradient[:5]).all(), name

@@ -1,0 +1,24 @@
+"""Which adapters the laws run on. A new backend writes one, names it here, and has its tests.
+
+An adapter is a module with some of the functions ``cross_entropy``, ``binary_cross_entropy``, ``softmax``, ``sigmoid``
+and ``from_nll``, each from a :class:`polylosses.Polynomial` and NumPy arrays to NumPy arrays; for options that the
+backend has not, they return None. ``LOW_PRECISION`` says whether the backend takes float16 and bfloat16.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import on_jax
+import on_numpy
+import on_torch
+
+BACKENDS: list[ModuleType] = [on_numpy, on_torch, on_jax]
+
+
+def on_every_backend(function: str, *, low_precision: bool = False) -> Callable[[Any], Any]:
+    """Runs a test on every backend that has the function."""
+    having = [b for b in BACKENDS if hasattr(b, function) and (b.LOW_PRECISION or not low_precision)]
+    return pytest.mark.parametrize("backend", having, ids=[b.__name__.removeprefix("on_") for b in having])

@@ -1,0 +1,208 @@
+"""Laws of the sigmoid losses, on every backend.
+
+Tests go through all cells of :data:`cases.BINARY_CELLS`; a failure names the cells and what differs.
+"""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+import reference
+from backends import on_every_backend
+from cases import BINARY_CELLS, LOSSES, BinaryCell, binary_arrays
+from found import FULL, LOW, SPACING, TINY, Found, compare, report, rounded_once
+from polylosses import Polynomial
+from reference import Expected
+
+INF = float("inf")
+
+
+def run(backend: Any, loss: Polynomial, cell: BinaryCell, dtype: str) -> Found | None:
+    numbers = binary_arrays(cell)
+    found: Found | None = backend.binary_cross_entropy(
+        loss,
+        numbers.logits,
+        numbers.target,
+        numbers.weight,
+        numbers.pos_weight,
+        alpha=cell.alpha,
+        alpha_on_epsilon=cell.alpha_on_epsilon,
+        ignore_index=cell.ignore_index,
+        reduction=cell.reduction,
+        upstream=numbers.upstream,
+        dtype=dtype,
+    )
+    return found
+
+
+@cache
+def expected(loss: Polynomial, cell: BinaryCell) -> Expected:
+    numbers = binary_arrays(cell)
+    right = reference.binary_cross_entropy(
+        loss,
+        numbers.logits,
+        numbers.target,
+        numbers.weight,
+        numbers.pos_weight,
+        alpha=cell.alpha,
+        alpha_on_epsilon=cell.alpha_on_epsilon,
+        ignore_index=cell.ignore_index,
+        reduction=cell.reduction,
+        upstream=numbers.upstream,
+    )
+    if cell.target == "class ids":
+        return right
+    # What is ignored has no gradient.
+    kept = np.ones(()) if cell.ignore_index is None else numbers.target != cell.ignore_index
+    return replace(right, target_gradient=kept * right.target_gradient)
+
+
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+@pytest.mark.parametrize("dtype", FULL)
+@pytest.mark.parametrize("name", LOSSES)
+@on_every_backend("binary_cross_entropy")
+def test_value_and_gradients_are_the_oracles(backend: Any, name: str, dtype: str) -> None:
+    loss = LOSSES[name]
+    failures = {}
+    for cell in BINARY_CELLS:
+        found = run(backend, loss, cell, dtype)
+        if found is not None:
+            failures[str(cell)] = compare(found, expected(loss, cell), lambda _, scale: SPACING[dtype] * scale)
+    report(failures)
+
+
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("name", ["cross_entropy", "poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8"])
+@on_every_backend("binary_cross_entropy", low_precision=True)
+def test_low_precision_is_the_oracle_rounded_once(backend: Any, name: str, dtype: str) -> None:
+    loss = LOSSES[name]
+    failures = {}
+    for cell in BINARY_CELLS:
+        # What is not the backend's own option is rounded more often by the adapter.
+        own = backend.__name__ == "on_torch" or (cell.reduction == "none" and not cell.weighted)
+        found = run(backend, loss, cell, dtype) if own else None
+        if found is not None:
+            failures[str(cell)] = compare(found, expected(loss, cell), rounded_once(dtype))
+    report(failures)
+
+
+EXTREME = [1e4, -1e4, 0.0, 8.0, 15.0, 17.0, 18.0, 37.0, -37.0, 80.0, 88.0, 89.0, 104.0, -104.0, 710.0, 746.0, INF, -INF]
+
+
+@pytest.mark.parametrize("dtype", FULL)
+@pytest.mark.parametrize("name", LOSSES)
+@on_every_backend("binary_cross_entropy")
+def test_extreme_logits(backend: Any, name: str, dtype: str) -> None:
+    loss = LOSSES[name]
+    # A sigmoid may be 0 where it would be below the smallest normal number.
+    lost = TINY[dtype] * (1 + sum(abs(c) for c in loss.coefficients))
+    wrong = []
+    for logit in EXTREME:
+        for label in (0.0, 1.0, 0.5):
+            if abs(logit) == INF and label != float(logit > 0):
+                continue  # an impossible label: below
+            z, y = np.array([logit]), np.array([label])
+            # The oracle knows -inf as a masked class; +inf is that of the other side.
+            right = (
+                reference.binary_cross_entropy(loss, z, y, reduction="sum")
+                if abs(logit) < INF
+                else Expected(*[np.zeros(1)] * 6)
+            )
+            found = backend.binary_cross_entropy(loss, z, y, reduction="sum", dtype=dtype)
+            off = abs(found.value - right.value) > SPACING[dtype] * right.value_scale + lost
+            off_gradient = np.abs(found.gradient - right.gradient) > SPACING[dtype] * right.gradient_scale + lost
+            if np.any(off) or np.any(off_gradient) or np.isnan(found.gradient).any():
+                wrong.append(f"{logit}, {label}: {found}, not {right.value}, {right.gradient}")
+    assert not wrong, "\n".join(wrong[:5])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@on_every_backend("binary_cross_entropy")
+def test_an_impossible_label_costs_what_it_should_and_its_gradient_is_finite(backend: Any, name: str) -> None:
+    loss = LOSSES[name]
+    found = backend.binary_cross_entropy(loss, np.array([-INF, INF]), np.array([1.0, 0.0]), reduction="none")
+    assert found.value.tolist() == pytest.approx([loss.value(-INF, 1.0)] * 2, rel=1e-15)
+    assert np.isfinite(found.gradient).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@on_every_backend("binary_cross_entropy")
+def test_a_flip_of_signs_and_labels_changes_nothing(backend: Any, name: str) -> None:
+    numbers = binary_arrays(next(c for c in BINARY_CELLS if c.target == "soft" and len(c.shape) == 3))
+    flipped, given = (-numbers.logits, 1 - numbers.target), (numbers.logits, numbers.target)
+    found = backend.binary_cross_entropy(LOSSES[name], *flipped, alpha=0.75, reduction="none")
+    right = backend.binary_cross_entropy(LOSSES[name], *given, alpha=0.25, reduction="none")
+    np.testing.assert_allclose(found.value, right.value, rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(found.gradient, -right.gradient, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@on_every_backend("binary_cross_entropy")
+def test_it_is_a_softmax_of_two_classes(backend: Any, name: str) -> None:
+    logits = np.linspace(-6, 6, 41)
+    two = np.stack([logits, np.zeros_like(logits)], axis=1)
+    for label in (1.0, 0.0, 0.25):
+        target = np.full_like(logits, label)
+        found = backend.binary_cross_entropy(LOSSES[name], logits, target, reduction="none")
+        right = backend.cross_entropy(LOSSES[name], two, np.stack([target, 1 - target], axis=1), reduction="none")
+        # Softmax knows q up to a spacing of 1.
+        np.testing.assert_allclose(found.value, right.value, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@on_every_backend("binary_cross_entropy")
+def test_nan_stays_nan(backend: Any, name: str) -> None:
+    found = backend.binary_cross_entropy(LOSSES[name], np.array([np.nan, 1.0]), np.array([1.0, 0.5]), reduction="none")
+    assert np.isnan(found.value).tolist() == [True, False]
+
+
+# The margin is up to where q = sigmoid(-z) is a normal float32 number.
+@pytest.mark.parametrize("name", ["poly1(-1)", "focal(0.5)", "poly1_focal(-1, 0.5)"])
+@on_every_backend("binary_cross_entropy")
+def test_small_losses_keep_their_digits(backend: Any, name: str) -> None:
+    """The sigmoid knows ``q = sigmoid(-z)`` to its last digit, where ``1 - sigmoid(z)`` is 0 from a margin of 17 on."""
+    loss = LOSSES[name]
+    power = Polynomial((1.0,), loss.gamma, log_weight=0.0)
+    for margin in range(0, 81, 4):
+        q = reference.row(loss, (float(margin), 0.0)).probability[1]
+        found = backend.binary_cross_entropy(power, np.array(float(margin)), np.array(1.0), dtype="float32")
+        assert found.value.item() == pytest.approx(q ** (1 + loss.gamma), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if n != "nothing"])
+@on_every_backend("sigmoid")
+def test_poly_sigmoid_is_poly_softmax_of_two_classes(backend: Any, name: str) -> None:
+    logits = np.linspace(-12, 12, 49)
+    two = np.stack([logits, np.zeros_like(logits)], axis=1)
+    found, right = backend.sigmoid(LOSSES[name], logits), backend.softmax(LOSSES[name], two)[:, 0]
+    np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-9)
+
+
+# What minimizes share * L(p) + (1 - share) * L(1 - p); where L' is bounded, only even shares have a minimum inside.
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "poly1", "focal", "poly1_focal", "poly_n", "everything", "poly1(-1)"]
+)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.875])
+@on_every_backend("sigmoid")
+def test_poly_sigmoid_is_the_share_that_the_logit_is_optimal_for(backend: Any, name: str, share: float) -> None:
+    low, high = np.array(-30.0), np.array(30.0)
+    for _ in range(100):
+        middle = (low + high) / 2
+        slope = backend.binary_cross_entropy(LOSSES[name], middle, np.array(share)).gradient
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    assert backend.sigmoid(LOSSES[name], low).item() == pytest.approx(share, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", FULL + LOW)
+@on_every_backend("sigmoid", low_precision=True)
+def test_poly_sigmoid_at_the_edges(backend: Any, dtype: str) -> None:
+    logits = np.array([0.0, 1e4, -1e4, 17.0, -17.0, 89.0, -104.0, INF, -INF])
+    for name, loss in LOSSES.items():
+        found = backend.sigmoid(loss, logits, dtype)
+        assert ((found >= 0) & (found <= 1)).all(), name
+        assert found[7:].tolist() == [1, 0], name
+        assert (np.diff(found[logits.argsort()]) >= 0).all(), name
