@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 import on_jax
+import on_keras
 import on_numpy
 import on_torch
 
-BACKENDS: list[ModuleType] = [on_numpy, on_torch, on_jax]
+BACKENDS: list[ModuleType] = [on_numpy, on_torch, on_jax, on_keras]
 
 
 def on_every_backend(function: str, *, low_precision: bool = False) -> Callable[[Any], Any]:

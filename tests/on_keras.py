@@ -1,0 +1,128 @@
+"""The adapter of ``polylosses.keras`` to the laws that hold for every backend, on the backend that Keras runs on.
+
+Its functions are one loss for each sample, so the adapter writes weights and reductions as a user would.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import torch
+
+from cases import Array
+from found import Found
+from polylosses import Polynomial
+from polylosses.keras import (
+    poly_binary_crossentropy,
+    poly_categorical_crossentropy,
+    poly_sparse_categorical_crossentropy,
+)
+
+LOW_PRECISION = False
+
+
+def with_gradients(function: Callable[..., Any], factor: Array, given: list[Array], dtype: str) -> Found:
+    """The function's value, and the gradients of its sum times ``factor``."""
+    if keras.backend.backend() == "torch":
+        tensors = [torch.tensor(array, dtype=getattr(torch, dtype), requires_grad=True) for array in given]
+        value = function(*tensors)
+        gradients = torch.autograd.grad(value, tensors, torch.tensor(factor, dtype=value.dtype))
+        return Found(value.detach().double().numpy(), *[gradient.double().numpy() for gradient in gradients])
+    with jax.enable_x64(True):
+        value, pull = jax.vjp(function, *[jnp.asarray(array, dtype) for array in given])
+        gradients = pull(jnp.asarray(factor, value.dtype))
+        return Found(*[np.asarray(array, np.float64) for array in (value, *gradients)])
+
+
+def reduced(found: Found, factor: Array, reduction: str) -> Found:
+    if reduction == "none":
+        return found
+    with np.errstate(invalid="ignore"):
+        total = (found.value * factor).sum()
+    return Found(np.asarray(total), found.gradient, found.target_gradient)
+
+
+def cross_entropy(
+    loss: Polynomial,
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    upstream: Array | None = None,
+    dtype: str = "float64",
+) -> Found:
+    axis = 0 if logits.ndim == 1 else 1
+    soft = target.shape == logits.shape
+    places = logits.shape[:axis] + logits.shape[axis + 1 :]
+    kept = np.ones(places, bool) if soft or ignore_index is None else target != ignore_index
+    indices = None if soft else np.where(kept, target, 0)
+    weights = np.ones(logits.shape[axis]) if weight is None else weight
+    factor = np.ones(places)
+    if reduction == "none" and upstream is not None:
+        factor = upstream
+    elif reduction == "mean":
+        with np.errstate(divide="ignore"):
+            factor = factor / (np.float64(kept.size) if soft else (kept * weights[indices]).sum())
+    along = weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)])
+    if soft or label_smoothing:
+        # Weights multiply the labels; so they are smoothed here, before.
+        labels = target if indices is None else np.moveaxis(np.eye(len(weights))[indices], -1, axis)
+        counts = np.expand_dims(kept, axis)
+        given = [np.where(counts, logits, 0), counts * along * label_smoothing / len(weights)]
+        factors = [counts * along * (1 - label_smoothing), labels]
+
+        def dense(z: Any, *y: Any) -> Any:
+            constants = [keras.ops.convert_to_tensor(array, dtype) for array in (given[1], *factors)]
+            share = constants[0] + constants[1] * (y[0] if y else constants[2])
+            return poly_categorical_crossentropy(share, z, True, axis=axis, polynomial=loss)
+
+        found = with_gradients(dense, factor, [given[0], target] if soft else [given[0]], dtype)
+    else:
+
+        def sparse(z: Any) -> Any:
+            y = keras.ops.convert_to_tensor(target, "int32")
+            of_label = poly_sparse_categorical_crossentropy(y, z, True, ignore_index, axis, polynomial=loss)
+            return of_label * keras.ops.convert_to_tensor(weights[indices], dtype)
+
+        found = with_gradients(sparse, factor, [logits], dtype)
+    if reduction == "mean" and not found.value.size:
+        factor = np.array([np.nan])
+    return reduced(found, factor, reduction)
+
+
+def binary_cross_entropy(
+    loss: Polynomial,
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    pos_weight: Array | None = None,
+    *,
+    alpha: float | None = None,
+    alpha_on_epsilon: bool = True,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    upstream: Array | None = None,
+    dtype: str = "float64",
+) -> Found | None:
+    if not alpha_on_epsilon or ignore_index is not None or pos_weight is not None or target.shape != logits.shape:
+        return None  # not among the options
+    factor = np.ones(logits.shape)
+    if reduction == "none" and upstream is not None:
+        factor = upstream
+    elif reduction == "mean":
+        factor = factor / np.float64(factor.size)
+    weights = 1.0 if weight is None else weight
+
+    def elements(z: Any, y: Any) -> Any:
+        # Each as an axis of its own, since Keras takes the mean of the last.
+        columns = keras.ops.expand_dims(y, -1), keras.ops.expand_dims(z, -1)
+        return poly_binary_crossentropy(*columns, True, alpha=alpha, polynomial=loss)
+
+    found = with_gradients(elements, factor * weights, [logits, target], dtype)
+    return reduced(Found(found.value * weights, found.gradient, found.target_gradient), factor, reduction)

@@ -1,0 +1,124 @@
+"""``linear_poly_cross_entropy`` of JAX: the numbers of its logits, which it never holds."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cases import LOSSES
+from polylosses.jax import linear, linear_poly_cross_entropy, poly_cross_entropy_with_integer_labels
+
+RANDOM = np.random.default_rng(0)
+INPUTS = RANDOM.normal(size=(2, 7, 4)).astype("float32")
+KERNEL = RANDOM.normal(size=(4, 11)).astype("float32")
+BIAS = RANDOM.normal(size=11).astype("float32")
+LABELS = RANDOM.integers(0, 11, (2, 7))
+WHERE = RANDOM.random((2, 7)) < 0.7
+
+
+@pytest.fixture(params=[1, 4, 7, 14, 128])
+def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """14 rows, so many at a time."""
+    monkeypatch.setattr(linear, "_CHUNK_BYTES", 0)
+    monkeypatch.setattr(linear, "_FEWEST_ROWS", request.param)
+
+
+def of_logits(inputs: Any, kernel: Any, bias: Any, **options: Any) -> Any:
+    logits = inputs @ kernel if bias is None else inputs @ kernel + bias
+    return poly_cross_entropy_with_integer_labels(logits, LABELS, **options)
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("bias", [None, BIAS], ids=["no bias", "bias"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epsilon": 2.0},
+        {"epsilon": jnp.float32(2.0), "gamma": 0.5, "where": WHERE},
+        {"polynomial": LOSSES["everything"], "label_smoothing": 0.1},
+    ],
+    ids=["plain", "where", "smoothed"],
+)
+def test_value_and_gradients_are_those_of_the_logits(options: dict[str, Any], bias: Any) -> None:
+    def total(inputs: Any, kernel: Any, bias: Any) -> Any:
+        losses = linear_poly_cross_entropy(inputs, kernel, LABELS, bias=bias, **options)
+        return (losses * jnp.arange(14.0).reshape(2, 7)).sum(), losses
+
+    def right(inputs: Any, kernel: Any, bias: Any) -> Any:
+        losses = of_logits(inputs, kernel, bias, **options)
+        return (losses * jnp.arange(14.0).reshape(2, 7)).sum(), losses
+
+    which = (0, 1) if bias is None else (0, 1, 2)
+    found = jax.jit(jax.grad(total, which, has_aux=True))(INPUTS, KERNEL, bias)
+    expected = jax.grad(right, which, has_aux=True)(INPUTS, KERNEL, bias)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, expected)
+
+
+def test_masked_examples_may_be_anything() -> None:
+    inputs, labels = INPUTS.copy(), LABELS.copy()
+    inputs[~WHERE], labels[~WHERE] = np.nan, -100
+    found = linear_poly_cross_entropy(inputs, KERNEL, labels, where=WHERE)
+    np.testing.assert_allclose(found, np.where(WHERE, of_logits(INPUTS, KERNEL, None), 0), rtol=1e-5)
+
+
+def test_a_bias_of_minus_infinity_takes_a_class_out() -> None:
+    padded = np.pad(KERNEL, ((0, 0), (0, 5)))
+    bias = np.concatenate([BIAS, np.full(5, -np.inf, "float32")])
+
+    def total(kernel: Any, bias: Any) -> Any:
+        return linear_poly_cross_entropy(INPUTS, kernel, LABELS, bias=bias, gamma=0.5).sum()
+
+    value, (by_kernel, by_bias) = jax.value_and_grad(total, (0, 1))(padded, bias)
+    np.testing.assert_allclose(value, of_logits(INPUTS, KERNEL, BIAS, gamma=0.5).sum(), rtol=1e-5)
+    assert np.isfinite(by_kernel).all()
+    assert (np.asarray(by_kernel)[:, 11:] == 0).all()
+    assert (np.asarray(by_bias)[11:] == 0).all()
+
+
+@pytest.mark.parametrize("places", [(), (0,), (3,), (2, 0, 3)], ids=str)
+def test_shapes(places: tuple[int, ...]) -> None:
+    inputs, labels = jnp.ones((*places, 4)), jnp.zeros(places, int)
+    assert linear_poly_cross_entropy(inputs, KERNEL, labels).shape == places
+    gradient = jax.grad(lambda kernel: linear_poly_cross_entropy(inputs, kernel, labels).sum())(KERNEL)
+    assert gradient.shape == KERNEL.shape
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_low_precision_are_added_up_in_float32(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row by row, 600 of them, in bfloat16: a sum in it would stop growing at 256 times a term."""
+    monkeypatch.setattr(linear, "_CHUNK_BYTES", 0)
+    monkeypatch.setattr(linear, "_FEWEST_ROWS", 1)
+    inputs, kernel, labels = jnp.ones((600, 2), dtype), jnp.zeros((2, 3), dtype), jnp.zeros(600, int)
+    loss = linear_poly_cross_entropy(inputs, kernel, labels, epsilon=0.0)
+    assert loss.dtype == dtype
+    by_kernel = jax.grad(lambda kernel: linear_poly_cross_entropy(inputs, kernel, labels, epsilon=0.0).sum())(kernel)
+    assert by_kernel.dtype == dtype
+    right = np.array([[-400.0, 200.0, 200.0]] * 2)
+    np.testing.assert_allclose(np.asarray(by_kernel, "float64"), right, rtol=float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["gradient", "of the gradient"])
+def test_all_logits_are_never_held(second: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_CHUNK_BYTES", 0)
+    monkeypatch.setattr(linear, "_FEWEST_ROWS", 32)
+    rows, classes = 1024, 3000
+    given = jnp.ones((rows, 4)), jnp.ones((4, classes)), jnp.zeros(rows, int)
+
+    def total(inputs: Any, kernel: Any, labels: Any) -> Any:
+        return linear_poly_cross_entropy(inputs, kernel, labels, epsilon=2.0).mean()
+
+    function: Any = jax.grad(total, (0, 1))
+    if second:
+        function = jax.grad(lambda *given: sum((g**2).sum() for g in jax.grad(total, (0, 1))(*given)))
+
+    def largest(function: Any) -> int:
+        text = jax.jit(function).lower(*given).as_text()
+        return max(
+            int(np.prod([int(n) for n in found.split("x")[:-1]])) for found in re.findall(r"tensor<([\dx]+f32)>", text)
+        )
+
+    assert largest(function) < rows * classes / 4
+    assert largest(lambda x, k, y: (x @ k).sum()) == rows * classes, "or the helper finds nothing"
