@@ -349,7 +349,8 @@ PEERS = (
         "optax",
         "[google-deepmind/optax](https://github.com/google-deepmind/optax). It returns a loss per example, and its "
         "default is `epsilon=2`. Labels are dense: class ids were one-hot encoded by `jax.nn.one_hot` and smoothed by "
-        "`optax.losses.smooth_labels`. Ours runs in torch beside it.",
+        "`optax.losses.smooth_labels`. Ours runs in torch beside it. In JAX, `polylosses.jax.poly_loss_cross_entropy` "
+        "takes optax's arguments as they are; `poly_cross_entropy_with_integer_labels` needs no one-hot labels.",
         (
             "optax==0.2.8",
             "jax==0.10.2",

@@ -18,7 +18,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) 
 
 
 def test_the_readme_has_code_and_commands() -> None:
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 6
     assert [line.split(" && ")[-1].split()[0] for line in COMMANDS[:2]] == [".venv/bin/polylosses", ".venv/bin/python"]
 
 
@@ -58,6 +58,20 @@ def test_its_times_are_in_the_results() -> None:
         measured = [r for r in results("cross_entropy")["results"] if (r["rows"], r["classes"]) == (rows, classes)]
         shown = " | ".join(f"{r['time_ratio']:.2f}" for r in measured if r["loss"] != "F.cross_entropy")
         assert f"| {size} | {shown} |" in README
+
+
+def test_its_times_in_jax_are_in_the_results() -> None:
+    for size in ("1024 x 1000", "1024 x 21843", "512 x 50257"):
+        rows, classes = map(int, size.split(" x "))
+        of = {r["loss"]: r for r in results("jax_losses")["results"] if (r["rows"], r["classes"]) == (rows, classes)}
+        poly = of["optax poly, one-hot"]
+        times = [of[name]["time_ratio"] for name in ("Poly-1", "focal 0.5", "Poly-3")] + [poly["time_ratio"]]
+        kept = [max(of[name]["kept_in_logits"] for name in ("Poly-1", "focal 0.5", "Poly-3")), poly["kept_in_logits"]]
+        shown = " | ".join(f"{number:.2f}" for number in times + kept)
+        assert f"| {size} | {shown} |" in README
+    sweep = results("jax_sweep")["results"]
+    for seconds in (sweep["seconds_jax"], sweep["seconds_jax_compiling"], sweep["seconds_torch"]):
+        assert f"{seconds:.1f} s" in README
 
 
 def test_its_memory_and_times_of_heads_are_in_the_results() -> None:

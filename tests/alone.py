@@ -1,0 +1,42 @@
+"""Checks, in an environment with one framework, that it is the only one and that its losses work.
+
+python tests/alone.py FRAMEWORK
+"""
+
+import importlib
+import sys
+from importlib.util import find_spec
+
+FRAMEWORKS = {"jax", "keras", "torch"}
+LOGITS, LABELS = [[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]], [0, 1]
+
+
+def main(framework: str) -> None:
+    installed = {name for name in FRAMEWORKS if find_spec(name)}
+    if installed != {framework}:
+        sys.exit(f"only {framework} should be installed; found {installed}.")
+    for other in FRAMEWORKS - installed:
+        try:
+            importlib.import_module(f"polylosses.{other}")
+        except ImportError as error:
+            if f"pip install 'polylosses[{other}]'" not in str(error):
+                raise
+        else:
+            sys.exit(f"polylosses.{other} should not import without {other}.")
+    backend = importlib.import_module(f"polylosses.{framework}")
+    if framework == "torch":
+        import torch  # noqa: PLC0415
+
+        found = backend.poly_cross_entropy(torch.tensor(LOGITS), torch.tensor(LABELS), epsilon=2.0).item()
+    else:
+        import jax.numpy as jnp  # noqa: PLC0415
+
+        labels = jnp.array(LABELS)
+        found = float(backend.poly_cross_entropy_with_integer_labels(jnp.array(LOGITS), labels, epsilon=2.0).mean())
+    if abs(found - 0.27793) > 1e-5:
+        sys.exit(f"the loss is {found}.")
+    print(f"polylosses.{framework} works alone: {found:.5f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
