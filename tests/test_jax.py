@@ -325,6 +325,14 @@ def test_dtypes_of_the_results_are_optaxs(dtype: str) -> None:
     assert poly_from_nll(z).dtype == poly_softmax(z).dtype == poly_sigmoid(z).dtype == z.dtype
 
 
+def test_labels_of_more_digits_than_logits_widen_the_result() -> None:
+    with jax.enable_x64(True):
+        found = poly_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(SOFT, "float64"), epsilon=2.0)
+        right = poly_cross_entropy(jnp.asarray(LOGITS, "float64"), jnp.asarray(SOFT, "float64"), epsilon=2.0)
+        assert found.dtype == "float64"
+        close(found, right, 1e-15)
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0), (0,)], ids=str)
 def test_nothing_at_all(shape: tuple[int, ...]) -> None:
     z = jnp.zeros(shape)
@@ -335,8 +343,11 @@ def test_nothing_at_all(shape: tuple[int, ...]) -> None:
         assert (found == 0).all()
         assert sigmoid_poly_cross_entropy(z, z, **chosen).shape == shape
         assert jax.grad(lambda z, o=chosen: poly_cross_entropy(z, z, **o).sum())(z).shape == shape
-    if shape[-1]:
-        assert poly_cross_entropy_with_integer_labels(z, jnp.zeros(shape[:-1], int)).shape == shape[:-1]
+    for smoothing in (0.0, 0.1):
+        if len(shape) > 1 and (shape[-1] or not shape[0]):
+            labels = jnp.zeros(shape[:-1], int)
+            found = poly_cross_entropy_with_integer_labels(z, labels, label_smoothing=smoothing)
+            assert found.shape == shape[:-1]
 
 
 def test_a_polynomial_is_a_tree_of_its_numbers() -> None:

@@ -86,7 +86,7 @@ def poly_cross_entropy(
         ) from None
     axes = _axes(axis, len(shape))
     included, counted = _masks(where, shape, axes)
-    wide = at_least_float32(jnp.broadcast_to(logits, shape))
+    wide = at_least_float32(jnp.broadcast_to(logits, shape).astype(dtype))
     loss = expectation(polynomial, wide, labels.astype(wide.dtype), axes, included, counted)
     return loss.astype(dtype)
 
@@ -155,9 +155,11 @@ def poly_cross_entropy_with_integer_labels(
         axes = (len(kept_axes),)
     loss = of_labels(polynomial, wide, labels, axes[0], included, counted)
     if not (isinstance(label_smoothing, Real) and label_smoothing == 0.0):
-        number = wide.shape[axes[0]] if included is None else jnp.sum(included, axes, keepdims=True)
-        share = jnp.reshape(1.0 / number, (1,) * wide.ndim) if included is None else 1.0 / number
-        spread = expectation(polynomial, wide, jnp.astype(share, wide.dtype), axes, included, counted)
+        if included is None:
+            share = jnp.full((1,) * wide.ndim, 1.0 / max(1, wide.shape[axes[0]]), wide.dtype)
+        else:
+            share = (1.0 / jnp.maximum(jnp.sum(included, axes, keepdims=True), 1)).astype(wide.dtype)
+        spread = expectation(polynomial, wide, share, axes, included, counted)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
     return loss.astype(logits.dtype)
 
