@@ -76,7 +76,7 @@ def test_with_epsilon_0_it_is_optaxs_sigmoid_focal_loss(gamma: float, alpha: flo
 
 
 def test_optaxs_poly_loss_where_it_is_right() -> None:
-    for epsilon in (-1.0, 0.0, 2.0, jnp.float32(5.0)):
+    for epsilon in (-1.0, 0.0, 2, jnp.float32(5.0), np.arange(6.0, dtype="float32"), jnp.ones((3, 1))):
         close(
             poly_loss_cross_entropy(LOGITS, SOFT, epsilon=epsilon),
             optax.losses.poly_loss_cross_entropy(LOGITS, SOFT, epsilon=epsilon),

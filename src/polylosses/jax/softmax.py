@@ -1,6 +1,7 @@
 """The softmax losses. None keeps anything of the logits' size for the backward pass but the logits themselves."""
 
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
+from polylosses.catalogue import mean_absolute_error
 from polylosses.jax.likelihood import at_least_float32, floating, log_density, polynomial_at
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 
@@ -178,7 +180,9 @@ def poly_loss_cross_entropy(
     a ``where`` of the result's shape takes examples out, and logits of minus infinity give finite losses.
 
     Args:
-        logits, labels, epsilon, axis, where: as for :func:`poly_cross_entropy`.
+        logits, labels, axis, where: as for :func:`poly_cross_entropy`.
+        epsilon: the coefficient of ``1 - p``. An array, as in optax, holds one for each example (and no Poly-N): it
+            broadcasts with the result.
 
     Returns:
         As :func:`poly_cross_entropy`.
@@ -192,7 +196,11 @@ def poly_loss_cross_entropy(
         >>> print(poly_loss_cross_entropy(logits, labels))
         4.531657
     """
-    return poly_cross_entropy(logits, floating("labels", labels), epsilon=epsilon, axis=axis, where=where)
+    losses = partial(poly_cross_entropy, logits, floating("labels", labels), axis=axis, where=where)
+    if getattr(epsilon, "ndim", 0) == 0:
+        return losses(epsilon=epsilon)
+    result: Array = losses(epsilon=0.0) + epsilon * losses(polynomial=mean_absolute_error())
+    return result
 
 
 def poly_softmax(
@@ -282,9 +290,9 @@ def _with_little_kept(function: Callable[..., Array]) -> Callable[..., Array]:
     """Differentiates in the way of ``function``, but keeps no more than its arguments and the rows' statistics.
 
     The compiler may still share the exponentials between forward and backward pass where they meet in one program: on
-    a CPU they then are made once, in the memory that becomes the gradient. Value and gradient take 0.7 to 0.85 of the
-    time of optax's cross-entropy of integer labels (512 x 50257 and 1024 x 1000, jitted; benchmarks/jax_losses.py); a
-    custom rule for the gradient took 0.8 to 0.95, and knows no forward mode.
+    a CPU they then are made once, in the memory that becomes the gradient. Value and gradient take the time of optax's
+    cross-entropy of integer labels, which keeps them (0.91 to 1.06 of it, benchmarks/jax_losses.py). A custom rule for
+    the gradient was no faster, and knows no forward mode.
     """
     policy = jax.checkpoint_policies.save_only_these_names("top", "total")
     return jax.checkpoint(function, policy=policy, prevent_cse=False)
@@ -358,7 +366,7 @@ def expectation(
             share = jnp.where(included, share, 0.0)
         nll = jnp.log(total) - (masked - top)
         absent = (share == 0.0) & (nll == jnp.inf)
-        # -expm1(-nll) is as exact as 1 - p, but takes twice the time of all the rest.
+        # Up to one unit in the last place of 1, as -expm1(-nll) is; that takes as long as half of all the rest.
         q = jnp.where(absent, 0.0, 1.0 - exponentials / total)
         loss = jnp.sum(share * polynomial_at(polynomial, jnp.where(absent, 0.0, nll), q), axes, keepdims=True)
         return jnp.squeeze(loss if counted is None else jnp.where(counted, loss, 0.0), axes)
