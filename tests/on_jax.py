@@ -59,10 +59,12 @@ def with_gradients(how: Any, polynomial: Any, upstream: Any, logits: Any, target
     return value, pull(upstream.astype(value.dtype))
 
 
-# The numbers of a polynomial are known when it is compiled, or not until it runs: both have to be right. The latter
-# serves most cells, and is compiled in a hurry.
-KNOWN = jax.jit(with_gradients, static_argnames=("how", "polynomial"))
-TRACED = jax.jit(with_gradients, static_argnames="how", compiler_options={"xla_backend_optimization_level": 0})
+# Compiled in a hurry: compiling takes most of the time here.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+# The numbers of a polynomial are known when it is compiled, or not until it runs: both have to be right.
+KNOWN = jit(with_gradients, static_argnames=("how", "polynomial"))
+TRACED = jit(with_gradients, static_argnames="how")
 
 
 def padded(loss: Polynomial) -> Polynomial:
@@ -126,7 +128,7 @@ def binary_losses(how: Any, polynomial: Polynomial, logits: Any, target: Any, we
     return loss if weight is None else weight * loss
 
 
-@partial(jax.jit, static_argnames="how", compiler_options={"xla_backend_optimization_level": 0})
+@partial(jit, static_argnames="how")
 def binary_with_gradients(how: Any, polynomial: Any, upstream: Any, logits: Any, target: Any, *others: Any) -> Any:
     def of(z: Any, y: Any = target) -> Any:
         return binary_losses(how, polynomial, z, y, *others)
