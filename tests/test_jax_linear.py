@@ -63,6 +63,21 @@ def test_masked_examples_may_be_anything() -> None:
     found = linear_poly_cross_entropy(inputs, KERNEL, labels, where=WHERE)
     np.testing.assert_allclose(found, np.where(WHERE, of_logits(INPUTS, KERNEL, None), 0), rtol=1e-5)
 
+    def total(inputs: Any, kernel: Any, labels: Any) -> Any:
+        return linear_poly_cross_entropy(inputs, kernel, labels, where=WHERE).sum()
+
+    right = jax.grad(total, (0, 1))(INPUTS, KERNEL, LABELS)
+    for gradient, of_good in zip(jax.grad(total, (0, 1))(inputs, KERNEL, labels), right, strict=True):
+        np.testing.assert_allclose(gradient, of_good, rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_of_more_digits_than_the_kernel() -> None:
+    with jax.enable_x64(True):
+        found = linear_poly_cross_entropy(INPUTS.astype("float64"), jnp.asarray(KERNEL), LABELS, bias=jnp.asarray(BIAS))
+        right = of_logits(jnp.asarray(INPUTS, "float64"), jnp.asarray(KERNEL, "float64"), jnp.asarray(BIAS, "float64"))
+        assert found.dtype == "float64"
+        np.testing.assert_allclose(found, right, rtol=1e-14)
+
 
 def test_a_bias_of_minus_infinity_takes_a_class_out() -> None:
     padded = np.pad(KERNEL, ((0, 0), (0, 5)))
@@ -92,12 +107,17 @@ def test_gradients_of_low_precision_are_added_up_in_float32(dtype: str, monkeypa
     monkeypatch.setattr(linear, "_CHUNK_BYTES", 0)
     monkeypatch.setattr(linear, "_FEWEST_ROWS", 1)
     inputs, kernel, labels = jnp.ones((600, 2), dtype), jnp.zeros((2, 3), dtype), jnp.zeros(600, int)
-    loss = linear_poly_cross_entropy(inputs, kernel, labels, epsilon=0.0)
-    assert loss.dtype == dtype
-    by_kernel = jax.grad(lambda kernel: linear_poly_cross_entropy(inputs, kernel, labels, epsilon=0.0).sum())(kernel)
-    assert by_kernel.dtype == dtype
-    right = np.array([[-400.0, 200.0, 200.0]] * 2)
-    np.testing.assert_allclose(np.asarray(by_kernel, "float64"), right, rtol=float(jnp.finfo(dtype).eps))
+
+    def losses(kernel: Any, bias: Any) -> Any:
+        return linear_poly_cross_entropy(inputs, kernel, labels, bias=bias, epsilon=0.0)
+
+    bias = jnp.zeros(3, dtype)
+    assert losses(kernel, bias).dtype == dtype
+    by_kernel, by_bias = jax.grad(lambda *given: losses(*given).sum(), (0, 1))(kernel, bias)
+    assert by_kernel.dtype == by_bias.dtype == dtype
+    for gradient in (by_kernel[0], by_kernel[1], by_bias):
+        right = [-400.0, 200.0, 200.0]
+        np.testing.assert_allclose(np.asarray(gradient, "float64"), right, rtol=float(jnp.finfo(dtype).eps))
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["gradient", "of the gradient"])

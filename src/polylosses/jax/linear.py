@@ -1,5 +1,6 @@
 """A linear layer and a softmax loss in one, so that the logits of a large vocabulary never exist all at once."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,12 +75,15 @@ def linear_poly_cross_entropy(
         raise ValueError(f"where must have shape {places}, for examples; got {counted.shape}.")
     check_label_smoothing(label_smoothing)
     dtype = jnp.result_type(inputs, kernel)
-    low, wide = kernel.dtype, at_least_float32(kernel[:0]).dtype
-    # In float32 outside of the scan, so that the gradient is added up in it.
-    kernel = kernel.astype(wide)
+    low, wide = kernel.dtype, at_least_float32(jnp.zeros(0, dtype)).dtype
+    # In float32 outside of the scan, so that the gradients are added up in it.
+    kernel, bias = kernel.astype(wide), None if bias is None else bias.astype(wide)
 
-    @jax.checkpoint
+    # In a scan nothing is shared between forward and backward pass that would have to be kept apart.
+    @partial(jax.checkpoint, prevent_cse=False)
     def of_row(row: Array, label: Array, counts: Array) -> Array:
+        # What does not count may be nan, which the gradient of the kernel would multiply by 0.
+        row = jnp.where(counts, row, 0.0)
         logits = jnp.matmul(row, kernel.astype(low), preferred_element_type=wide)
         logits = logits if bias is None else logits + bias
         return poly_cross_entropy_with_integer_labels(
