@@ -73,8 +73,8 @@ def polynomial_at(polynomial: Polynomial, nll: Array, q: Array) -> Array:
     plain = _unflatten(None, (polynomial.coefficients, 0.0, log_weight))
     power = jnp.where(certain, jnp.where(gamma == 0, 1.0, 0.0), jnp.where(certain, 1.0, q) ** gamma)
     loss = power * plain.value(-jnp.where(impossible, 1.0, nll), q)
-    loss = loss + log_weight * jnp.where(impossible & (log_weight != 0), nll, 0.0)
-    return loss
+    result: Array = loss + log_weight * jnp.where(impossible & (log_weight != 0), nll, 0.0)
+    return result
 
 
 def log_density(polynomial: Polynomial, logp: Array, q: Array) -> Array:
