@@ -1,8 +1,8 @@
 """Settings of the whole suite."""
 
+import atexit
 import os
 import tempfile
-from pathlib import Path
 
 import torch
 
@@ -12,7 +12,11 @@ torch.set_num_threads(1)
 # tests/test_keras.py runs the other one too.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-# What one process has compiled, the others need not: JAX compiles much longer here than it computes.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"polylosses-jax-{os.getuid()}"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# What one process has compiled, the others need not: JAX compiles much longer here than it computes. The first process
+# makes the folder, and those that it starts have its environment.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.TemporaryDirectory(prefix="polylosses-jax-")
+    atexit.register(folder.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
