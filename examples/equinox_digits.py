@@ -1,7 +1,9 @@
 """Equinox and optax: training on digits, with an epsilon that grows while it trains.
 
-pip install 'polylosses[jax]' equinox optax scikit-learn
-python examples/equinox_digits.py
+    pip install 'polylosses[jax]' equinox optax scikit-learn
+    python examples/equinox_digits.py
+
+Epsilon is an argument of the compiled step, so that a schedule of it costs nothing.
 """
 
 import equinox
@@ -13,7 +15,7 @@ from sklearn.datasets import load_digits
 from polylosses.jax import poly_cross_entropy_with_integer_labels
 
 optimizer = optax.adamw(0.005)
-schedule = optax.linear_schedule(0.0, 2.0, 200)  # of epsilon, which is an argument like any other
+schedule = optax.linear_schedule(0.0, 2.0, 200)  # of epsilon
 
 
 @equinox.filter_jit

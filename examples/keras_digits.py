@@ -1,7 +1,9 @@
 """Keras 3: a compiled model, with class weights, saved and loaded with its loss.
 
-pip install 'polylosses[keras]' jax scikit-learn
-KERAS_BACKEND=jax python examples/keras_digits.py
+    pip install 'polylosses[keras]' jax scikit-learn
+    KERAS_BACKEND=jax python examples/keras_digits.py
+
+The saved file holds the loss and its epsilon; reading it back needs ``polylosses.keras`` imported, and nothing else.
 """
 
 import tempfile

@@ -1,6 +1,8 @@
 """Checks, in an environment with one framework, that it is the only one and that its losses work.
 
-python tests/alone.py FRAMEWORK
+    python tests/alone.py FRAMEWORK
+
+A script and no test, since pytest is not installed there.
 """
 
 import importlib

@@ -50,7 +50,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-# The least that a run has to learn; what chance gives is 0.1, 0.1, 0.1, 0.33, 0.33, and 0.1.
+# The least that a run has to learn; what chance gives is 0.1, 0.1, 0.1, 0.33, 0.33, and 0.1 for the others.
 LEARNED = {
     "plain_loop": 0.85,
     "lightning_digits": 0.85,

@@ -244,6 +244,11 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"y_true must have shape \(6,\) for y_pred of shape \(6, 5\) and axis -1; got \(6, 5\)",
     ),
+    "axis out of bounds": (
+        lambda: poly_sparse_categorical_crossentropy(LABELS, LOGITS, axis=2),
+        ValueError,
+        "axis 2 is out of bounds for y_pred of 2 dimensions",
+    ),
     "other shapes": (lambda: poly_binary_crossentropy(YES[:, 0], LOGITS), ValueError, r"got \(6,\) and \(6, 5\)"),
     "both": (
         lambda: PolyBinaryCrossentropy(gamma=1.0, polynomial=polylosses.poly1(1.0)),

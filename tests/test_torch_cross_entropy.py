@@ -62,8 +62,7 @@ def test_it_is_torchs_cross_entropy_where_the_polynomial_is(chosen: dict[str, An
             target_gradient=np.empty(0) if torchs.target_gradient is None else torchs.target_gradient,
         )
         # Twice: torch's own numbers are off too. They are computed in the dtype itself.
-        wrong = compare(found, right, lambda _, scale: 2 * torch.finfo(dtype).eps * scale)
-        failures[str(cell)] = wrong
+        failures[str(cell)] = compare(found, right, lambda _, scale: 2 * torch.finfo(dtype).eps * scale)
     report(failures)
 
 

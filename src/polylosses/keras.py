@@ -128,6 +128,8 @@ def poly_sparse_categorical_crossentropy(
     if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == 1:
         y_true = ops.squeeze(y_true, -1)
     places = list(y_pred.shape)
+    if not -len(places) <= axis < len(places):
+        raise ValueError(f"axis {axis} is out of bounds for y_pred of {len(places)} dimensions.")
     places.pop(axis)
     if list(y_true.shape) != places:
         raise ValueError(
@@ -219,7 +221,7 @@ class _PolyLoss(keras.losses.Loss):  # type: ignore[misc]
         from_arguments(epsilon, gamma, polynomial)
         self.epsilon, self.gamma, self.polynomial = epsilon, gamma, polynomial
 
-    def chosen(self) -> dict[str, Any]:
+    def _chosen(self) -> dict[str, Any]:
         return {"epsilon": self.epsilon, "gamma": self.gamma, "polynomial": self.polynomial}
 
     def get_config(self) -> dict[str, Any]:
@@ -270,7 +272,7 @@ class PolyCategoricalCrossentropy(_PolyLoss):
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
         y_true, y_pred = _of_one_rank(y_true, y_pred)
         return poly_categorical_crossentropy(
-            y_true, y_pred, self.from_logits, self.label_smoothing, self.axis, **self.chosen()
+            y_true, y_pred, self.from_logits, self.label_smoothing, self.axis, **self._chosen()
         )
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
@@ -317,7 +319,7 @@ class PolySparseCategoricalCrossentropy(_PolyLoss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
         return poly_sparse_categorical_crossentropy(
-            y_true, y_pred, self.from_logits, self.ignore_class, self.axis, **self.chosen()
+            y_true, y_pred, self.from_logits, self.ignore_class, self.axis, **self._chosen()
         )
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
@@ -368,7 +370,7 @@ class PolyBinaryCrossentropy(_PolyLoss):
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
         y_true, y_pred = _of_one_rank(y_true, y_pred)
         return poly_binary_crossentropy(
-            y_true, y_pred, self.from_logits, self.label_smoothing, self.axis, alpha=self.alpha, **self.chosen()
+            y_true, y_pred, self.from_logits, self.label_smoothing, self.axis, alpha=self.alpha, **self._chosen()
         )
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102

@@ -89,7 +89,7 @@ def poly_cross_entropy(
     axes = _axes(axis, len(shape))
     included, counted = _masks(where, shape, axes)
     wide = at_least_float32(jnp.broadcast_to(logits, shape).astype(dtype))
-    loss = expectation(polynomial, wide, labels.astype(wide.dtype), axes, included, counted)
+    loss = _expectation(polynomial, wide, labels.astype(wide.dtype), axes, included, counted)
     return loss.astype(dtype)
 
 
@@ -155,13 +155,13 @@ def poly_cross_entropy_with_integer_labels(
         included = None if included is None else flat(jnp.broadcast_to(included, logits.shape))
         counted = None if counted is None else flat(counted)
         axes = (len(kept_axes),)
-    loss = of_labels(polynomial, wide, labels, axes[0], included, counted)
+    loss = _of_labels(polynomial, wide, labels, axes[0], included, counted)
     if not (isinstance(label_smoothing, Real) and label_smoothing == 0.0):
         if included is None:
             share = jnp.full((1,) * wide.ndim, 1.0 / max(1, wide.shape[axes[0]]), wide.dtype)
         else:
             share = (1.0 / jnp.maximum(jnp.sum(included, axes, keepdims=True), 1)).astype(wide.dtype)
-        spread = expectation(polynomial, wide, share, axes, included, counted)
+        spread = _expectation(polynomial, wide, share, axes, included, counted)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
     return loss.astype(logits.dtype)
 
@@ -313,7 +313,7 @@ def _masked(logits: Array, included: Array | None, counted: Array | None) -> Arr
     return logits if counted is None else jnp.where(counted, logits, 0.0)
 
 
-def of_labels(
+def _of_labels(
     polynomial: Polynomial, logits: Array, labels: Array, axis: int, included: Array | None, counted: Array | None
 ) -> Array:
     """The loss of every example for its class index."""
@@ -348,7 +348,7 @@ def _at_label(array: Array, labels: Array, axis: int, outside: Any) -> Array:
     return jnp.where(inside, element, outside)
 
 
-def expectation(
+def _expectation(
     polynomial: Polynomial,
     logits: Array,
     share: Array,
