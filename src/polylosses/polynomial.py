@@ -129,6 +129,23 @@ class Polynomial:
             loss = 0.0 * q
         return loss if is_zero(self.gamma) else q**self.gamma * loss
 
+    def value_of_tail(self, q: Any, tail: Any) -> Any:
+        r"""The loss at ``q = 1 - p``, with ``tail = -log p - q`` in the place of the logarithm, elementwise.
+
+        It is :meth:`value` without what cancels there for ``epsilon`` near -1: for ``epsilon = -1`` the loss *is* the
+        tail, about ``q^2 / 2`` near ``p = 1``, which the difference of ``-log p`` and ``q`` can't give. So a kernel
+        that knows ``q`` and the tail to all their digits knows the loss to all its digits.
+
+        Args:
+            q: as for :meth:`value`.
+            tail: :math:`-\log(1 - q) - q = \sum_{j \ge 2} q^j / j`, at least 0, of the same shape.
+        """
+        first, *following = self.coefficients or (0.0,)
+        loss = horner((self.log_weight + first, *following), q) * q
+        if not is_zero(self.log_weight):
+            loss = loss + self.log_weight * tail
+        return loss if is_zero(self.gamma) else q**self.gamma * loss
+
     def slope(self, logp: Any, q: Any) -> Any:
         """The derivative dL / d log p, elementwise: all that a backward pass needs.
 

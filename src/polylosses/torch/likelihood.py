@@ -57,6 +57,18 @@ def polynomial_of_nll(polynomial: Polynomial, nll: Tensor) -> Tensor:
     return loss.masked_fill(certain, 0.0)
 
 
+def polynomial_of_tail(polynomial: Polynomial, q: Tensor, tail: Tensor) -> Tensor:
+    """The polynomial at ``q = 1 - p`` and ``-log p - q``, both exact, with derivatives that stay finite."""
+    loss: Tensor
+    if is_zero(polynomial.gamma):
+        loss = polynomial.value_of_tail(q, tail)
+        return loss
+    # As above: q^gamma has an infinite derivative at q = 0, and at p = 0 that of q is multiplied by an infinite tail.
+    certain = q < torch.finfo(q.dtype).tiny
+    loss = polynomial.value_of_tail(q.masked_fill(certain | (tail == torch.inf), 1.0), tail)
+    return loss.masked_fill(certain, 0.0)
+
+
 def log_density(polynomial: Polynomial, logp: Tensor, q: Tensor) -> Tensor:
     """The logarithm of ``p / -slope``, which the posterior is proportional to."""
     limits = torch.finfo(logp.dtype)

@@ -19,7 +19,7 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
 
     Args:
         weight, ignore_index, reduction, label_smoothing: as for :class:`torch.nn.CrossEntropyLoss`.
-        epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`, formula and errors too.
+        epsilon, gamma, polynomial, implementation: as for :func:`poly_cross_entropy`, formula and errors too.
 
     Shape:
         As for :class:`torch.nn.CrossEntropyLoss`.
@@ -45,9 +45,11 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
         epsilon: Any = DEFAULT_EPSILON,
         gamma: Any = 0.0,
         polynomial: Polynomial | None = None,
+        implementation: str | None = None,
     ) -> None:
         _check_reduction(reduction)
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
+        self.implementation = implementation
         _keep(self, epsilon, gamma, polynomial)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -59,12 +61,14 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            implementation=self.implementation,
             **_kept(self),
         )
 
     def extra_repr(self) -> str:
         """The polynomial, and the options that are not at their defaults."""
-        return _shown(self, {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0})
+        usual = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "implementation": None}
+        return _shown(self, usual)
 
 
 class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):

@@ -1,0 +1,17 @@
+"""What pyproject.toml can't say: the kernels are compiled if they can be. All else works without them."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "polylosses.torch._native",
+            ["src/polylosses/torch/native.cpp"],
+            # Errors of arithmetic are not looked at, so that the compiler may vectorize; nan and infinity stay right.
+            extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
+            # torch's own threads: its copy of libgomp is loaded already and is the one that is found.
+            extra_link_args=["-fopenmp"],
+            optional=True,
+        )
+    ]
+)

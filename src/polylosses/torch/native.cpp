@@ -1,0 +1,399 @@
+// The CPU kernels: what of a loss is of the logits' size. Everything else is Python, in kernels.py.
+//
+// Plain C++ with a C interface, so that building it needs a compiler and nothing of Python or torch. Loops are written
+// for the compiler's vectorizer; on x86-64 it makes them three times and the processor's own is taken at run time.
+//
+// Logits are (outer, classes, inner) with any strides, as long as the classes of a row or the rows side by side are
+// contiguous. There is one row for each (outer, inner), numbered outer * inners + inner.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+#define INLINE inline __attribute__((always_inline))
+
+namespace {
+
+using std::int32_t;
+using std::int64_t;
+using std::uint16_t;
+using std::uint32_t;
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+INLINE float load(const float* at) { return *at; }
+
+INLINE float load(const bfloat16* at) {
+    const uint32_t bits = uint32_t(at->bits) << 16;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE void store(float* at, float x) { *at = x; }
+
+INLINE void store(bfloat16* at, float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const uint32_t to_nearest_even = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    at->bits = uint16_t(x == x ? to_nearest_even : 0x7fc0u);
+}
+
+// exp(x) for x <= 0, to 1e-7 of itself; 0 below the logarithm of the smallest normal number, nan for nan.
+INLINE float exponential(float x) {
+    // 1.5 * 2^23 rounds to an integer, and leaves it, with the exponent's bias, in the lowest bits.
+    const float shifted = x * 1.44269504f + (12582912.f + 127.f);
+    const float n = shifted - (12582912.f + 127.f);
+    float r = x - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    // 1 + r + r^2 (...), minimax on [-log(2) / 2, log(2) / 2].
+    float y = 1.3814467e-3f;
+    y = y * r + 8.3687808e-3f;
+    y = y * r + 4.1668393e-2f;
+    y = y * r + 1.6666520e-1f;
+    y = y * r + 4.9999994e-1f;
+    y = y * r + 1.f;
+    y = y * r + 1.f;
+    uint32_t bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits <<= 23;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return x < -87.33f ? 0.f : y * power;
+}
+
+// log(1 + u) for u in [-0.3, 1], to 1e-7 of itself.
+INLINE float log_of_one_and(float u) {
+    // 2 artanh(s), minimax on [0, 1/3].
+    const float s = u / (2.f + u), t = s * s;
+    float y = 1.4012234e-1f;
+    y = y * t + 1.3999569e-1f;
+    y = y * t + 2.0010850e-1f;
+    y = y * t + 3.3333206e-1f;
+    return 2.f * s + 2.f * s * t * y;
+}
+
+// log(x) of a normal x.
+INLINE float logarithm(float x) {
+    int32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    // x = 2^n f with f in [0.7, 1.4].
+    const int32_t n = (bits - 0x3f330000) >> 23;
+    bits -= n * (1 << 23);
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    const float y = log_of_one_and(f - 1.f) + float(n) * 0.69314718f;
+    return x == x ? y : x;
+}
+
+// -log(1 - q) - q = q^2 / 2 + q^3 / 3 + ..., which a difference would lose for small q. `nll` is -log(1 - q).
+INLINE float tail_of(float q, float nll) {
+    // Minimax on [0, 1/4].
+    float y = 2.9731837e-1f;
+    y = y * q + 7.2730668e-2f;
+    y = y * q + 1.7972158e-1f;
+    y = y * q + 1.9878992e-1f;
+    y = y * q + 2.5005266e-1f;
+    y = y * q + 3.3333248e-1f;
+    y = y * q + 0.5f;
+    return q < 0.25f ? y * q * q : nll - q;
+}
+
+struct Strides {
+    int64_t outer, classes, inner;
+};
+
+// Where the rows from `row` on begin: one after another without a division for each, which takes as long as ten logits.
+template <class T>
+struct Rows {
+    T* at;
+    Strides by;
+    int64_t inners, inner;
+
+    INLINE Rows(T* z, Strides by, int64_t inners, int64_t row)
+        : at(z + row / inners * by.outer + row % inners * by.inner), by(by), inners(inners), inner(row % inners) {}
+
+    INLINE T* next() {
+        T* now = at;
+        at += by.inner;
+        if (++inner == inners) {
+            inner = 0;
+            at += by.outer - inners * by.inner;
+        }
+        return now;
+    }
+};
+
+// What is known of every row: see _statistics in kernels.py.
+struct Statistics {
+    float *q, *tail, *p, *maximum, *inverse;
+};
+
+// Rows that are worked on together, and classes of them that are held at a time.
+constexpr int64_t TOGETHER = 128, HELD = 32;
+// Shorter rows than this are worked on side by side, like logits whose rows are contiguous.
+constexpr int64_t SHORT = 128;
+
+// The statistics of `count` rows from their maxima, their sums of exp(z - maximum) over the other classes, and their
+// labels' logits.
+INLINE void finish(int64_t count, const float* maximum, const double* others, const float* labelled, const bool* ignored,
+                   Statistics out) {
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++) {
+        const double own = exponential(labelled[j] - maximum[j]), total = own + others[j];
+        const float q = float(others[j] / total);
+        const float nll = (maximum[j] - labelled[j]) + logarithm(float(total));
+        const float tail = tail_of(q, nll);
+        out.q[j] = ignored[j] ? 0.f : q;
+        out.tail[j] = ignored[j] ? 0.f : tail;
+        out.p[j] = ignored[j] ? 0.f : float(own / total);
+        out.maximum[j] = ignored[j] ? 0.f : maximum[j];
+        out.inverse[j] = ignored[j] ? 0.f : float(1. / total);
+    }
+}
+
+template <class T>
+INLINE float maximum_of(const T* z, int64_t count) {
+    float maximum = -INFINITY;
+#pragma omp simd reduction(max : maximum)
+    for (int64_t k = 0; k < count; k++) {
+        const float x = load(z + k);
+        maximum = maximum > x ? maximum : x;
+    }
+    return maximum;
+}
+
+template <class T>
+INLINE double sum_of_exponentials(const T* z, int64_t count, float maximum) {
+    double total = 0;
+    for (int64_t from = 0; from < count; from += 1024) {
+        const int64_t to = count < from + 1024 ? count : from + 1024;
+        float part = 0;
+#pragma omp simd reduction(+ : part)
+        for (int64_t k = from; k < to; k++) part += exponential(load(z + k) - maximum);
+        total += part;
+    }
+    return total;
+}
+
+// One row after another.
+template <class T>
+INLINE void long_rows(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target, int64_t ignore_index,
+                      int64_t row, int64_t count, Statistics out) {
+    float maximum[TOGETHER], labelled[TOGETHER];
+    double others[TOGETHER];
+    bool ignored[TOGETHER];
+    Rows<const T> rows(z, by, inners, row);
+    for (int64_t j = 0; j < count; j++) {
+        const T* at = rows.next();
+        const int64_t y = target[row + j];
+        ignored[j] = y == ignore_index;
+        maximum[j] = labelled[j] = 0;
+        others[j] = 0;
+        if (ignored[j]) continue;
+        maximum[j] = maximum_of(at, classes);
+        labelled[j] = load(at + y);
+        others[j] = sum_of_exponentials(at, y, maximum[j]) + sum_of_exponentials(at + y + 1, classes - y - 1, maximum[j]);
+    }
+    finish(count, maximum, others, labelled, ignored, out);
+}
+
+// Rows side by side: what is contiguous, or will be in `held`, is the same class of many rows.
+template <class T>
+INLINE void rows_together(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,
+                          int64_t ignore_index, int64_t row, int64_t count, Statistics out) {
+    float held[HELD][TOGETHER], maximum[TOGETHER], shift[TOGETHER], part[TOGETHER], labelled[TOGETHER];
+    double others[TOGETHER];
+    int32_t label[TOGETHER];
+    bool ignored[TOGETHER];
+    const T* at[TOGETHER];
+    Rows<const T> rows(z, by, inners, row);
+    for (int64_t j = 0; j < count; j++) {
+        const int64_t y = target[row + j];
+        ignored[j] = y == ignore_index;
+        label[j] = ignored[j] ? 0 : int32_t(y);
+        at[j] = rows.next();
+        labelled[j] = load(at[j] + label[j] * by.classes);
+        maximum[j] = -INFINITY;
+        others[j] = 0;
+    }
+    for (int64_t from = 0; from < classes; from += HELD) {
+        const int64_t many = classes - from < HELD ? classes - from : HELD;
+        if (by.classes != 1) {
+            for (int64_t k = 0; k < many; k++) {
+                const T* line = at[0] + (from + k) * by.classes;
+#pragma omp simd
+                for (int64_t j = 0; j < count; j++) held[k][j] = load(line + j);
+            }
+        } else {
+            for (int64_t j = 0; j < count; j++)
+                for (int64_t k = 0; k < many; k++) held[k][j] = load(at[j] + (from + k) * by.classes);
+        }
+        for (int64_t j = 0; j < count; j++) shift[j] = maximum[j];
+        for (int64_t k = 0; k < many; k++) {
+#pragma omp simd
+            for (int64_t j = 0; j < count; j++) shift[j] = shift[j] > held[k][j] ? shift[j] : held[k][j];
+        }
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) {
+            const float before = maximum[j];
+            maximum[j] = shift[j];
+            // While all classes are masked, the sum stays 0.
+            shift[j] = shift[j] == -INFINITY ? 0.f : shift[j];
+            others[j] *= exponential(before - shift[j]);
+            part[j] = 0;
+        }
+        for (int64_t k = 0; k < many; k++) {
+            const int32_t c = int32_t(from + k);
+#pragma omp simd
+            for (int64_t j = 0; j < count; j++) {
+                const float e = exponential(held[k][j] - shift[j]);
+                part[j] += label[j] == c ? 0.f : e;
+            }
+        }
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) others[j] += part[j];
+    }
+    finish(count, maximum, others, labelled, ignored, out);
+}
+
+template <class T>
+INLINE void statistics_of(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,
+                          int64_t ignore_index, int64_t row, int64_t end, Statistics out) {
+    const bool side_by_side = by.classes != 1 || classes < SHORT;
+    while (row < end) {
+        int64_t count = end - row < TOGETHER ? end - row : TOGETHER;
+        if (by.classes != 1 && inners - row % inners < count) count = inners - row % inners;
+        const Statistics here = {out.q + row, out.tail + row, out.p + row, out.maximum + row, out.inverse + row};
+        if (side_by_side)
+            rows_together(z, by, classes, inners, target, ignore_index, row, count, here);
+        else
+            long_rows(z, by, classes, inners, target, ignore_index, row, count, here);
+        row += count;
+    }
+}
+
+// What the gradient by q and by the tail make of a row: the factor of softmax - onehot, see _pull in kernels.py.
+INLINE float scale_of(Statistics of, const float* by_q, const float* by_tail, int64_t row) {
+    return by_q[row] * of.p[row] + by_tail[row] * of.q[row];
+}
+
+// scale * (softmax - onehot) of each row; at the label, the difference is -q.
+template <class T>
+INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target, Statistics of,
+                        const float* by_q, const float* by_tail, T* gradient, Strides to, int64_t row, int64_t end) {
+    if (by.classes == 1) {
+        Rows<const T> rows(z, by, inners, row);
+        Rows<T> gradients(gradient, to, inners, row);
+        for (; row < end; row++) {
+            const T* at = rows.next();
+            T* into = gradients.next();
+            const float scale = scale_of(of, by_q, by_tail, row);
+            const float maximum = of.maximum[row], factor = scale * of.inverse[row];
+            if (of.inverse[row] == 0) {
+                for (int64_t k = 0; k < classes; k++) store(into + k, 0.f);
+                continue;
+            }
+#pragma omp simd
+            for (int64_t k = 0; k < classes; k++) store(into + k, factor * exponential(load(at + k) - maximum));
+            store(into + target[row], -scale * of.q[row]);
+        }
+        return;
+    }
+    float scale[TOGETHER], factor[TOGETHER];
+    while (row < end) {
+        int64_t count = end - row < TOGETHER ? end - row : TOGETHER;
+        if (inners - row % inners < count) count = inners - row % inners;
+        const T* at = z + row / inners * by.outer + row % inners;
+        T* into = gradient + row / inners * to.outer + row % inners;
+        const float* maximum = of.maximum + row;
+        const float* inverse = of.inverse + row;
+        for (int64_t j = 0; j < count; j++) {
+            scale[j] = scale_of(of, by_q, by_tail, row + j);
+            factor[j] = scale[j] * inverse[j];
+        }
+        for (int64_t k = 0; k < classes; k++) {
+            const T* line = at + k * by.classes;
+            T* into_line = into + k * to.classes;
+#pragma omp simd
+            for (int64_t j = 0; j < count; j++)
+                store(into_line + j, factor[j] * exponential(load(line + j) - maximum[j]));
+        }
+        for (int64_t j = 0; j < count; j++) {
+            if (inverse[j] != 0)
+                store(into + target[row + j] * to.classes + j, -scale[j] * of.q[row + j]);
+            else
+                for (int64_t k = 0; k < classes; k++) store(into + k * to.classes + j, 0.f);
+        }
+        row += count;
+    }
+}
+
+#define KERNELS(T)                                                                                                      \
+    FOR_EACH_PROCESSOR void statistics(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,  \
+                                       int64_t ignore_index, int64_t row, int64_t end, Statistics out) {                \
+        statistics_of(z, by, classes, inners, target, ignore_index, row, end, out);                                    \
+    }                                                                                                                   \
+    FOR_EACH_PROCESSOR void gradient(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,    \
+                                     Statistics of, const float* by_q, const float* by_tail, T* into, Strides to,       \
+                                     int64_t row, int64_t end) {                                                        \
+        gradient_of(z, by, classes, inners, target, of, by_q, by_tail, into, to, row, end);                            \
+    }
+KERNELS(float)
+KERNELS(bfloat16)
+
+template <class F>
+void in_parallel(int64_t rows, int threads, F part) {
+    if (rows == 0) return;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < threads; t++) part(rows * t / threads, rows * (t + 1) / threads);
+}
+
+}  // namespace
+
+extern "C" {
+
+// The same as in native.py.
+struct Logits {
+    void* data;
+    int64_t in_bfloat16, outers, classes, inners;
+    Strides by;
+};
+
+// Returns the first row whose target is neither a class nor ignored, and has written nothing then; else -1.
+int64_t polylosses_softmax_statistics(const Logits* z, const int64_t* target, int64_t ignore_index, float* q, float* tail,
+                                      float* p, float* maximum, float* inverse, int threads) {
+    const int64_t rows = z->outers * z->inners;
+    for (int64_t row = 0; row < rows; row++)
+        if (target[row] != ignore_index && (target[row] < 0 || target[row] >= z->classes)) return row;
+    const Statistics out = {q, tail, p, maximum, inverse};
+    in_parallel(rows, threads, [=](int64_t from, int64_t to) {
+        if (z->in_bfloat16)
+            statistics(static_cast<bfloat16*>(z->data), z->by, z->classes, z->inners, target, ignore_index, from, to, out);
+        else
+            statistics(static_cast<float*>(z->data), z->by, z->classes, z->inners, target, ignore_index, from, to, out);
+    });
+    return -1;
+}
+
+void polylosses_softmax_gradient(const Logits* z, const int64_t* target, float* q, float* p, float* maximum,
+                                 float* inverse, const float* by_q, const float* by_tail, const Logits* into,
+                                 int threads) {
+    const Statistics of = {q, nullptr, p, maximum, inverse};
+    in_parallel(z->outers * z->inners, threads, [=](int64_t from, int64_t to) {
+        if (z->in_bfloat16)
+            gradient(static_cast<bfloat16*>(z->data), z->by, z->classes, z->inners, target, of, by_q, by_tail,
+                     static_cast<bfloat16*>(into->data), into->by, from, to);
+        else
+            gradient(static_cast<float*>(z->data), z->by, z->classes, z->inners, target, of, by_q, by_tail,
+                     static_cast<float*>(into->data), into->by, from, to);
+    });
+}
+}

@@ -1,0 +1,398 @@
+"""Laws of the kernels: the oracle's numbers, the plain path's numbers, and torch's transforms around them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mpmath import mp, mpf
+from torch import Tensor
+
+import polylosses
+import reference
+from cases import CELLS, LOSSES, Array, Cell, arrays
+from found import SPACING, TINY, compare, report, rounded_once
+from on_torch import found_by, tensor
+from polylosses import Polynomial
+from polylosses.torch import PolyCrossEntropyLoss, kernels, native, poly_cross_entropy
+from test_softmax_laws import EXTREME, expected, options_of
+from test_torch_transforms import forward_mode, gradients
+
+BUILT = native.why_not(torch.zeros(1)) is None
+needs_native = pytest.mark.skipif(not BUILT, reason="the kernels of native.cpp are not built here")
+KERNELS = [pytest.param("native", marks=needs_native)]
+each_kernel = pytest.mark.parametrize("implementation", KERNELS)
+
+DTYPES = ["float32", "bfloat16"]
+SERVED = [cell for cell in CELLS if cell.target == "indices" and cell.label_smoothing == 0]
+
+
+def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str) -> Any:
+    numbers, options = arrays(cell), options_of(cell)
+    z = tensor(numbers.logits, dtype, requires_grad=True)
+    value = poly_cross_entropy(
+        z,
+        torch.tensor(numbers.target),
+        tensor(options.pop("weight"), dtype),
+        **options | {"ignore_index": -100 if cell.ignore_index is None else cell.ignore_index},
+        polynomial=loss,
+        implementation=implementation,
+    )
+    return found_by(value, z, None, numbers.upstream if cell.reduction == "none" else None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", LOSSES)
+@each_kernel
+def test_value_and_gradients_are_the_oracles(implementation: str, name: str, dtype: str) -> None:
+    def tolerance(right: Array, scale: Array) -> Array:
+        return SPACING[dtype] * scale if dtype == "float32" else rounded_once(dtype)(right, scale)
+
+    report(
+        {
+            str(cell): compare(
+                cross_entropy(implementation, LOSSES[name], cell, dtype), expected(LOSSES[name], cell), tolerance
+            )
+            for cell in SERVED
+        }
+    )
+
+
+def of_margin(loss: Polynomial, margin: float, others: int) -> tuple[Any, Any]:
+    """The loss, and its gradient by the labelled logit, where each of ``others`` logits is ``margin`` below it."""
+    with mp.workdps(80):
+        rest = others * mp.exp(-mpf(margin))
+        p, q = 1 / (1 + rest), rest / (1 + rest)
+        return loss.value(mp.log(p), q), loss.slope(mp.log(p), q) * q
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        polylosses.cross_entropy(),
+        polylosses.poly1(1.0),
+        polylosses.poly1(-1.0),
+        polylosses.focal(0.5),
+        polylosses.focal(2.0),
+        polylosses.poly1_focal(-1.0, 0.5),
+        polylosses.poly_n(-1.0, 0.5, -0.25),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("others", [1, 5, 300])
+@each_kernel
+def test_digits_are_kept_however_sure_the_model_is(implementation: str, others: int, loss: Polynomial) -> None:
+    """To 1e-5 of themselves, as far as float32 has such small numbers. The plain path has none from margin 18 on."""
+    for label in (0, others // 2, others):
+        for margin in (*range(-4, 81, 4), 0.1, 1.5, 17.3):
+            z = torch.full((1, others + 1), 7.25)
+            z[0, label] += margin
+            z.requires_grad_()
+            value = poly_cross_entropy(z, torch.tensor([label]), polynomial=loss, implementation=implementation)
+            value.backward()  # type: ignore[no-untyped-call]
+            assert z.grad is not None
+            right, right_gradient = of_margin(loss, z[0, label].item() - 7.25, others)
+            for found, exact in ((value.item(), right), (z.grad[0, label].item(), right_gradient)):
+                # A factor of a product may be too small for float32 before the product is.
+                allowed = max(1e-5 * abs(float(exact)), 1e3 * TINY["float32"])
+                assert abs(found - exact) <= allowed, f"margin {margin}: {found}, not {float(exact)}"
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": Tensor.contiguous,
+    "classes last": lambda z: z.movedim(1, -1).contiguous().movedim(-1, 1) if z.dim() > 1 else z,
+    "a slice": lambda z: torch.nn.functional.pad(z, (1, 2) * z.dim())[tuple(slice(1, -2) for _ in z.shape)],
+    "classes last, a slice": lambda z: (
+        torch.nn.functional.pad(z.movedim(1, -1), (1, 2) * z.dim())[tuple(slice(1, -2) for _ in z.shape)].movedim(-1, 1)
+        if z.dim() > 1
+        else z
+    ),
+    "transposed": lambda z: z.transpose(0, -1).contiguous().transpose(0, -1),
+    "every second": lambda z: z.repeat_interleave(2, -1)[..., ::2],
+    "expanded": lambda z: z[:1].expand(z.shape) if z.dim() > 1 else z,
+}
+SHAPES = [
+    (7,),
+    (1,),
+    (5, 3),
+    (1, 1),
+    (300, 21),
+    (3, 127),
+    (130, 128),
+    (5, 129),
+    (9, 3000),
+    (3, 5, 7),
+    (2, 150, 9, 11),
+    (2, 40, 3, 2, 300),
+    (4, 1, 3, 3),
+    (2, 7, 1, 1),
+    (0, 3),
+    (2, 3, 0),
+]
+
+
+def same(found: Tensor, right: Tensor, relative: float) -> None:
+    """Within ``relative`` of the largest number."""
+    assert found.shape == right.shape
+    if right.numel():
+        assert (found.double() - right.double()).abs().max() <= relative * right.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each_kernel
+def test_every_layout_gives_the_plain_numbers(
+    implementation: str, shape: tuple[int, ...], layout: str, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = LAYOUTS[layout](3 * torch.randn(shape, generator=generator)).to(dtype)
+    positions = () if len(shape) == 1 else (shape[0], *shape[2:])
+    target = torch.randint(shape[0 if len(shape) == 1 else 1], positions, generator=generator)
+    target[torch.rand(positions, generator=generator) < 0.1] = -100
+    target = target.transpose(0, -1).contiguous().transpose(0, -1) if target.dim() > 1 else target
+    upstream = torch.rand(positions, generator=generator)
+    results = []
+    for logits, which in ((z.double(), "plain"), (z, implementation)):
+        x = logits.detach().requires_grad_()
+        value = poly_cross_entropy(x, target, reduction="none", epsilon=(1.0, -0.5), gamma=0.5, implementation=which)
+        value.backward(upstream.to(value.dtype))  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        results.append((value.detach(), x.grad))
+    (right, right_gradient), (value, gradient) = results
+    same(value, right, 8 * SPACING[str(dtype).removeprefix("torch.")])
+    same(gradient, right_gradient, 8 * SPACING[str(dtype).removeprefix("torch.")])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@each_kernel
+def test_extreme_logits(implementation: str, name: str) -> None:
+    loss = LOSSES[name]
+    lost = TINY["float32"] * (1 + loss.log_weight + sum(j * abs(c) for j, c in enumerate(loss.coefficients, start=1)))
+    for case, logits in EXTREME.items():
+        for label in np.flatnonzero(np.isfinite(logits)):
+            right = reference.cross_entropy(loss, np.array([logits]), np.array([label]), reduction="sum")
+            z = torch.tensor([logits], requires_grad=True)
+            value = poly_cross_entropy(z, torch.tensor([label]), polynomial=loss, implementation=implementation)
+            found = found_by(value, z, None, None)
+            wrong = compare(found, right, lambda _, scale: SPACING["float32"] * scale + lost)
+            assert not wrong, f"{case}: {wrong}"
+
+
+@each_kernel
+def test_what_is_no_number_stays_where_it_is(implementation: str) -> None:
+    """Rows of nan, of nothing but masked classes and of infinite logits, among others: as torch has them."""
+    inf, nan = math.inf, math.nan
+    rows = [[0.0, nan, 1.0], [-inf] * 3, [inf, 0.0, 0.0], [0.0, inf, 0.0], [nan] * 3, [1.0, 2.0, 3.0], [-inf, 0.0, 1.0]]
+    for columns in (False, True):
+        results = []
+        for which in ("plain", implementation):
+            z = torch.tensor(rows, requires_grad=True)
+            x = z.t()[None] if columns else z
+            target = torch.zeros(x.shape[0] if not columns else (1, x.shape[2]), dtype=torch.int64)
+            value = poly_cross_entropy(x, target, reduction="none", implementation=which)
+            value.sum().backward()  # type: ignore[no-untyped-call]
+            results.append((value.detach(), z.grad))
+        torch.testing.assert_close(*results, equal_nan=True)
+
+
+@each_kernel
+def test_ignored_rows_count_nothing_whatever_they_hold(implementation: str) -> None:
+    z = torch.tensor([[math.nan, 1.0], [-math.inf, -math.inf], [1.0, 2.0]], requires_grad=True)
+    for x in (z, z.t()[None]):
+        z.grad = None
+        target = torch.tensor([-100, -100, 1]).view(x.shape[0], *x.shape[2:])
+        value = poly_cross_entropy(x, target, reduction="none", gamma=0.5, implementation=implementation)
+        value.sum().backward()  # type: ignore[no-untyped-call]
+        assert value.flatten()[:2].tolist() == [0, 0]
+        assert z.grad is not None
+        assert z.grad[:2].tolist() == [[0, 0], [0, 0]]
+        assert (z.grad[2] != 0).all()
+
+
+@pytest.mark.parametrize("shape", [(256, 1000), (4, 60, 8, 8), (2000, 21), (2, 200_000)], ids=str)
+@each_kernel
+def test_errors_are_no_larger_than_the_plain_ones(implementation: str, shape: tuple[int, ...]) -> None:
+    """Both against float64: the mean over rows of losses and gradients, each as part of itself."""
+    generator = torch.Generator().manual_seed(1)
+    logits = 8 * torch.randn(shape, generator=generator)
+    # A third of the labels is what the model says, so that p is near 0 for some rows and near 1 for others.
+    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
+    target = torch.where(torch.rand(target.shape, generator=generator) < 1 / 3, logits.argmax(1), target)
+    results = []
+    for z, which in ((logits.double(), "plain"), (logits, "plain"), (logits, implementation)):
+        x = z.detach().requires_grad_()
+        value = poly_cross_entropy(x, target, reduction="none", implementation=which)
+        results.append([value.detach().double(), torch.autograd.grad(value.sum(), x)[0].double()])
+    for right, of_plain, of_kernel in zip(*results, strict=True):
+        errors = [((x - right).abs() / right.abs().clamp(min=1e-30)).mean() for x in (of_plain, of_kernel)]
+        assert errors[1] <= errors[0]
+        assert errors[1] < 2e-6
+
+
+Z = torch.randn(64, 1000, generator=torch.Generator().manual_seed(2))
+Y = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(3)).index_fill(0, torch.tensor([5]), -100)
+
+
+@needs_native
+def test_operators_are_what_torch_wants_them_to_be() -> None:
+    image = torch.randn(2, 3, 9, 7).to(memory_format=torch.channels_last)
+    for logits, target in ((Z[:3, :50], Y[:3] % 50), (image, torch.randint(3, (2, 9, 7))), (Z[0], Y[0])):
+        statistics = torch.ops.polylosses.softmax_statistics
+        torch.library.opcheck(statistics.default, (logits.clone().requires_grad_(), target, -100, "native"))
+        q, _, *others = statistics(logits, target, -100, "native")
+        ones = torch.ones(2, *target.shape)
+        arguments = ("native", logits, target, q, *others, ones[0], ones[1])
+        torch.library.opcheck(torch.ops.polylosses.softmax_gradient.default, arguments)
+
+
+@needs_native
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled(backend: str) -> None:
+    torch._dynamo.reset()
+    loss = PolyCrossEntropyLoss(gamma=0.5, reduction="none", implementation="native")
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=backend)
+    for rows in (64, 50, 40):
+        z, again = Z[:rows].clone().requires_grad_(), Z[:rows].clone().requires_grad_()
+        found, right = compiled(z, Y[:rows]), loss(again, Y[:rows])
+        torch.testing.assert_close(found, right, rtol=0, atol=0)
+        torch.testing.assert_close(gradients(found, z), gradients(right, again), rtol=0, atol=0)
+
+
+@each_kernel
+def test_second_derivatives(implementation: str) -> None:
+    results = []
+    for which, dtype in (("plain", torch.float64), (implementation, torch.float32)):
+        z = Z[:, :30].to(dtype).requires_grad_()
+        epsilon = torch.tensor(1.5, dtype=dtype, requires_grad=True)
+        value = poly_cross_entropy(z, Y % 30, epsilon=epsilon, ignore_index=7, implementation=which)
+        first = torch.autograd.grad(value, (z, epsilon), create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum() + first[1].square(), (z, epsilon))
+        results.append([x.detach().double() for x in (*first, *second)])
+    for right, found in zip(*results, strict=True):
+        same(found, right, 1e-5)
+
+
+@forward_mode
+def test_transforms_take_the_plain_path_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_FEWEST_LOGITS", 0)
+    right = poly_cross_entropy(Z, Y, implementation="plain")
+
+    def loss(z: Tensor) -> Tensor:
+        return poly_cross_entropy(z, Y)
+
+    both = torch.stack([Z, Z])
+    torch.testing.assert_close(torch.func.vmap(loss)(both), right.expand(2))
+    gradient = torch.func.vmap(torch.func.grad(loss))(both)
+    assert gradient.shape == both.shape
+    torch.func.jvp(loss, (Z,), (Z,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(Z, Z)  # type: ignore[no-untyped-call]
+        unpacked = torch.autograd.forward_ad.unpack_dual(loss(dual))  # type: ignore[no-untyped-call]
+        assert unpacked.tangent is not None
+    with pytest.raises(ValueError, match=r"torch\.func"):
+        torch.func.vmap(lambda z: poly_cross_entropy(z, Y, implementation="native"))(both)
+
+
+@needs_native
+def test_a_kernel_is_taken_where_it_is_faster_and_serves() -> None:
+    def chosen(z: Tensor, unsupported: str | None = None) -> str:
+        return kernels.choose(None, z, unsupported)
+
+    large, small = torch.zeros(1024, 1000), torch.zeros(8, 10)
+    assert chosen(large) == "native"
+    assert chosen(large.bfloat16()) == "native"
+    assert chosen(torch.nn.Parameter(large)) == "native"
+    assert chosen(small) == "plain"
+    assert chosen(large.double()) == "plain"
+    assert chosen(large.half()) == "plain"
+    assert chosen(large.to("meta")) == "plain"
+    assert chosen(large, "an option") == "plain"
+    assert kernels.choose("plain", large, None) == "plain"
+    assert kernels.choose("native", small, None) == "native"
+
+
+REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
+    "float64": (Z.double(), Y, {}, "these are torch.float64"),
+    "float16": (Z.half(), Y, {}, "these are torch.float16"),
+    "another device": (Z.to("meta"), Y.to("meta"), {}, "the logits are on meta"),
+    "probabilities": (Z, Z.softmax(1), {}, "the target has torch.float32 and (64, 1000)"),
+    "another shape": (Z, Y[:5], {}, "the target has torch.int64 and (5,)"),
+    "smoothing": (Z, Y, {"label_smoothing": 0.25}, "it is 0.25"),
+}
+
+
+@needs_native
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_kernel_that_cannot_serve_says_why(case: str) -> None:
+    z, y, options, reason = REFUSED[case]
+    with pytest.raises(ValueError, match="implementation='native' can't serve here: ") as raised:
+        poly_cross_entropy(z, y, **options, implementation="native")
+    assert reason in str(raised.value)
+
+
+def test_an_implementation_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'plain', 'native'.* or None; got 'cuda'"):
+        poly_cross_entropy(Z, Y, implementation="cuda")
+
+
+def test_without_a_compiler_the_plain_path_serves_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_LIBRARY", None)
+    torch.testing.assert_close(poly_cross_entropy(Z, Y), poly_cross_entropy(Z, Y, implementation="plain"))
+    with pytest.raises(ValueError, match=r"not built when polylosses was installed.*g\+\+.*pip install"):
+        poly_cross_entropy(Z, Y, implementation="native")
+
+
+@each_kernel
+@pytest.mark.parametrize("label", [-1, 1000, 2**40, -(2**63)])
+def test_a_target_out_of_range_is_torchs_error(implementation: str, label: int) -> None:
+    wrong = Y.index_fill(0, torch.tensor([33]), label)
+    with pytest.raises(IndexError, match=f"Target {label} is out of bounds."):
+        poly_cross_entropy(Z, wrong, implementation=implementation)
+
+
+@each_kernel
+def test_the_number_of_threads_changes_nothing(implementation: str) -> None:
+    z = torch.randn(300, 1000, generator=torch.Generator().manual_seed(4))
+    y = torch.arange(300)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            x = z.clone().requires_grad_()
+            value = poly_cross_entropy(x, y, reduction="none", implementation=implementation)
+            results.append((value, *gradients(value, x)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+@each_kernel
+def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) -> None:
+    z = Z.clone().requires_grad_()
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        value = poly_cross_entropy(z, Y, gamma=0.5, implementation=implementation)
+    kept.pop(z.untyped_storage().data_ptr())
+    assert sum(kept.values()) < 0.1 * z.untyped_storage().nbytes()
+    assert value.requires_grad
+
+
+@each_kernel
+def test_logits_changed_in_place_are_found_out(implementation: str) -> None:
+    z = Z.clone().requires_grad_()
+    x = z * 1
+    value = poly_cross_entropy(x, Y, implementation=implementation)
+    x.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()  # type: ignore[no-untyped-call]
