@@ -8,7 +8,7 @@ setup(
             "polylosses.torch._native",
             ["src/polylosses/torch/native.cpp"],
             # Errors of arithmetic are not looked at, so that the compiler may vectorize; nan and infinity stay right.
-            extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
+            extra_compile_args=["-std=gnu++17", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
             # torch's own threads: its copy of libgomp is loaded already and is the one that is found.
             extra_link_args=["-fopenmp"],
             optional=True,

@@ -277,7 +277,7 @@ def test_second_derivatives(implementation: str) -> None:
 
 @forward_mode
 def test_transforms_take_the_plain_path_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_FEWEST_LOGITS", 0)
+    monkeypatch.setattr(kernels, "FEWEST_LOGITS", 0)
     right = poly_cross_entropy(Z, Y, implementation="plain")
 
     def loss(z: Tensor) -> Tensor:
@@ -299,7 +299,7 @@ def test_transforms_take_the_plain_path_by_themselves(monkeypatch: pytest.Monkey
 @needs_native
 def test_a_kernel_is_taken_where_it_is_faster_and_serves() -> None:
     def chosen(z: Tensor, unsupported: str | None = None) -> str:
-        return kernels.choose(None, z, unsupported)
+        return kernels.choose(None, z, unsupported, kernels.FEWEST_LOGITS)
 
     large, small = torch.zeros(1024, 1000), torch.zeros(8, 10)
     assert chosen(large) == "native"

@@ -7,28 +7,36 @@ options are arithmetic on these, in Python. Its gradient with respect to the log
 The operators are torch's (``torch.ops.polylosses``): they can be compiled and exported.
 """
 
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polylosses.polynomial import Polynomial
 from polylosses.torch import native
 
 _KERNELS = {"native": native}
 
-# With fewer logits, the plain path is faster.
-_FEWEST_LOGITS = 2**15
+# Of a polynomial that a kernel evaluates itself.
+MOST_COEFFICIENTS = 64
+
+# Of softmaxes: with fewer, the plain path is faster. (Of sigmoids, the plain path is slower from the first one on.)
+FEWEST_LOGITS = 2**15
 
 
-def choose(implementation: str | None, logits: Tensor, unsupported: str | None) -> str:
+def choose(implementation: str | None, logits: Tensor, unsupported: str | None, fewest_logits: int = 0) -> str:
     """Which implementation serves: ``"plain"``, or one of the kernels.
 
     Args:
         implementation: what the user wants, or None for the fastest.
         logits: what to take the loss of.
         unsupported: the option that no kernel serves, in words; None if there is none.
+        fewest_logits: from how many on a kernel is faster.
 
     Raises:
         ValueError: the implementation that is wanted does not exist, or can't serve.
@@ -36,7 +44,7 @@ def choose(implementation: str | None, logits: Tensor, unsupported: str | None) 
     if implementation == "plain":
         return "plain"
     if implementation is None:
-        if logits.numel() < _FEWEST_LOGITS:
+        if logits.numel() < fewest_logits:
             return "plain"
         wanted = "native"
     elif implementation in _KERNELS:
@@ -136,17 +144,128 @@ class _SoftmaxStatistics(torch.autograd.Function):
     backward = staticmethod(partial(_pull, gradient))
 
 
+def sigmoid_loss(
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    summed: bool,
+    implementation: str,
+) -> Tensor:
+    """The loss of each element's sigmoid ``p``, ``positive y L(p) + negative (1 - y) L(1 - p)``, or their sum.
+
+    Args:
+        logits: of shape (N, C) or (N, C, d_1, ...) for class ids, or else any.
+        target: ``y``, of the logits' shape and dtype; or class ids, int64, without the class dimension.
+        ignore_index: elements with this target give 0; None for no such.
+        numbers: gamma; the factors negative and positive; ``log_weight`` of negatives and positives; coefficients.
+        summed: whether to give the sum of all.
+        implementation: as chosen.
+
+    Returns:
+        The losses in the logits' shape and dtype, or their sum in float32.
+
+    Raises:
+        RuntimeError: a class id is not in [0, C), and not ignored.
+    """
+    operator: Any = torch.ops.polylosses.sigmoid_loss if torch.compiler.is_compiling() else _SigmoidLoss.apply
+    loss: Tensor = operator(implementation, logits, target, ignore_index, numbers, summed)
+    return loss
+
+
+def _sigmoid_loss(
+    implementation: str,
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    summed: bool,
+) -> Tensor:
+    result: Tensor = _KERNELS[implementation].sigmoid_loss(logits, target, ignore_index, numbers, summed)
+    return result
+
+
+def _sigmoid_gradient(
+    implementation: str,
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    upstream: Tensor,
+) -> Tensor:
+    result: Tensor = _KERNELS[implementation].sigmoid_gradient(logits, target, ignore_index, numbers, upstream)
+    return result
+
+
+def _keep_sigmoid(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.implementation, logits, target, ctx.ignore_index, ctx.numbers, _ = inputs
+    ctx.save_for_backward(logits, target)
+
+
+def _pull_sigmoid(operator: Any, ctx: Any, upstream: Tensor) -> Any:
+    logits, target = ctx.saved_tensors
+    if not torch.is_grad_enabled():
+        result = operator(ctx.implementation, logits, target, ctx.ignore_index, ctx.numbers, upstream)
+    else:
+        result = _sigmoid_gradient_again(logits, target, ctx.ignore_index, ctx.numbers, upstream)
+    return None, result, None, None, None, None
+
+
+def _sigmoid_gradient_again(
+    logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float], upstream: Tensor
+) -> Tensor:
+    """:func:`_sigmoid_gradient` of torch's own operations, to be differentiated."""
+    gamma, *of_sides = numbers[:5]
+    ignored = torch.zeros_like(target, dtype=torch.bool) if ignore_index is None else target == ignore_index
+    y = target.float()
+    if target.shape != logits.shape:
+        y = torch.zeros_like(logits, dtype=torch.float32)
+        y = y.scatter(1, target.masked_fill(ignored, 0).unsqueeze(1), 1.0)
+        ignored = ignored.unsqueeze(1).expand(logits.shape)
+    gradient: Any = 0.0
+    for sign, share, factor, log_weight in zip((-1, 1), (1 - y, y), of_sides[:2], of_sides[2:], strict=True):
+        with warnings.catch_warnings(action="ignore"):  # the user has been warned
+            polynomial = Polynomial(tuple(numbers[5:]), gamma, log_weight)
+        # Elements without a share may be infinite.
+        s = (sign * logits.float()).masked_fill(ignored | (share == 0), 0.0)
+        q = torch.sigmoid(-s)
+        gradient = gradient + sign * factor * share * polynomial.slope(F.logsigmoid(s), q) * q
+    result: Tensor = (gradient * upstream).masked_fill(ignored, 0.0).to(logits.dtype)
+    return result
+
+
+class _SigmoidLoss(torch.autograd.Function):
+    """As :class:`_SoftmaxStatistics`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _keep_sigmoid(ctx, inputs, None)
+        return _sigmoid_loss(*inputs)
+
+    backward = staticmethod(partial(_pull_sigmoid, _sigmoid_gradient))
+
+
 def _register() -> None:
     schemas = {
         "softmax_statistics": "(Tensor logits, Tensor target, SymInt ignore_index, str implementation)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
         "softmax_gradient": "(str implementation, Tensor logits, Tensor target, Tensor q, Tensor p, Tensor maximum, "
         "Tensor inverse, Tensor by_q, Tensor by_tail) -> Tensor",
+        "sigmoid_loss": "(str implementation, Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
+        "bool summed) -> Tensor",
+        "sigmoid_gradient": "(str implementation, Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
+        "Tensor upstream) -> Tensor",
     }
     for name, schema in schemas.items():
         torch.library.define(f"polylosses::{name}", schema)
-    torch.library.impl("polylosses::softmax_statistics", "default", statistics)
-    torch.library.impl("polylosses::softmax_gradient", "default", gradient)
+    kernels: dict[str, Callable[..., Any]] = {
+        "softmax_statistics": statistics,
+        "softmax_gradient": gradient,
+        "sigmoid_loss": _sigmoid_loss,
+        "sigmoid_gradient": _sigmoid_gradient,
+    }
+    for name, kernel in kernels.items():
+        torch.library.impl(f"polylosses::{name}", "default", kernel)
 
     def like_statistics(logits: Tensor, target: Tensor, *_: Any) -> tuple[Tensor, ...]:
         return tuple(target.new_empty(target.shape, dtype=torch.float32) for _ in range(5))
@@ -154,10 +273,20 @@ def _register() -> None:
     def like_gradient(_: str, logits: Tensor, *__: Any) -> Tensor:
         return torch.empty_like(native.as_rows(logits)).view(logits.shape)
 
+    def like_sigmoid_loss(_: str, logits: Tensor, __: Tensor, ___: Any, ____: Any, summed: bool) -> Tensor:
+        return logits.new_empty((), dtype=torch.float32) if summed else torch.empty_like(native.in_order(logits))
+
+    def like_sigmoid_gradient(_: str, logits: Tensor, *__: Any) -> Tensor:
+        return torch.empty_like(native.in_order(logits))
+
     torch.library.register_fake("polylosses::softmax_statistics", like_statistics)
     torch.library.register_fake("polylosses::softmax_gradient", like_gradient)
+    torch.library.register_fake("polylosses::sigmoid_loss", like_sigmoid_loss)
+    torch.library.register_fake("polylosses::sigmoid_gradient", like_sigmoid_gradient)
     pull = partial(_pull, torch.ops.polylosses.softmax_gradient)
     torch.library.register_autograd("polylosses::softmax_statistics", pull, setup_context=_keep)
+    pull = partial(_pull_sigmoid, torch.ops.polylosses.sigmoid_gradient)
+    torch.library.register_autograd("polylosses::sigmoid_loss", pull, setup_context=_keep_sigmoid)
 
 
 _register()

@@ -79,7 +79,7 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
 
     Args:
         weight, reduction, pos_weight: as for :class:`torch.nn.BCEWithLogitsLoss`.
-        alpha, alpha_on_epsilon, ignore_index, epsilon, gamma, polynomial: as for
+        alpha, alpha_on_epsilon, ignore_index, epsilon, gamma, polynomial, implementation: as for
             :func:`poly_binary_cross_entropy_with_logits`, formula and errors too.
 
     Shape:
@@ -109,12 +109,14 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         epsilon: Any = DEFAULT_EPSILON,
         gamma: Any = 0.0,
         polynomial: Polynomial | None = None,
+        implementation: str | None = None,
     ) -> None:
         _check_reduction(reduction)
         check_alpha(alpha)
         super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)
         self.ignore_index = ignore_index
         self.alpha_on_epsilon = alpha_on_epsilon
+        self.implementation = implementation
         _keep(self, epsilon, gamma, polynomial, alpha=alpha)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -128,12 +130,14 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
             alpha_on_epsilon=self.alpha_on_epsilon,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
+            implementation=self.implementation,
             **_kept(self),
         )
 
     def extra_repr(self) -> str:
         """The polynomial, and the options that are not at their defaults."""
-        return _shown(self, {"alpha": None, "alpha_on_epsilon": True, "ignore_index": None, "reduction": "mean"})
+        usual = {"alpha": None, "alpha_on_epsilon": True, "ignore_index": None, "reduction": "mean"}
+        return _shown(self, usual | {"implementation": None})
 
 
 class LinearPolyCrossEntropyLoss(nn.Module):

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -336,6 +337,205 @@ INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners,
     }
 }
 
+// A loss of sigmoids: every element is a row of its own, and so the polynomial is evaluated here. With s = z for a
+// positive and -z for a negative, p = sigmoid(s); see sigmoid_loss in kernels.py for the formula.
+struct Polynomial {
+    // Those of q, q^2, ...; at least one.
+    const float* coefficients;
+    int64_t degree;
+    float gamma;
+    // For negatives and for positives: of the whole loss, and of the logarithm.
+    float factor[2], log_weight[2];
+};
+
+// The targets of sigmoids: probabilities of the logits' type, or else (ids) one class of each row.
+template <class T>
+struct Targets {
+    const T* dense;
+    const int64_t* ids;
+    int64_t classes, inners;
+    bool classes_last, ignores;
+    int64_t ignore_index;
+};
+
+// Elements that are worked on together: their numbers stay in the processor's first cache.
+constexpr int64_t ELEMENTS = 256;
+// In the place of a target.
+constexpr float IGNORED = -3e38f;
+
+// The targets of elements [from, from + count), as they lie in memory.
+template <class T>
+INLINE void targets_of(Targets<T> of, int64_t from, int64_t count, float* y) {
+    if (of.dense) {
+        for (int64_t j = 0; j < count; j++) {
+            const float x = load(of.dense + from + j);
+            y[j] = of.ignores && x == float(of.ignore_index) ? IGNORED : x;
+        }
+    } else if (of.classes_last) {
+        for (int64_t j = 0; j < count; j++) y[j] = 0;
+        for (int64_t row = from / of.classes; row * of.classes < from + count; row++) {
+            const int64_t first = row * of.classes - from;
+            if (of.ignores && of.ids[row] == of.ignore_index) {
+                const int64_t end = first + of.classes < count ? first + of.classes : count;
+                for (int64_t j = first < 0 ? 0 : first; j < end; j++) y[j] = IGNORED;
+            } else if (const int64_t j = first + of.ids[row]; j >= 0 && j < count) {
+                y[j] = 1.f;
+            }
+        }
+    } else {
+        int64_t j = 0;
+        while (j < count) {
+            const int64_t line = (from + j) / of.inners, inner = (from + j) % of.inners;
+            const int64_t k = line % of.classes, end = j + of.inners - inner < count ? j + of.inners - inner : count;
+            const int64_t* id = of.ids + line / of.classes * of.inners + inner - j;
+            for (; j < end; j++) y[j] = of.ignores && id[j] == of.ignore_index ? IGNORED : id[j] == k ? 1.f : 0.f;
+        }
+    }
+}
+
+// The sums over powers of q that a polynomial and its derivative are made of, as coefficients of 1, q, q^2, ...
+struct Powers {
+    static constexpr int64_t MOST = 64;
+    // sum_{j >= 2} c_j q^(j-1), and with S = sum_j c_j q^j, p S' - c_1 and S'.
+    float following[MOST], slope_near_one[MOST + 1], slope[MOST];
+
+    INLINE explicit Powers(const Polynomial& of) {
+        for (int64_t k = 0; k <= of.degree; k++) {
+            const float here = k == 0 ? 0.f : of.coefficients[k - 1], next = k < of.degree ? of.coefficients[k] : 0.f;
+            slope_near_one[k] = k == 0 ? 0.f : float(k + 1) * next - float(k) * here;
+            if (k < of.degree) {
+                following[k] = k == 0 ? 0.f : next;
+                slope[k] = float(k + 1) * next;
+            }
+        }
+    }
+};
+
+// c[0] + c[1] q + ... of every element.
+INLINE void horner(const float* c, int64_t terms, int64_t count, const float* q, float* sum) {
+    for (int64_t j = 0; j < count; j++) sum[j] = c[terms - 1];
+    for (int64_t k = terms - 2; k >= 0; k--) {
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) sum[j] = sum[j] * q[j] + c[k];
+    }
+}
+
+// Adds shares[j] of each element's loss, or of its derivative by z, as a positive or a negative: sides[j] is 1 or 0.
+template <bool derivative>
+INLINE void add_losses(const Polynomial& of, const Powers& powers, int64_t count, const float* z, const float* sides,
+                       const float* shares, float* total) {
+    float s[ELEMENTS], factor[ELEMENTS], log_weight[ELEMENTS], q[ELEMENTS], p[ELEMENTS], log_q[ELEMENTS],
+        nll[ELEMENTS], sum[ELEMENTS], near_one[ELEMENTS], near_zero[ELEMENTS];
+    const float first = of.coefficients[0], gamma = of.gamma, factors[2] = {of.factor[0], of.factor[1]},
+                log_weights[2] = {of.log_weight[0], of.log_weight[1]};
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++) {
+        const bool positive = sides[j] == 1.f;
+        factor[j] = shares[j] * (positive ? factors[1] : factors[0]);
+        log_weight[j] = positive ? log_weights[1] : log_weights[0];
+        const float signed_z = positive ? z[j] : -z[j];
+        s[j] = (factor[j] == 0.f) & (signed_z == -INFINITY) ? 0.f : signed_z;  // 0 log 0 = 0
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++) {
+        const float size = s[j] < 0 ? -s[j] : s[j];
+        const float u = exponential(-size), l = log_of_one_and(u), large = 1.f / (1.f + u), small = u * large;
+        const bool likely = s[j] >= 0;
+        q[j] = likely ? small : large;
+        p[j] = likely ? large : small;
+        nll[j] = (likely ? 0.f : size) + l;
+        log_q[j] = -((likely ? size : 0.f) + l);
+    }
+    if (!derivative || gamma != 0) {
+        horner(powers.following, of.degree, count, q, sum);
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) {
+            float tail = tail_of(q[j], nll[j]);
+            if (derivative) tail = tail > 1e38f ? 1e38f : tail;  // to be multiplied by p = 0 where it is infinite
+            tail = log_weight[j] == 0.f ? 0.f : log_weight[j] * tail;
+            sum[j] = (log_weight[j] + first + sum[j]) * q[j] + tail;
+        }
+    }
+    if (derivative) {
+        // -dL/ds = q^gamma (q (log_weight + p S') + gamma p (S - log_weight log p)).
+        horner(powers.slope_near_one, of.degree + 1, count, q, near_one);
+        horner(powers.slope, of.degree, count, q, near_zero);
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) {
+            const float one = log_weight[j] + first + near_one[j], zero = log_weight[j] + p[j] * near_zero[j];
+            const float down = q[j] * (q[j] < 0.5f ? one : zero) + (gamma == 0.f ? 0.f : gamma * p[j] * sum[j]);
+            sum[j] = sides[j] == 1.f ? -down : down;
+        }
+    }
+    if (gamma != 0) {
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) sum[j] *= exponential(gamma * log_q[j]);
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++) total[j] += factor[j] * sum[j];
+}
+
+// What becomes of the elements' losses: themselves, their sums (one for each ELEMENTS), or their derivatives by z times
+// `upstream`, of which there is one for each element or one for all.
+template <class T>
+struct Results {
+    T* losses;
+    double* sums;
+    T* gradient;
+    const float* upstream;
+    int64_t by_upstream;
+};
+
+template <class T>
+INLINE void sigmoids_of(const T* z, const Polynomial& of, const Targets<T>& targets, int64_t from, int64_t end,
+                        const Results<T>& into) {
+    const Powers powers(of);
+    float x[ELEMENTS], y[ELEMENTS], sides[ELEMENTS], shares[ELEMENTS], total[ELEMENTS];
+    for (; from < end; from += ELEMENTS) {
+        const int64_t count = end - from < ELEMENTS ? end - from : ELEMENTS;
+        targets_of(targets, from, count, y);
+        int32_t soft = 0;
+        if (targets.dense) {
+#pragma omp simd reduction(| : soft)
+            for (int64_t j = 0; j < count; j++) soft |= (y[j] == IGNORED) | (y[j] == 0.f) | (y[j] == 1.f) ? 0 : 1;
+        }
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) {
+            const float logit = load(z + from + j);
+            x[j] = y[j] == IGNORED ? 0.f : logit;
+            sides[j] = y[j];
+            shares[j] = y[j] == IGNORED ? 0.f : 1.f;
+            total[j] = 0;
+        }
+        // Soft targets are positives and negatives.
+        for (int side = soft ? 0 : 1; side < 2; side++) {
+            if (soft) {
+                for (int64_t j = 0; j < count; j++) {
+                    sides[j] = float(side);
+                    shares[j] = y[j] == IGNORED ? 0.f : side ? y[j] : 1.f - y[j];
+                }
+            }
+            if (into.gradient)
+                add_losses<true>(of, powers, count, x, sides, shares, total);
+            else
+                add_losses<false>(of, powers, count, x, sides, shares, total);
+        }
+        if (into.gradient) {
+            for (int64_t j = 0; j < count; j++) {
+                const float by_z = total[j] * into.upstream[(from + j) * into.by_upstream];
+                store(into.gradient + from + j, y[j] == IGNORED ? 0.f : by_z);
+            }
+        } else if (into.sums) {
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t j = 0; j < count; j++) sum += total[j];
+            into.sums[from / ELEMENTS] = sum;
+        } else {
+            for (int64_t j = 0; j < count; j++) store(into.losses + from + j, total[j]);
+        }
+    }
+}
+
 #define KERNELS(T)                                                                                                      \
     FOR_EACH_PROCESSOR void statistics(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,  \
                                        int64_t ignore_index, int64_t row, int64_t end, Statistics out) {                \
@@ -345,6 +545,10 @@ INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners,
                                      Statistics of, const float* by_q, const float* by_tail, T* into, Strides to,       \
                                      int64_t row, int64_t end) {                                                        \
         gradient_of(z, by, classes, inners, target, of, by_q, by_tail, into, to, row, end);                            \
+    }                                                                                                                   \
+    FOR_EACH_PROCESSOR void sigmoids(const T* z, const Polynomial& of, const Targets<T>& targets, int64_t from,         \
+                                     int64_t end, const Results<T>& into) {                                             \
+        sigmoids_of(z, of, targets, from, end, into);                                                                   \
     }
 KERNELS(float)
 KERNELS(bfloat16)
@@ -395,5 +599,45 @@ void polylosses_softmax_gradient(const Logits* z, const int64_t* target, float* 
             gradient(static_cast<float*>(z->data), z->by, z->classes, z->inners, target, of, by_q, by_tail,
                      static_cast<float*>(into->data), into->by, from, to);
     });
+}
+
+// Logits as they lie in memory, and what to take of them. The same as in native.py.
+struct Sigmoids {
+    const void* z;
+    int64_t in_bfloat16, count;
+    const void* dense;
+    const int64_t* ids;
+    int64_t rows, classes, inners, classes_last, ignores, ignore_index;
+    const float* coefficients;
+    int64_t degree;
+    float gamma, factor[2], log_weight[2];
+};
+
+int64_t polylosses_elements_of_a_sum() { return ELEMENTS; }
+
+// Returns the first row whose class id is none and not ignored, and has written nothing then; else -1.
+int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, void* gradient, const float* upstream,
+                            int64_t by_upstream, int threads) {
+    if (of->ids)
+        for (int64_t row = 0; row < of->rows; row++) {
+            const int64_t id = of->ids[row];
+            if (!(of->ignores && id == of->ignore_index) && (id < 0 || id >= of->classes)) return row;
+        }
+    const Polynomial polynomial = {of->coefficients, of->degree, of->gamma, {of->factor[0], of->factor[1]},
+                                   {of->log_weight[0], of->log_weight[1]}};
+    const auto with = [&](auto* z) {
+        using T = std::remove_const_t<std::remove_pointer_t<decltype(z)>>;
+        const Targets<T> targets = {static_cast<const T*>(of->dense), of->ids, of->classes, of->inners,
+                                    of->classes_last != 0, of->ignores != 0, of->ignore_index};
+        const Results<T> into = {static_cast<T*>(losses), sums, static_cast<T*>(gradient), upstream, by_upstream};
+        in_parallel((of->count + ELEMENTS - 1) / ELEMENTS, threads, [&](int64_t from, int64_t to) {
+            sigmoids(z, polynomial, targets, from * ELEMENTS, to * ELEMENTS < of->count ? to * ELEMENTS : of->count, into);
+        });
+    };
+    if (of->in_bfloat16)
+        with(static_cast<const bfloat16*>(of->z));
+    else
+        with(static_cast<const float*>(of->z));
+    return -1;
 }
 }

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero
+from polylosses.torch.kernels import MOST_COEFFICIENTS, choose, sigmoid_loss
 from polylosses.torch.likelihood import at_least_float32, log_density, result_dtype
 
 
@@ -25,6 +26,7 @@ def poly_binary_cross_entropy_with_logits(
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
+    implementation: str | None = None,
 ) -> Tensor:
     r"""PolyLoss of sigmoid probabilities: :func:`torch.nn.functional.binary_cross_entropy_with_logits` for the family.
 
@@ -53,6 +55,8 @@ def poly_binary_cross_entropy_with_logits(
             don't count in the mean. It may be any integer, a class included. Default None: nothing is ignored.
         reduction: ``"mean"`` over all elements that are kept, ``"sum"`` or ``"none"``.
         epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
+        implementation: as for :func:`poly_cross_entropy`. ``"native"`` serves numbers (not tensors) as ``epsilon``,
+            ``gamma`` and ``alpha``, without ``weight`` and ``pos_weight``, and dense targets of ``input``'s dtype.
 
     Returns:
         The loss, a scalar or of ``input``'s shape for ``reduction="none"``, in the dtype that
@@ -61,7 +65,7 @@ def poly_binary_cross_entropy_with_logits(
 
     Raises:
         TypeError, ValueError: as for :func:`poly_cross_entropy`; for an ``alpha`` outside [0, 1]; for class ids whose
-            shape does not fit ``input``.
+            shape does not fit ``input``; if ``implementation`` can't serve.
         ValueError, RuntimeError, NotImplementedError: those of ``F.binary_cross_entropy_with_logits``.
         RuntimeError: a class id is out of range.
 
@@ -79,8 +83,17 @@ def poly_binary_cross_entropy_with_logits(
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
     _check(input, target, weight, pos_weight, alpha, ignore_index, reduction)
-    kept = None if ignore_index is None else target != ignore_index
+    implementation = choose(implementation, input, _unsupported(polynomial, input, target, weight, pos_weight, alpha))
     dtype = target.dtype if target.shape == input.shape else input.dtype
+    kept = None if ignore_index is None else target != ignore_index
+    if implementation != "plain":
+        loss = _by_kernel(
+            polynomial, input, target, alpha, alpha_on_epsilon, ignore_index, reduction != "none", implementation
+        )
+        if reduction == "mean":
+            classes = input.numel() // max(1, target.numel())
+            loss = loss / (input.numel() if kept is None else kept.sum() * classes)
+        return loss.to(result_dtype(input, dtype))
     logits = at_least_float32(input)
     if target.shape == input.shape:
         if kept is not None:
@@ -141,6 +154,52 @@ def poly_sigmoid(
     logp, logq = F.logsigmoid(logits), F.logsigmoid(-logits)
     yes, no = log_density(polynomial, logp, logq.exp()), log_density(polynomial, logq, logp.exp())
     return torch.sigmoid(yes - no).to(input.dtype)
+
+
+def _unsupported(
+    polynomial: Polynomial, input: Tensor, target: Tensor, weight: Any, pos_weight: Any, alpha: Any
+) -> str | None:
+    """What no kernel serves."""
+    if weight is not None or pos_weight is not None:
+        return "kernels take no weight and pos_weight"
+    numbers = {"alpha": alpha, "gamma": polynomial.gamma, "log_weight": polynomial.log_weight}
+    numbers |= {f"coefficients[{j}]": c for j, c in enumerate(polynomial.coefficients)}
+    for name, number in numbers.items():
+        if number is not None and not isinstance(number, float | int):
+            return f"kernels take numbers, and {name} is a {type(number).__name__}"
+    if len(polynomial.coefficients) > MOST_COEFFICIENTS:
+        return f"kernels take at most {MOST_COEFFICIENTS} coefficients, and there are {len(polynomial.coefficients)}"
+    if target.requires_grad:
+        return "kernels have no derivatives by the target"
+    if target.shape == input.shape:
+        if target.dtype != input.dtype:
+            return f"kernels take dense targets of the logits' dtype, {input.dtype}, and these are {target.dtype}"
+    elif target.dtype != torch.int64 or input.dim() < 2:
+        return (
+            "kernels take class ids of dtype int64 for logits of two dimensions or more; the target has "
+            f"{target.dtype}, and the logits have shape {tuple(input.shape)}"
+        )
+    return None
+
+
+def _by_kernel(
+    polynomial: Polynomial,
+    input: Tensor,
+    target: Tensor,
+    alpha: Any,
+    alpha_on_epsilon: bool,
+    ignore_index: int | None,
+    summed: bool,
+    implementation: str,
+) -> Tensor:
+    """The losses of all elements, or their sum."""
+    balance = (1.0, 1.0) if alpha is None else (1.0 - alpha, float(alpha))
+    sides = [polynomial, polynomial]
+    if not alpha_on_epsilon:
+        sides = [replace(polynomial, log_weight=polynomial.log_weight * factor) for factor in balance]
+        balance = (1.0, 1.0)
+    numbers = (polynomial.gamma, *balance, *(side.log_weight for side in sides), *polynomial.coefficients)
+    return sigmoid_loss(input, target, ignore_index, numbers, summed, implementation)
 
 
 def _side(polynomial: Polynomial, logits: Tensor, share: Tensor, balance: Any, balance_epsilon: bool) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.torch import kernels
 from polylosses.torch.kernels import choose, softmax_statistics
 from polylosses.torch.likelihood import (
     at_least_float32,
@@ -92,7 +93,7 @@ def poly_cross_entropy(
     target = as_sharded_as(input, target)
     weight = None if weight is None else as_sharded_as(input, weight)
     class_dim = 0 if input.dim() == 1 else 1
-    implementation = choose(implementation, input, _unsupported(input, target, label_smoothing))
+    implementation = choose(implementation, input, _unsupported(input, target, label_smoothing), kernels.FEWEST_LOGITS)
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":

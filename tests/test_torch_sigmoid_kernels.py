@@ -1,0 +1,345 @@
+"""Laws of the sigmoid kernels: the oracle's numbers, the plain path's numbers, and torch's transforms around them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mpmath import mp, mpf
+from torch import Tensor
+
+import polylosses
+from cases import BINARY_CELLS, LOSSES, Array, BinaryCell, binary_arrays
+from found import SPACING, TINY, Found, compare, report, rounded_once
+from on_torch import found_by, tensor
+from polylosses import Polynomial
+from polylosses.torch import PolyBCEWithLogitsLoss, kernels, poly_binary_cross_entropy_with_logits
+from test_sigmoid_laws import EXTREME, expected
+from test_torch_kernels import LAYOUTS, SHAPES, each_kernel, needs_native, same
+from test_torch_transforms import gradients
+
+SERVED = [
+    c for c in BINARY_CELLS if not c.weighted and (c.target != "class ids" or len(c.shape) > 1)
+]  # class ids of one dimension have one row
+
+
+def binary(implementation: str, loss: Polynomial, cell: BinaryCell, dtype: str) -> Found:
+    numbers = binary_arrays(cell)
+    z = tensor(numbers.logits, dtype, requires_grad=True)
+    value = poly_binary_cross_entropy_with_logits(
+        z,
+        tensor(numbers.target, "long" if cell.target == "class ids" else dtype),
+        alpha=cell.alpha,
+        alpha_on_epsilon=cell.alpha_on_epsilon,
+        ignore_index=cell.ignore_index,
+        reduction=cell.reduction,
+        polynomial=loss,
+        implementation=implementation,
+    )
+    return found_by(value, z, None, numbers.upstream if cell.reduction == "none" else None)
+
+
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LOSSES)
+@each_kernel
+def test_value_and_gradients_are_the_oracles(implementation: str, name: str, dtype: str) -> None:
+    def tolerance(right: Array, scale: Array) -> Array:
+        return SPACING[dtype] * scale if dtype == "float32" else rounded_once(dtype)(right, scale)
+
+    report(
+        {
+            str(cell): compare(
+                binary(implementation, LOSSES[name], cell, dtype), expected(LOSSES[name], cell), tolerance
+            )
+            for cell in SERVED
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        polylosses.cross_entropy(),
+        polylosses.poly1(1.0),
+        polylosses.poly1(-1.0),
+        polylosses.focal(0.5),
+        polylosses.focal(2.0),
+        polylosses.poly1_focal(-1.0, 0.5),
+        polylosses.poly_n(-1.0, 0.5, -0.25),
+        polylosses.mean_absolute_error(),
+        polylosses.taylor_cross_entropy(4),
+    ],
+    ids=str,
+)
+@each_kernel
+def test_digits_are_kept_however_sure_the_model_is(implementation: str, loss: Polynomial) -> None:
+    """To 1e-5 of themselves, as far as float32 has such small numbers; of positives and of negatives."""
+    margins = torch.tensor([*range(-80, 81, 4), 0.1, 1.5, 17.3, -1.3])
+    for sign, label in ((1.0, 1.0), (-1.0, 0.0)):
+        z = (sign * margins).requires_grad_()
+        target = torch.full_like(margins, label)
+        value = poly_binary_cross_entropy_with_logits(
+            z, target, polynomial=loss, reduction="none", implementation=implementation
+        )
+        found = zip(value.tolist(), gradients(value, z)[0].tolist(), strict=True)
+        upstream = torch.linspace(0.5, 2, len(margins)).tolist()
+        for margin, times, (number, slope) in zip(margins.tolist(), upstream, found, strict=True):
+            with mp.workdps(80):
+                p, q = 1 / (1 + mp.exp(-mpf(margin))), 1 / (1 + mp.exp(mpf(margin)))
+                right = loss.value(mp.log(p), q), sign * times * loss.slope(mp.log(p), q) * q
+            for got, exact in ((number, right[0]), (slope, right[1])):
+                # A factor of a product may be too small for float32 before the product is.
+                allowed = max(1e-5 * abs(float(exact)), 1e3 * TINY["float32"])
+                assert abs(got - exact) <= allowed, f"margin {margin}: {got}, not {float(exact)}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [*SHAPES, ()], ids=str)
+@each_kernel
+def test_every_layout_gives_the_plain_numbers(
+    implementation: str, shape: tuple[int, ...], layout: str, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    of: Callable[[Tensor], Tensor] = LAYOUTS[layout] if shape else Tensor.contiguous
+    z = of(3 * torch.randn(shape, generator=generator)).to(dtype)
+    soft = torch.rand(shape, generator=generator)
+    targets = [soft.to(dtype), soft.round().to(dtype)]
+    targets[0][soft < 0.1] = 7
+    if len(shape) > 1:
+        ids = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
+        ids[torch.rand(ids.shape, generator=generator) < 0.1] = 7
+        targets.append(ids.transpose(0, -1).contiguous().transpose(0, -1))
+    upstream = torch.rand(shape, generator=generator)
+    options: dict[str, Any] = {"epsilon": (1.0, -0.5), "gamma": 0.5, "alpha": 0.3, "ignore_index": 7}
+    for target in targets:
+        for reduction in ("none", "mean", "sum"):
+            results = []
+            for logits, which in ((z.double(), "plain"), (z, implementation)):
+                x = logits.detach().requires_grad_()
+                y = target.to(logits.dtype) if target.is_floating_point() else target
+                value = poly_binary_cross_entropy_with_logits(
+                    x, y, reduction=reduction, implementation=which, **options
+                )
+                value.backward(upstream.to(value) if reduction == "none" else None)  # type: ignore[no-untyped-call]
+                assert x.grad is not None
+                results.append((value.detach(), x.grad))
+            for right, found in zip(*results, strict=True):
+                if right.numel() and not right.isnan().all():
+                    same(found, right, 8 * SPACING[str(dtype).removeprefix("torch.")])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@each_kernel
+def test_extreme_logits(implementation: str, name: str) -> None:
+    loss = LOSSES[name]
+    z32 = torch.tensor(EXTREME).repeat_interleave(3)
+    y = torch.tensor([0.0, 1.0, 0.5]).repeat(len(EXTREME))
+    for smooth in (False, True):  # elements next to a soft one are computed in another way
+        keep = (y != 0.5) | smooth
+        results = []
+        for which, dtype in (("plain", torch.float64), (implementation, torch.float32)):
+            z = z32[keep].to(dtype).requires_grad_()
+            value = poly_binary_cross_entropy_with_logits(
+                z, y[keep].to(dtype), polynomial=loss, reduction="none", implementation=which
+            )
+            assert not value.isnan().any()
+            value.nan_to_num(posinf=0.0).sum().backward()  # type: ignore[no-untyped-call]
+            assert z.grad is not None
+            assert z.grad.isfinite().all()
+            results.append((value.detach(), z.grad))
+        for right, found in zip(*results, strict=True):
+            # The two sides of a soft label may cancel. Of infinite logits the gradients need not agree.
+            torch.testing.assert_close(found.double()[:-6], right[:-6], rtol=4e-6, atol=1e-13 if smooth else 1e-15)
+        torch.testing.assert_close(results[1][0][-6:].double(), results[0][0][-6:])
+
+
+@each_kernel
+def test_what_is_no_number_stays_where_it_is(implementation: str) -> None:
+    nan = math.nan
+    z = torch.tensor([[nan, 1.0, 2.0], [0.0, 1.0, 2.0], [3.0, nan, nan]], requires_grad=True)
+    y = torch.tensor([[1.0, 0.0, nan], [0.0, 1.0, 1.0], [0.0, 1.0, 0.5]])
+    wrong = z.isnan() | y.isnan()
+    value = poly_binary_cross_entropy_with_logits(z, y, reduction="none", gamma=0.5, implementation=implementation)
+    assert value.isnan().equal(wrong)
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert z.grad.isnan().equal(wrong)
+    ids = torch.tensor([1, 1, -100])
+    z.grad = None
+    value = poly_binary_cross_entropy_with_logits(z, ids, ignore_index=-100, implementation=implementation)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert z.grad[2].tolist() == [0, 0, 0]
+    assert z.grad[0].isnan().tolist() == [True, False, False] or value.isnan()
+
+
+@each_kernel
+def test_nothing_but_ignored_elements(implementation: str) -> None:
+    z = torch.zeros(2, 3, requires_grad=True)
+    ids = torch.tensor([7, 7])
+    value = poly_binary_cross_entropy_with_logits(z, ids, ignore_index=7, implementation=implementation)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert value.isnan()
+    assert z.grad is not None
+    assert (z.grad == 0).all()
+
+
+Z = torch.randn(40, 30, generator=torch.Generator().manual_seed(2))
+IDS = torch.randint(30, (40,), generator=torch.Generator().manual_seed(3)).index_fill(0, torch.tensor([5]), -100)
+SOFT = torch.rand(40, 30, generator=torch.Generator().manual_seed(4))
+
+
+@needs_native
+def test_operators_are_what_torch_wants_them_to_be() -> None:
+    numbers = (0.5, 0.75, 0.25, 1.0, 1.0, 2.0, -0.5)
+    image = torch.randn(2, 3, 9, 7).to(memory_format=torch.channels_last)
+    for logits, target, ignored in ((Z, IDS, -100), (Z, SOFT, None), (image, torch.randint(3, (2, 9, 7)), None)):
+        for summed in (False, True):
+            arguments = ("native", logits.clone().requires_grad_(), target, ignored, numbers, summed)
+            torch.library.opcheck(torch.ops.polylosses.sigmoid_loss.default, arguments)
+        for upstream in (torch.ones(()), torch.ones(logits.shape)):
+            of = ("native", logits, target, ignored, numbers, upstream)
+            torch.library.opcheck(torch.ops.polylosses.sigmoid_gradient.default, of)
+
+
+@needs_native
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_compiled(reduction: str) -> None:
+    torch._dynamo.reset()
+    loss = PolyBCEWithLogitsLoss(gamma=0.5, alpha=0.25, reduction=reduction, ignore_index=-100, implementation="native")
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for target in (IDS, SOFT):
+        for rows in (40, 33):
+            z, again = Z[:rows].clone().requires_grad_(), Z[:rows].clone().requires_grad_()
+            found, right = compiled(z, target[:rows]), loss(again, target[:rows])
+            torch.testing.assert_close(found, right, rtol=0, atol=0)
+            torch.testing.assert_close(gradients(found, z), gradients(right, again), rtol=0, atol=0)
+
+
+@each_kernel
+@pytest.mark.parametrize("target", [IDS, SOFT, SOFT.round()], ids=["class ids", "soft", "hard"])
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+def test_second_derivatives(implementation: str, target: Tensor) -> None:
+    results = []
+    for which, dtype in (("plain", torch.float64), (implementation, torch.float32)):
+        z = Z.to(dtype).requires_grad_()
+        y = target.to(dtype) if target.is_floating_point() else target
+        options: dict[str, Any] = {"alpha": 0.25, "alpha_on_epsilon": False, "ignore_index": -100}
+        value = poly_binary_cross_entropy_with_logits(
+            z, y, gamma=1.5, epsilon=(0.5, -0.25), reduction="none", implementation=which, **options
+        )
+        (first,) = torch.autograd.grad(value.square().sum(), z, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), z)
+        results.append([x.detach().double() for x in (first, second)])
+    for right, found in zip(*results, strict=True):
+        same(found, right, 1e-5)
+
+
+def test_transforms_take_the_plain_path_by_themselves() -> None:
+    right = poly_binary_cross_entropy_with_logits(Z, SOFT, implementation="plain")
+
+    def loss(z: Tensor) -> Tensor:
+        return poly_binary_cross_entropy_with_logits(z, SOFT)
+
+    torch.testing.assert_close(torch.func.vmap(loss)(torch.stack([Z, Z])), right.expand(2))
+    assert torch.func.grad(loss)(Z).shape == Z.shape
+
+
+@needs_native
+def test_a_kernel_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(kernels, "_sigmoid_loss", lambda which, *_: taken.append(which) or torch.zeros(()))  # type: ignore[func-returns-value]
+    poly_binary_cross_entropy_with_logits(Z, IDS, ignore_index=-100)
+    poly_binary_cross_entropy_with_logits(Z, SOFT)
+    poly_binary_cross_entropy_with_logits(Z, SOFT, alpha=0.25, gamma=2.0)
+    assert taken == ["native"] * 3
+    poly_binary_cross_entropy_with_logits(Z.double(), SOFT.double())
+    poly_binary_cross_entropy_with_logits(Z, SOFT, torch.ones(30))
+    poly_binary_cross_entropy_with_logits(Z, SOFT, epsilon=torch.tensor(1.0))
+    assert taken == ["native"] * 3
+
+
+REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
+    "float64": (Z.double(), SOFT.double(), {}, "these are torch.float64"),
+    "weight": (Z, SOFT, {"weight": torch.ones(30)}, "no weight and pos_weight"),
+    "pos_weight": (Z, SOFT, {"pos_weight": torch.ones(30)}, "no weight and pos_weight"),
+    "a learned epsilon": (Z, SOFT, {"epsilon": torch.ones((), requires_grad=True)}, "coefficients[0] is a Tensor"),
+    "alpha": (Z, SOFT, {"alpha": torch.tensor(0.5)}, "alpha is a Tensor"),
+    "targets that are learned": (Z, SOFT.clone().requires_grad_(), {}, "no derivatives by the target"),
+    "targets of another dtype": (Z, SOFT.double(), {}, "of the logits' dtype, torch.float32, and these are torch.fl"),
+    "class ids of int32": (Z, IDS.int(), {"ignore_index": -100}, "class ids of dtype int64"),
+    "a class id": (Z[0], IDS[0], {}, "the logits have shape (30,)"),
+    "many coefficients": (Z, SOFT, {"epsilon": (1.0,) * 65}, "at most 64 coefficients, and there are 65"),
+}
+
+
+@needs_native
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_kernel_that_cannot_serve_says_why(case: str) -> None:
+    z, y, options, reason = REFUSED[case]
+    with pytest.raises(ValueError, match="implementation='native' can't serve here: ") as raised:
+        poly_binary_cross_entropy_with_logits(z, y, **options, implementation="native")
+    assert reason in str(raised.value)
+    poly_binary_cross_entropy_with_logits(z, y, **options)  # which serves all the same
+
+
+@pytest.mark.parametrize("which", ["plain", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("label", [-1, 30, 2**40])
+def test_a_class_id_out_of_range_is_an_error(which: str, label: int) -> None:
+    with pytest.raises(RuntimeError, match=f"index {label} is out of bounds for dimension 1 with size 30"):
+        poly_binary_cross_entropy_with_logits(Z, IDS.index_fill(0, torch.tensor([5]), label), implementation=which)
+
+
+@each_kernel
+def test_the_number_of_threads_changes_nothing(implementation: str) -> None:
+    z = torch.randn(3000, 80, generator=torch.Generator().manual_seed(4))
+    ids = torch.arange(3000) % 80
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            x = z.clone().requires_grad_()
+            value = poly_binary_cross_entropy_with_logits(x, ids, gamma=2.0, implementation=implementation)
+            results.append((value, *gradients(value, x)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+@each_kernel
+def test_sums_of_many_elements_keep_their_digits(implementation: str) -> None:
+    z = torch.randn(2**17, 16, generator=torch.Generator().manual_seed(5))
+    ids = torch.arange(2**17) % 16
+    right = poly_binary_cross_entropy_with_logits(z.double(), ids, reduction="sum", implementation="plain")
+    found = poly_binary_cross_entropy_with_logits(z, ids, reduction="sum", implementation=implementation)
+    assert found.item() == pytest.approx(right.item(), rel=2e-7)
+
+
+@each_kernel
+def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) -> None:
+    z = torch.zeros(4000, 80, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        value = poly_binary_cross_entropy_with_logits(
+            z, torch.zeros(4000, dtype=torch.int64), gamma=0.5, implementation=implementation
+        )
+    kept.pop(z.untyped_storage().data_ptr())
+    assert sum(kept.values()) < 0.1 * z.untyped_storage().nbytes()
+    assert value.requires_grad
+
+
+def test_the_served_cells_are_many() -> None:
+    assert len(SERVED) > 100
+    assert np.mean([cell.target == "class ids" for cell in SERVED]) > 0.2
