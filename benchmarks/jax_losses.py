@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cross_entropy import machine
+from measuring import machine
 from polylosses.jax import poly_cross_entropy_with_integer_labels, poly_loss_cross_entropy
 
 Loss = Callable[[Any, Any], Any]

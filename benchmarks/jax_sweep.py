@@ -20,7 +20,7 @@ import jax
 import torch
 from sklearn.datasets import load_digits
 
-from cross_entropy import machine
+from measuring import machine
 from polylosses.tune import batched
 
 ROUNDS = 5

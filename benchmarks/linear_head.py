@@ -9,10 +9,7 @@ Run it: python benchmarks/linear_head.py [--out benchmarks/results/linear_head-M
 
 import argparse
 import json
-import multiprocessing
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cross_entropy import machine
+from measuring import machine, peak_in_another_process, peak_memory, say
 from polylosses.torch import linear_poly_cross_entropy, poly_cross_entropy, poly_from_nll
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -66,27 +63,12 @@ def inputs(rows: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     return hidden.to(device).requires_grad_(), weight.to(device).requires_grad_(), target.to(device)
 
 
-def resident(what: str) -> int:
-    """Bytes, now (VmRSS) or at most (VmHWM)."""
-    text = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(text.partition(what + ":")[2].split()[0])
-
-
-def peak_memory(name: str, rows: int, device: str, threads: int) -> int:
+def peak(name: str, rows: int, device: str, threads: int) -> int:
     """Bytes, of forward and backward in this process."""
     torch.set_num_threads(threads)
     HEADS[name](*inputs(8, device)).backward()  # type: ignore[no-untyped-call]  # libraries are loaded by now
     given = inputs(rows, device)
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        HEADS[name](*given).backward()  # type: ignore[no-untyped-call]
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts here
-    before = resident("VmRSS")
-    HEADS[name](*given).backward()  # type: ignore[no-untyped-call]
-    return resident("VmHWM") - before
+    return peak_memory(lambda: HEADS[name](*given).backward(), device)  # type: ignore[no-untyped-call]
 
 
 def seconds(head: Head, given: tuple[Tensor, Tensor, Tensor]) -> float:
@@ -97,11 +79,6 @@ def seconds(head: Head, given: tuple[Tensor, Tensor, Tensor]) -> float:
     if given[0].is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{text:60}", end="" if text else "\r", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -125,9 +102,7 @@ def main() -> None:
             if rows == MANY and "F.linear +" in name:
                 continue
             say(f"{name}, {rows} rows")
-            os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # of the processes to come
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                peaks.append(pool.apply(peak_memory, (name, rows, device, torch.get_num_threads())))
+            peaks.append(peak_in_another_process(peak, name, rows, device, torch.get_num_threads()))
             memory.append({"head": name, "rows": rows, "peak_bytes": peaks[-1], "gradient_bytes": gradients[rows]})
         say("")
         shown = [f"{peak / 1e6:8.0f}" for peak in peaks]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cross_entropy import machine
+from measuring import machine
 from polylosses.torch import PolyCrossEntropyLoss
 from polylosses.tune import batched, load
 from polylosses.tune.data import check, encoder

@@ -555,6 +555,13 @@ def install(peer: Peer, folder: str) -> Any:
     print("installing", *peer.requirements, flush=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
     subprocess.run([*pip, *peer.requirements], check=True)
+    return load(peer, folder)
+
+
+def load(peer: Peer, folder: str) -> Any:
+    """The peer's module, installed in ``folder``, without the package around it."""
+    # What torchvision's file imports from its package: it counts calls.
+    sys.modules["torchvision.utils"] = SimpleNamespace(_log_api_usage_once=lambda function: None)  # type: ignore[assignment]
     name = peer.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     spec = spec_from_file_location(name, Path(folder, peer.file))
     assert spec
@@ -596,8 +603,6 @@ def measure_ours(loss: Loss, case: Case) -> tuple[Measured, Measured]:
 
 def run() -> Results:
     """Installs the peers, and measures them and ours."""
-    # What torchvision's file imports from the package around it: it counts calls.
-    sys.modules["torchvision.utils"] = SimpleNamespace(_log_api_usage_once=lambda function: None)  # type: ignore[assignment]
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         sys.path.append(folder)  # optax is loaded as a package

@@ -1,0 +1,256 @@
+"""Times the losses against torch's own and against all PolyLosses that are published, in one run.
+
+    python benchmarks/losses.py [--out results.json]
+
+Forward and backward with reduction "mean" and an upstream gradient of 0.125. Every round runs each loss once, and a
+ratio is taken within its round, so that a machine that slows down slows both sides. What is printed is the median over
+the rounds, with the quartiles. "kept" is what autograd holds between the passes beyond the logits and the target;
+"peak" is what is needed at most beyond them, the gradient included, each in a process of its own. The floor is the time
+to copy what has to move: the logits are read twice and the gradient is written, of memory that is there already.
+
+The others are installed at the versions that docs/coming_from.py names, into a temporary folder.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from measuring import interleaved, machine, peak_in_another_process, peak_memory, ratios, say
+from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy
+
+sys.path.append(str(Path(__file__).parent.parent / "docs"))
+import coming_from
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Shape = tuple[int, ...]
+
+SECONDS_A_SHAPE = 30.0
+UPSTREAM = 0.125
+FLOOR = "floor"
+
+SOFTMAX_BASELINE = "F.cross_entropy"
+SOFTMAX: dict[str, Loss] = {
+    SOFTMAX_BASELINE: F.cross_entropy,
+    "torch.compile(F.cross_entropy)": torch.compile(F.cross_entropy),
+    "Poly-1": partial(poly_cross_entropy, epsilon=1.0),
+    "focal, gamma 0.5": partial(poly_cross_entropy, epsilon=0.0, gamma=0.5),
+    "Poly-3": partial(poly_cross_entropy, epsilon=(1.0, 0.5, 0.25)),
+    "Poly-1, plain": partial(poly_cross_entropy, epsilon=1.0, implementation="plain"),
+}
+SOFTMAX_PEERS = {"timm": "timm", "Holocron": "Holocron", "spells": "pytorch-lightning-spells", "polyloss": "polyloss"}
+SOFTMAX_SHAPES: list[Shape] = [(1024, 1000), (1024, 21843), (512, 50257), (8, 150, 128, 128), (65536, 21)]
+
+BALANCED = {"epsilon": 0.0, "gamma": 2.0, "alpha": 0.25}
+SIGMOID_BASELINE = "torchvision"
+SIGMOID: dict[str, Loss] = {
+    "F.binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
+    "focal": partial(poly_binary_cross_entropy_with_logits, **BALANCED),
+    "Poly-1 focal": partial(poly_binary_cross_entropy_with_logits, **BALANCED | {"epsilon": 1.0}),
+    "Poly-1 focal, class ids": partial(poly_binary_cross_entropy_with_logits, **BALANCED | {"epsilon": 1.0}),
+    "Poly-1 focal, plain": partial(
+        poly_binary_cross_entropy_with_logits, **BALANCED | {"epsilon": 1.0}, implementation="plain"
+    ),
+}
+SIGMOID_PEERS = {"torchvision": "torchvision", "timm": "timm", "spells": "pytorch-lightning-spells"}
+SIGMOID_SHAPES: list[Shape] = [(4000, 80), (100_000, 80), (8, 20, 128, 128)]
+
+# Small ones, to see from where on the kernel is faster.
+CROSSOVER_SHAPES: list[Shape] = [
+    (64, 10),
+    (512, 10),
+    (4096, 10),
+    (8, 1000),
+    (16, 1000),
+    (32, 1000),
+    (64, 1000),
+    (256, 1000),
+]
+
+
+@cache
+def losses(folder: str, link: str) -> dict[str, Loss]:
+    """Ours, torch's, and those of the peers that are installed in ``folder``."""
+    ours, peers = (SOFTMAX, SOFTMAX_PEERS) if link == "softmax" else (SIGMOID, SIGMOID_PEERS)
+    found = dict(ours)
+    of_link = coming_from.SOFTMAX if link == "softmax" else coming_from.SIGMOID
+    options = {"epsilon": 1.0} if link == "softmax" else BALANCED
+    for name, title in peers.items():
+        (peer,) = (peer for peer in coming_from.PEERS if peer.title == title)
+        module = coming_from.load(peer, f"{folder}/{title}")
+        (loss,) = (loss for loss in peer.losses if loss.link is of_link)
+        found[name] = partial(loss.call, module, **options)
+    return found
+
+
+def given(shape: Shape, name: str, link: str, device: str) -> tuple[Tensor, Tensor]:
+    """Logits and a target."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(shape, generator=generator).to(device).requires_grad_()
+    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator).to(device)
+    if link == "sigmoid" and "class ids" not in name:
+        target = torch.zeros(shape, device=device).scatter_(1, target.unsqueeze(1), 1.0)
+    return logits, target
+
+
+def step(loss: Loss, logits: Tensor, target: Tensor) -> None:
+    logits.grad = None
+    loss(logits, target).backward(torch.tensor(UPSTREAM, device=logits.device))  # type: ignore[no-untyped-call]
+
+
+def bytes_kept(loss: Loss, logits: Tensor, target: Tensor) -> int:
+    """A storage that is kept twice counts once."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = loss(logits, target)  # alive until the end, so that no storage's address is given out twice
+    del result
+    for tensor in (logits, target):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+def peak(folder: str, name: str, link: str, shape: Shape, device: str, threads: int) -> int:
+    """Bytes, in this process."""
+    torch.set_num_threads(threads)
+    loss = losses(folder, link)[name]
+    small = (2, *shape[1:2], *(2 for _ in shape[2:]))
+    step(loss, *given(small, name, link, device))  # libraries are loaded by now, programs compiled
+    logits, target = given(shape, name, link, device)
+    return peak_memory(lambda: step(loss, logits, target), device)
+
+
+def of_optax(shape: Shape) -> Callable[[], Any]:
+    """Its poly loss in JAX, jitted, on the same numbers."""
+    logits, target = given(shape, "", "softmax", "cpu")
+    z, y = jnp.asarray(logits.detach().numpy()), jnp.asarray(target.numpy())
+
+    def loss(z: Any) -> Any:
+        one_hot = jax.nn.one_hot(y, shape[1], axis=1)
+        return UPSTREAM * optax.losses.poly_loss_cross_entropy(z, one_hot, epsilon=1.0, axis=1).mean()
+
+    compiled = jax.jit(jax.value_and_grad(loss))
+    return lambda: jax.block_until_ready(compiled(z))
+
+
+def floor(shape: Shape, device: str) -> Callable[[], Any]:
+    """Copies one and a half times the logits: a copy reads and writes."""
+    source = torch.randn(3 * torch.Size(shape).numel() // 2, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def works(loss: Loss, logits: Tensor, target: Tensor) -> str:
+    """What goes wrong, in a line; nothing if all is well."""
+    try:
+        step(loss, logits, target)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return ""
+
+
+def measure(folder: str, link: str, shape: Shape, device: str) -> list[dict[str, Any]]:
+    torch._dynamo.reset()
+    baseline = SOFTMAX_BASELINE if link == "softmax" else SIGMOID_BASELINE
+    calls: dict[str, Callable[[], Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
+    for name, loss in losses(folder, link).items():
+        numbers = given(shape, name, link, device)
+        wrong = works(loss, *numbers)
+        results[name] = {"link": link, "shape": shape, "loss": name, "wrong": wrong}
+        if not wrong:
+            calls[name] = partial(step, loss, *numbers)
+            results[name]["bytes_kept"] = bytes_kept(loss, *numbers)
+    if link == "softmax" and device == "cpu":
+        calls["optax (JAX)"] = of_optax(shape)
+    calls[FLOOR] = floor(shape, device)
+    title = " x ".join(map(str, shape))
+    taken = interleaved(title, calls, SECONDS_A_SHAPE)
+    for name, seconds in taken.items():
+        result = results.setdefault(name, {"link": link, "shape": shape, "loss": name, "wrong": ""})
+        low, middle, high = ratios(taken, name, baseline)
+        result |= {"rounds": len(seconds), "milliseconds": 1e3 * sorted(seconds)[len(seconds) // 2]}
+        result |= {"time_ratio": middle, "time_ratio_quartiles": [low, high]}
+        if "bytes_kept" in result:
+            say(f"{title}: memory of {name}")
+            arguments = (folder, name, link, shape, device, torch.get_num_threads())
+            result["peak_bytes"] = peak_in_another_process(peak, *arguments)
+            say("")
+    return list(results.values())
+
+
+def show(result: dict[str, Any]) -> None:
+    name = f"{' x '.join(map(str, result['shape'])):18} {result['loss']:35}"
+    if result["wrong"]:
+        print(f"{name} {result['wrong'][:60]}")
+        return
+    low, high = result["time_ratio_quartiles"]
+    line = f"{name} {result['milliseconds']:8.2f}   {result['time_ratio']:6.3f} ({low:5.3f}-{high:5.3f})"
+    if "peak_bytes" in result:
+        line += f" {result['peak_bytes'] / 1e6:9.1f} {result['bytes_kept'] / 1e6:9.2f}"
+    print(line, flush=True)
+
+
+def crossover(shape: Shape) -> dict[str, Any]:
+    """The kernel against the plain implementation."""
+    numbers = given(shape, "", "softmax", "cpu")
+    calls = {
+        which: partial(step, partial(poly_cross_entropy, epsilon=1.0, implementation=which), *numbers)
+        for which in ("plain", "native")
+    }
+    taken = interleaved(" x ".join(map(str, shape)), calls, seconds=3.0, most=1000)
+    low, middle, high = ratios(taken, "native", "plain")
+    return {"shape": shape, "time_ratio": middle, "time_ratio_quartiles": [low, high]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
+    out: Path | None = parser.parse_args().out
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    about = machine(device) | {"jax": jax.__version__, "optax": optax.__version__}
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for peer in coming_from.PEERS:
+            if peer.title in {*SOFTMAX_PEERS.values(), *SIGMOID_PEERS.values()}:
+                coming_from.install(peer, f"{folder}/{peer.title}")
+                about[peer.title] = " ".join(peer.requirements)
+        for name, value in about.items():
+            print(f"{name + ':':26} {value}")
+        print(
+            "\nfloat32, reduction 'mean', forward + backward, upstream gradient 0.125; median (quartiles) of ratios to"
+        )
+        print(f"{SOFTMAX_BASELINE} (softmax) and {SIGMOID_BASELINE}'s focal loss (sigmoid, gamma 2, alpha 0.25)\n")
+        print(f"{'logits':18} {'loss':35} {'ms':>8}   {'time':^20} {'peak, MB':>9} {'kept, MB':>9}")
+        for link, shapes in (("softmax", SOFTMAX_SHAPES), ("sigmoid", SIGMOID_SHAPES)):
+            for shape in shapes:
+                for result in measure(folder, link, shape, device):
+                    show(result)
+                    results.append(result)
+    small = [crossover(shape) for shape in CROSSOVER_SHAPES] if device == "cpu" else []
+    print("\nPoly-1, the kernel's time as a ratio to that of the plain implementation")
+    for result in small:
+        print(f"{' x '.join(map(str, result['shape'])):18} {result['time_ratio']:6.3f}")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"machine": about, "results": results, "crossover": small}
+        out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
