@@ -43,17 +43,25 @@ def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str)
     return found_by(value, z, None, numbers.upstream if cell.reduction == "none" else None)
 
 
+def with_tensors(loss: Polynomial) -> Polynomial:
+    """The same loss, whose polynomial is computed in Python."""
+    return Polynomial(tuple(map(torch.tensor, loss.coefficients)), loss.gamma, torch.tensor(loss.log_weight))
+
+
+@pytest.mark.parametrize("of", [lambda loss: loss, with_tensors], ids=["numbers", "tensors"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LOSSES)
 @each_kernel
-def test_value_and_gradients_are_the_oracles(implementation: str, name: str, dtype: str) -> None:
+def test_value_and_gradients_are_the_oracles(
+    implementation: str, name: str, dtype: str, of: Callable[[Polynomial], Polynomial]
+) -> None:
     def tolerance(right: Array, scale: Array) -> Array:
         return SPACING[dtype] * scale if dtype == "float32" else rounded_once(dtype)(right, scale)
 
     report(
         {
             str(cell): compare(
-                cross_entropy(implementation, LOSSES[name], cell, dtype), expected(LOSSES[name], cell), tolerance
+                cross_entropy(implementation, of(LOSSES[name]), cell, dtype), expected(LOSSES[name], cell), tolerance
             )
             for cell in SERVED
         }
@@ -81,16 +89,19 @@ def of_margin(loss: Polynomial, margin: float, others: int) -> tuple[Any, Any]:
     ],
     ids=str,
 )
+@pytest.mark.parametrize("of", [lambda loss: loss, with_tensors], ids=["numbers", "tensors"])
 @pytest.mark.parametrize("others", [1, 5, 300])
 @each_kernel
-def test_digits_are_kept_however_sure_the_model_is(implementation: str, others: int, loss: Polynomial) -> None:
+def test_digits_are_kept_however_sure_the_model_is(
+    implementation: str, others: int, of: Callable[[Polynomial], Polynomial], loss: Polynomial
+) -> None:
     """To 1e-5 of themselves, as far as float32 has such small numbers. The plain path has none from margin 18 on."""
     for label in (0, others // 2, others):
         for margin in (*range(-4, 81, 4), 0.1, 1.5, 17.3):
             z = torch.full((1, others + 1), 7.25)
             z[0, label] += margin
             z.requires_grad_()
-            value = poly_cross_entropy(z, torch.tensor([label]), polynomial=loss, implementation=implementation)
+            value = poly_cross_entropy(z, torch.tensor([label]), polynomial=of(loss), implementation=implementation)
             value.backward()  # type: ignore[no-untyped-call]
             assert z.grad is not None
             right, right_gradient = of_margin(loss, z[0, label].item() - 7.25, others)
@@ -166,16 +177,17 @@ def test_every_layout_gives_the_plain_numbers(
     same(gradient, right_gradient, 8 * SPACING[str(dtype).removeprefix("torch.")])
 
 
+@pytest.mark.parametrize("of", [lambda loss: loss, with_tensors], ids=["numbers", "tensors"])
 @pytest.mark.parametrize("name", LOSSES)
 @each_kernel
-def test_extreme_logits(implementation: str, name: str) -> None:
+def test_extreme_logits(implementation: str, name: str, of: Callable[[Polynomial], Polynomial]) -> None:
     loss = LOSSES[name]
     lost = TINY["float32"] * (1 + loss.log_weight + sum(j * abs(c) for j, c in enumerate(loss.coefficients, start=1)))
     for case, logits in EXTREME.items():
         for label in np.flatnonzero(np.isfinite(logits)):
             right = reference.cross_entropy(loss, np.array([logits]), np.array([label]), reduction="sum")
             z = torch.tensor([logits], requires_grad=True)
-            value = poly_cross_entropy(z, torch.tensor([label]), polynomial=loss, implementation=implementation)
+            value = poly_cross_entropy(z, torch.tensor([label]), polynomial=of(loss), implementation=implementation)
             found = found_by(value, z, None, None)
             wrong = compare(found, right, lambda _, scale: SPACING["float32"] * scale + lost)
             assert not wrong, f"{case}: {wrong}"
@@ -238,14 +250,17 @@ Y = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(3)).index
 
 @needs_native
 def test_operators_are_what_torch_wants_them_to_be() -> None:
+    operators = torch.ops.polylosses
     image = torch.randn(2, 3, 9, 7).to(memory_format=torch.channels_last)
     for logits, target in ((Z[:3, :50], Y[:3] % 50), (image, torch.randint(3, (2, 9, 7))), (Z[0], Y[0])):
-        statistics = torch.ops.polylosses.softmax_statistics
-        torch.library.opcheck(statistics.default, (logits.clone().requires_grad_(), target, -100, "native"))
-        q, _, *others = statistics(logits, target, -100, "native")
-        ones = torch.ones(2, *target.shape)
-        arguments = ("native", logits, target, q, *others, ones[0], ones[1])
-        torch.library.opcheck(torch.ops.polylosses.softmax_gradient.default, arguments)
+        z = logits.clone().requires_grad_()
+        for weight, reduction in ((None, "none"), (torch.rand(logits.shape[:2][-1]), "mean"), (None, "sum")):
+            numbers = (0.5, 1.0, 2.0, -0.5)
+            torch.library.opcheck(operators.softmax_loss, ("native", z, target, weight, -100, numbers, reduction))
+        torch.library.opcheck(operators.softmax_statistics, ("native", z, target, -100))
+        rows = operators.softmax_statistics("native", logits, target, -100)[-1]
+        for upstream in (torch.ones(()), torch.ones(target.shape)):
+            torch.library.opcheck(operators.softmax_gradient, ("native", logits, target, rows, upstream))
 
 
 @needs_native
@@ -261,15 +276,25 @@ def test_compiled(backend: str) -> None:
         torch.testing.assert_close(gradients(found, z), gradients(right, again), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
 @each_kernel
-def test_second_derivatives(implementation: str) -> None:
+def test_second_derivatives(implementation: str, reduction: str, learned: bool) -> None:
     results = []
     for which, dtype in (("plain", torch.float64), (implementation, torch.float32)):
         z = Z[:, :30].to(dtype).requires_grad_()
         epsilon = torch.tensor(1.5, dtype=dtype, requires_grad=True)
-        value = poly_cross_entropy(z, Y % 30, epsilon=epsilon, ignore_index=7, implementation=which)
-        first = torch.autograd.grad(value, (z, epsilon), create_graph=True)
-        second = torch.autograd.grad(first[0].square().sum() + first[1].square(), (z, epsilon))
+        of, weight = (z, epsilon) if learned else (z,), torch.linspace(0, 2, 30, dtype=dtype)
+        value = poly_cross_entropy(
+            *(z, Y % 30, weight),
+            epsilon=(epsilon if learned else 1.5, -0.5),
+            gamma=1.5,
+            ignore_index=7,
+            reduction=reduction,
+            implementation=which,
+        )
+        first = torch.autograd.grad(value.square().sum(), of, create_graph=True)
+        second = torch.autograd.grad(torch.stack([x.square().sum() for x in first]).sum(), of)
         results.append([x.detach().double() for x in (*first, *second)])
     for right, found in zip(*results, strict=True):
         same(found, right, 1e-5)

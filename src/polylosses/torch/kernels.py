@@ -1,8 +1,9 @@
 """The operators that do in one pass what is of the logits' size, for every polynomial; and the choice between them.
 
-A polynomial loss needs two numbers of every row: ``q = 1 - p`` and the tail ``-log p - q``. The polynomial and all
-options are arithmetic on these, in Python. Its gradient with respect to the logits is one number for every row times
-``softmax - onehot``, so that nothing of the logits' size is kept between the passes.
+A polynomial loss needs two numbers of every row: ``q = 1 - p`` and the tail ``-log p - q``. All else is arithmetic on
+these: done by the kernel for a polynomial of numbers, and in Python for one with tensors in it (a learned epsilon). The
+gradient with respect to the logits is one number for every row times ``softmax - onehot``, so that nothing of the
+logits' size is kept between the passes.
 
 The operators are torch's (``torch.ops.polylosses``): they can be compiled and exported.
 """
@@ -67,81 +68,160 @@ def _why_not(logits: Tensor) -> str | None:
     return None
 
 
-def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int, implementation: str) -> tuple[Tensor, Tensor]:
-    """What a polynomial needs to know of every row: ``q = 1 - p`` and the tail, ``-log p - q``.
+def are_numbers(polynomial: Polynomial) -> bool:
+    """Whether a kernel can evaluate the polynomial itself."""
+    numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
+    return all(isinstance(number, float) for number in numbers) and len(polynomial.coefficients) <= MOST_COEFFICIENTS
 
-    Both are right to a few units in the last place of themselves, however small; 0 in ignored rows.
+
+def softmax_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    polynomial: Polynomial,
+    reduction: str,
+    implementation: str,
+) -> Tensor:
+    """The loss of class indices, for a polynomial of numbers.
 
     Args:
         logits: of shape (C), (N, C) or (N, C, d_1, ...).
         target: class indices, int64, without the class dimension.
-        ignore_index: as for :func:`poly_cross_entropy`.
+        weight, ignore_index, reduction: as for :func:`poly_cross_entropy`.
+        polynomial: as :func:`are_numbers` has it.
         implementation: as chosen.
 
     Returns:
-        ``q`` and the tail, in float32 and the shape of ``target``.
+        The loss in float32.
 
     Raises:
         IndexError: a target is not in [0, C), and not ignored.
     """
+    numbers = (polynomial.gamma, polynomial.log_weight, *polynomial.coefficients)
+    operator: Any = torch.ops.polylosses.softmax_loss if torch.compiler.is_compiling() else _SoftmaxLoss.apply
+    loss: Tensor = operator(implementation, logits, target, weight, ignore_index, numbers, reduction)[0]
+    return loss
+
+
+def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int, implementation: str) -> tuple[Tensor, Tensor]:
+    """What any polynomial needs to know of every row: ``q = 1 - p`` and the tail, ``-log p - q``.
+
+    Both are right to a few units in the last place of themselves, however small; 0 in ignored rows. Arguments and
+    errors as for :func:`softmax_loss`, both results in float32 and the shape of ``target``.
+    """
     operator: Any = torch.ops.polylosses.softmax_statistics
     if not torch.compiler.is_compiling():
         operator = _SoftmaxStatistics.apply
-    q, tail, *_ = operator(logits, target, ignore_index, implementation)
+    q, tail, *_ = operator(implementation, logits, target, ignore_index)
     return q, tail
 
 
-def statistics(logits: Tensor, target: Tensor, ignore_index: int, implementation: str) -> tuple[Tensor, ...]:
-    """``q`` and the tail; and for the gradient ``p``, the largest logit, and 1 over the sum of ``exp(z - largest)``."""
-    found: tuple[Tensor, ...] = _KERNELS[implementation].softmax_statistics(logits, target, ignore_index)
-    return found
-
-
-def gradient(implementation: str, logits: Tensor, target: Tensor, *of_rows: Tensor) -> Tensor:
-    """``(by_q p + by_tail q) (softmax - onehot)`` of each row, 0 in ignored ones.
-
-    That is the chain rule: with respect to the logits, d(-log p) is ``softmax - onehot``, dq is ``p`` times and d(tail)
-    is ``q`` times that. ``of_rows`` are all that :func:`statistics` gives but the tail, ``by_q`` and ``by_tail``.
+def _softmax_loss(implementation: str, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """The loss; and four numbers of every row: the factor of its gradient ``softmax - onehot``, ``q``, the largest
+    logit, and 1 over the sum of ``exp(z - largest)``, which is 0 where the row is ignored.
     """
-    result: Tensor = _KERNELS[implementation].softmax_gradient(logits, target, *of_rows)
+    result: tuple[Tensor, Tensor] = _KERNELS[implementation].softmax_loss(*arguments)
     return result
 
 
-def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    logits, target, ctx.ignore_index, ctx.implementation = inputs
-    q, _, *others = output
-    ctx.mark_non_differentiable(*others)
-    ctx.save_for_backward(logits, target, q, *others)
+def _softmax_statistics(implementation: str, *arguments: Any) -> tuple[Tensor, ...]:
+    """``q``, the tail and ``p``; and the four numbers as above, the factors being 1."""
+    result: tuple[Tensor, ...] = _KERNELS[implementation].softmax_statistics(*arguments)
+    return result
 
 
-def _pull(operator: Any, ctx: Any, by_q: Tensor, by_tail: Tensor, *_: Any) -> Any:
-    logits, target, q, *others = ctx.saved_tensors
+def _softmax_gradient(implementation: str, *arguments: Any) -> Tensor:
+    """The gradient, from logits, target, the four numbers and what is to be multiplied with the losses."""
+    result: Tensor = _KERNELS[implementation].softmax_gradient(*arguments)
+    return result
+
+
+def _keep_of_loss(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.implementation, logits, target, weight, ctx.ignore_index, ctx.numbers, ctx.reduction = inputs
+    _, rows = output
+    ctx.mark_non_differentiable(rows)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, weight, rows)
+
+
+def _pull_loss(operator: Any, ctx: Any, upstream: Tensor, *_: Any) -> Any:
+    logits, target, weight, rows = ctx.saved_tensors
     if not torch.is_grad_enabled():
-        return operator(ctx.implementation, logits, target, q, *others, by_q, by_tail), None, None, None
-    # To be differentiated again: the same of torch's own operations.
+        result = operator(ctx.implementation, logits, target, rows, upstream)
+    else:
+        result = _gradient_again(logits, target, ctx.ignore_index, upstream * _factor(ctx, logits, target, weight))
+    return None, result, *(None,) * 5
+
+
+def _factor(ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """That of each row's ``softmax - onehot``, to be differentiated."""
     class_dim = 0 if logits.dim() == 1 else 1
     ignored = target == ctx.ignore_index
+    label = target.masked_fill(ignored, 0)
+    logp = torch.log_softmax(logits.float(), class_dim).gather(class_dim, label.unsqueeze(class_dim)).squeeze(class_dim)
+    logp = logp.masked_fill(ignored, -1.0)
+    gamma, log_weight, *coefficients = ctx.numbers
+    with warnings.catch_warnings(action="ignore"):  # the user has been warned
+        polynomial = Polynomial(tuple(coefficients), gamma, log_weight)
+    counted = torch.ones_like(logp) if weight is None else weight.float()[label]
+    counted = counted.masked_fill(ignored, 0.0)
+    if ctx.reduction == "mean":
+        counted = counted / counted.sum()
+    factor: Tensor = -polynomial.slope(logp, -torch.expm1(logp)) * counted
+    return factor
+
+
+def _keep_of_statistics(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.implementation, logits, target, ctx.ignore_index = inputs
+    q, _, p, rows = output
+    ctx.mark_non_differentiable(p, rows)
+    ctx.save_for_backward(logits, target, q, p, rows)
+
+
+def _pull_statistics(operator: Any, ctx: Any, by_q: Tensor, by_tail: Tensor, *_: Any) -> Any:
+    logits, target, q, p, rows = ctx.saved_tensors
+    # With respect to the logits, d(-log p) is softmax - onehot, dq is p times and d(tail) is q times that.
+    if not torch.is_grad_enabled():
+        result = operator(ctx.implementation, logits, target, rows, torch.addcmul(by_q * p, by_tail, q))
+    else:
+        p = 1.0 - q
+        result = _gradient_again(logits, target, ctx.ignore_index, torch.addcmul(by_q * p, by_tail, q))
+    return None, result, None, None
+
+
+def _gradient_again(logits: Tensor, target: Tensor, ignore_index: int, factor: Tensor) -> Tensor:
+    """``factor * (softmax - onehot)`` of torch's own operations, to be differentiated."""
+    class_dim = 0 if logits.dim() == 1 else 1
+    ignored = target == ignore_index
+    factor = factor.masked_fill(ignored, 0.0).unsqueeze(class_dim)
     label = target.masked_fill(ignored, 0).unsqueeze(class_dim)
     softmax = torch.softmax(logits.float(), class_dim)
-    p = softmax.gather(class_dim, label)
-    scale = (by_q.unsqueeze(class_dim) * p + by_tail.unsqueeze(class_dim) * q.unsqueeze(class_dim)).masked_fill(
-        ignored.unsqueeze(class_dim), 0.0
-    )
-    return (scale * softmax).scatter_add(class_dim, label, -scale).to(logits.dtype), None, None, None
+    return (factor * softmax).scatter_add(class_dim, label, -factor).to(logits.dtype)
 
 
-class _SoftmaxStatistics(torch.autograd.Function):
+class _SoftmaxLoss(torch.autograd.Function):
     """The operator without its dispatch, which takes some 80 us more: as long as 100 000 logits."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        # Not the two steps of the operator, nor all of its outputs: these take some 50 us.
-        logits, target, ctx.ignore_index, ctx.implementation = inputs
-        q, tail, *others = statistics(*inputs)
-        ctx.save_for_backward(logits, target, q, *others)
-        return q, tail
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _softmax_loss(*inputs)
+        _keep_of_loss(ctx, inputs, output)
+        return output
 
-    backward = staticmethod(partial(_pull, gradient))
+    backward = staticmethod(partial(_pull_loss, _softmax_gradient))
+
+
+class _SoftmaxStatistics(torch.autograd.Function):
+    """As above."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _softmax_statistics(*inputs)
+        _keep_of_statistics(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(partial(_pull_statistics, _softmax_gradient))
 
 
 def sigmoid_loss(
@@ -173,31 +253,18 @@ def sigmoid_loss(
     return loss
 
 
-def _sigmoid_loss(
-    implementation: str,
-    logits: Tensor,
-    target: Tensor,
-    ignore_index: int | None,
-    numbers: Sequence[float],
-    summed: bool,
-) -> Tensor:
-    result: Tensor = _KERNELS[implementation].sigmoid_loss(logits, target, ignore_index, numbers, summed)
+def _sigmoid_loss(implementation: str, *arguments: Any) -> Tensor:
+    result: Tensor = _KERNELS[implementation].sigmoid_loss(*arguments)
     return result
 
 
-def _sigmoid_gradient(
-    implementation: str,
-    logits: Tensor,
-    target: Tensor,
-    ignore_index: int | None,
-    numbers: Sequence[float],
-    upstream: Tensor,
-) -> Tensor:
-    result: Tensor = _KERNELS[implementation].sigmoid_gradient(logits, target, ignore_index, numbers, upstream)
+def _sigmoid_gradient(implementation: str, *arguments: Any) -> Tensor:
+    """From the arguments of the loss but ``summed``, and what is to be multiplied with the losses."""
+    result: Tensor = _KERNELS[implementation].sigmoid_gradient(*arguments)
     return result
 
 
-def _keep_sigmoid(ctx: Any, inputs: Any, output: Any) -> None:
+def _keep_of_sigmoid(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.implementation, logits, target, ctx.ignore_index, ctx.numbers, _ = inputs
     ctx.save_for_backward(logits, target)
 
@@ -235,11 +302,11 @@ def _sigmoid_gradient_again(
 
 
 class _SigmoidLoss(torch.autograd.Function):
-    """As :class:`_SoftmaxStatistics`."""
+    """As above."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _keep_sigmoid(ctx, inputs, None)
+        _keep_of_sigmoid(ctx, inputs, None)
         return _sigmoid_loss(*inputs)
 
     backward = staticmethod(partial(_pull_sigmoid, _sigmoid_gradient))
@@ -247,46 +314,55 @@ class _SigmoidLoss(torch.autograd.Function):
 
 def _register() -> None:
     schemas = {
-        "softmax_statistics": "(Tensor logits, Tensor target, SymInt ignore_index, str implementation)"
-        " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-        "softmax_gradient": "(str implementation, Tensor logits, Tensor target, Tensor q, Tensor p, Tensor maximum, "
-        "Tensor inverse, Tensor by_q, Tensor by_tail) -> Tensor",
+        "softmax_loss": "(str implementation, Tensor logits, Tensor target, Tensor? weight, SymInt ignore_index, "
+        "float[] numbers, str reduction) -> (Tensor, Tensor)",
+        "softmax_statistics": "(str implementation, Tensor logits, Tensor target, SymInt ignore_index)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+        "softmax_gradient": "(str implementation, Tensor logits, Tensor target, Tensor rows, Tensor upstream)"
+        " -> Tensor",
         "sigmoid_loss": "(str implementation, Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
         "bool summed) -> Tensor",
         "sigmoid_gradient": "(str implementation, Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
         "Tensor upstream) -> Tensor",
     }
-    for name, schema in schemas.items():
-        torch.library.define(f"polylosses::{name}", schema)
-    kernels: dict[str, Callable[..., Any]] = {
-        "softmax_statistics": statistics,
-        "softmax_gradient": gradient,
-        "sigmoid_loss": _sigmoid_loss,
-        "sigmoid_gradient": _sigmoid_gradient,
-    }
-    for name, kernel in kernels.items():
-        torch.library.impl(f"polylosses::{name}", "default", kernel)
 
-    def like_statistics(logits: Tensor, target: Tensor, *_: Any) -> tuple[Tensor, ...]:
-        return tuple(target.new_empty(target.shape, dtype=torch.float32) for _ in range(5))
+    def rows_of(target: Tensor, *first: int) -> Tensor:
+        return target.new_empty((*first, *target.shape), dtype=torch.float32)
+
+    def like_loss(_: str, logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        loss = rows_of(target) if others[-1] == "none" else target.new_empty((), dtype=torch.float32)
+        return loss, rows_of(target, 4)
+
+    def like_statistics(_: str, logits: Tensor, target: Tensor, __: Any) -> tuple[Tensor, ...]:
+        return rows_of(target), rows_of(target), rows_of(target), rows_of(target, 4)
 
     def like_gradient(_: str, logits: Tensor, *__: Any) -> Tensor:
         return torch.empty_like(native.as_rows(logits)).view(logits.shape)
 
-    def like_sigmoid_loss(_: str, logits: Tensor, __: Tensor, ___: Any, ____: Any, summed: bool) -> Tensor:
-        return logits.new_empty((), dtype=torch.float32) if summed else torch.empty_like(native.in_order(logits))
+    def like_sigmoid_loss(_: str, logits: Tensor, *others: Any) -> Tensor:
+        return logits.new_empty((), dtype=torch.float32) if others[-1] else torch.empty_like(native.in_order(logits))
 
     def like_sigmoid_gradient(_: str, logits: Tensor, *__: Any) -> Tensor:
         return torch.empty_like(native.in_order(logits))
 
-    torch.library.register_fake("polylosses::softmax_statistics", like_statistics)
-    torch.library.register_fake("polylosses::softmax_gradient", like_gradient)
-    torch.library.register_fake("polylosses::sigmoid_loss", like_sigmoid_loss)
-    torch.library.register_fake("polylosses::sigmoid_gradient", like_sigmoid_gradient)
-    pull = partial(_pull, torch.ops.polylosses.softmax_gradient)
-    torch.library.register_autograd("polylosses::softmax_statistics", pull, setup_context=_keep)
-    pull = partial(_pull_sigmoid, torch.ops.polylosses.sigmoid_gradient)
-    torch.library.register_autograd("polylosses::sigmoid_loss", pull, setup_context=_keep_sigmoid)
+    kernels: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        "softmax_loss": (_softmax_loss, like_loss),
+        "softmax_statistics": (_softmax_statistics, like_statistics),
+        "softmax_gradient": (_softmax_gradient, like_gradient),
+        "sigmoid_loss": (_sigmoid_loss, like_sigmoid_loss),
+        "sigmoid_gradient": (_sigmoid_gradient, like_sigmoid_gradient),
+    }
+    for name, (kernel, fake) in kernels.items():
+        torch.library.define(f"polylosses::{name}", schemas[name])
+        torch.library.impl(f"polylosses::{name}", "default", kernel)
+        torch.library.register_fake(f"polylosses::{name}", fake)
+    operators = torch.ops.polylosses
+    for name, pull, keep in (
+        ("softmax_loss", partial(_pull_loss, operators.softmax_gradient), _keep_of_loss),
+        ("softmax_statistics", partial(_pull_statistics, operators.softmax_gradient), _keep_of_statistics),
+        ("sigmoid_loss", partial(_pull_sigmoid, operators.sigmoid_gradient), _keep_of_sigmoid),
+    ):
+        torch.library.register_autograd(f"polylosses::{name}", pull, setup_context=keep)
 
 
 _register()

@@ -23,8 +23,28 @@ class _Logits(ctypes.Structure):
     )
 
 
+class _Polynomial(ctypes.Structure):
+    _fields_ = (("coefficients", POINTER(c_float)), ("degree", c_int64), ("gamma", c_float))
+
+
+class _Statistics(ctypes.Structure):
+    _fields_ = (
+        ("polynomial", POINTER(_Polynomial)),
+        ("weight", c_void_p),
+        ("log_weight", c_float),
+        *((name, c_void_p) for name in ("scales", "q", "maximum", "inverse", "losses", "tail", "p")),
+    )
+
+
+class _Scales(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("scales", "q", "maximum", "inverse", "upstream")),
+        ("by_upstream", c_int64),
+    )
+
+
 class _Sigmoids(ctypes.Structure):
-    """Logits as they lie in memory, and what to take of them; the same as in native.cpp."""
+    """Logits as they lie in memory, and what to take of them."""
 
     _fields_ = (
         ("logits", c_void_p),
@@ -33,9 +53,7 @@ class _Sigmoids(ctypes.Structure):
         ("dense", c_void_p),
         ("ids", c_void_p),
         *((name, c_int64) for name in ("rows", "classes", "inners", "classes_last", "ignores", "ignore_index")),
-        ("coefficients", c_void_p),
-        ("degree", c_int64),
-        ("gamma", c_float),
+        ("polynomial", _Polynomial),
         ("factor", c_float * 2),
         ("log_weight", c_float * 2),
     )
@@ -47,9 +65,13 @@ def _load() -> Any:
     if found is None or found.origin is None:
         return None
     library = ctypes.CDLL(found.origin)
-    library.polylosses_softmax_statistics.argtypes = [POINTER(_Logits), c_void_p, c_int64, *[c_void_p] * 5, c_int]
+    library.polylosses_softmax_statistics.argtypes = [
+        *(POINTER(_Logits), c_void_p, c_int64, POINTER(_Statistics), c_void_p, c_int, c_int)
+    ]
     library.polylosses_softmax_statistics.restype = c_int64
-    library.polylosses_softmax_gradient.argtypes = [POINTER(_Logits), *[c_void_p] * 7, POINTER(_Logits), c_int]
+    library.polylosses_softmax_gradient.argtypes = [
+        *(POINTER(_Logits), c_void_p, POINTER(_Scales), POINTER(_Logits), c_int)
+    ]
     library.polylosses_softmax_gradient.restype = None
     library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 4, c_int64, c_int]
     library.polylosses_sigmoids.restype = c_int64
@@ -74,24 +96,52 @@ def why_not(logits: Tensor) -> str | None:
     return None
 
 
+def softmax_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    numbers: Sequence[float],
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`polylosses.torch.kernels.softmax_loss`."""
+    gamma, log_weight, *coefficients = numbers
+    rows, losses = torch.empty((4, *target.shape)), torch.empty(target.shape)
+    weight = None if weight is None else weight.float().contiguous()
+    polynomial = ctypes.pointer(_polynomial(coefficients, gamma))
+    out = _Statistics(polynomial, _pointer(weight), log_weight, *_rows(rows), losses.data_ptr(), None, None)
+    total = None if reduction == "none" else torch.empty(())
+    _softmax_statistics(logits, target, ignore_index, out, total, reduction == "mean")
+    return losses if total is None else total, rows
+
+
 def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
-    """See :func:`polylosses.torch.kernels.statistics`."""
-    rows, target = as_rows(logits), target.contiguous()
-    found = tuple(torch.empty(target.shape) for _ in range(5))
+    """See :func:`polylosses.torch.kernels.softmax_statistics`."""
+    rows = torch.empty((4, *target.shape))
+    tail, p = torch.empty(target.shape), torch.empty(target.shape)
+    out = _Statistics(None, None, 1.0, *_rows(rows), None, tail.data_ptr(), p.data_ptr())
+    _softmax_statistics(logits, target, ignore_index, out)
+    return rows[1].clone(), tail, p, rows
+
+
+def _softmax_statistics(
+    logits: Tensor, target: Tensor, ignore_index: int, out: Any, total: Tensor | None = None, mean: bool = False
+) -> None:
+    logits, target = as_rows(logits), target.contiguous()
     wrong = _LIBRARY.polylosses_softmax_statistics(
-        _described(rows), *_pointers(target), ignore_index, *_pointers(*found), _threads(rows)
+        _described(logits), target.data_ptr(), ignore_index, out, _pointer(total), mean, _threads(logits)
     )
     if wrong >= 0:
         raise IndexError(f"Target {target.flatten()[wrong].item()} is out of bounds.")  # torch's own words
-    return found
 
 
-def softmax_gradient(logits: Tensor, target: Tensor, *of_rows: Tensor) -> Tensor:
-    """See :func:`polylosses.torch.kernels.gradient`."""
-    rows = as_rows(logits)
-    of_rows = tuple(tensor.contiguous() for tensor in (target, *of_rows))
-    gradient = torch.empty_like(rows)
-    _LIBRARY.polylosses_softmax_gradient(_described(rows), *_pointers(*of_rows), _described(gradient), _threads(rows))
+def softmax_gradient(logits: Tensor, target: Tensor, rows: Tensor, upstream: Tensor) -> Tensor:
+    """See :func:`polylosses.torch.kernels.softmax_gradient`."""
+    x, target = as_rows(logits), target.contiguous()
+    gradient = torch.empty_like(x)
+    upstream = upstream.float().contiguous()
+    scales = _Scales(*_rows(rows), upstream.data_ptr(), 0 if upstream.shape != target.shape else 1)
+    _LIBRARY.polylosses_softmax_gradient(_described(x), target.data_ptr(), scales, _described(gradient), _threads(x))
     return gradient.view(logits.shape)
 
 
@@ -142,8 +192,19 @@ def _described(rows: Tensor) -> Any:
     return _Logits(rows.data_ptr(), in_bfloat16, outers, classes, inners, by_outer, by_class, by_inner)
 
 
-def _pointers(*tensors: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.data_ptr() for tensor in tensors)
+def _polynomial(coefficients: Sequence[float], gamma: float) -> Any:
+    coefficients = coefficients or (0.0,)
+    return _Polynomial((c_float * len(coefficients))(*coefficients), len(coefficients), gamma)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _rows(rows: Tensor) -> tuple[int, ...]:
+    """Where each of the four begins."""
+    first, by = rows.data_ptr(), rows.stride(0) * rows.element_size()
+    return tuple(first + k * by for k in range(4))
 
 
 def _threads(rows: Tensor) -> int:
@@ -173,12 +234,11 @@ def _sigmoids(
     upstream: Tensor | None = None,
 ) -> None:
     gamma, *of_sides = numbers[:5]
-    coefficients = numbers[5:] or (0.0,)
+    coefficients = numbers[5:]
     outers, classes, inners = as_rows(logits).shape if logits.dim() > 0 else (1, 1, 1)
     dense = target.shape == logits.shape
     target = target.contiguous(memory_format=_memory_format(logits)) if dense else target.contiguous()
     upstream = None if upstream is None else upstream.float()
-    given = (c_float * len(coefficients))(*coefficients)
     of = _Sigmoids(
         logits.data_ptr(),
         logits.dtype == torch.bfloat16,
@@ -191,13 +251,11 @@ def _sigmoids(
         inners == 1 or _memory_format(logits) == torch.channels_last,
         ignore_index is not None,
         ignore_index or 0,
-        ctypes.addressof(given),
-        len(given),
-        gamma,
+        _polynomial(coefficients, gamma),
         (c_float * 2)(*of_sides[:2]),
         (c_float * 2)(*of_sides[2:]),
     )
-    to = (None if tensor is None else tensor.data_ptr() for tensor in (losses, sums, gradient, upstream))
+    to = (_pointer(tensor) for tensor in (losses, sums, gradient, upstream))
     by_upstream = 0 if upstream is None or upstream.shape != logits.shape else 1
     wrong = _LIBRARY.polylosses_sigmoids(of, *to, by_upstream, _threads(logits))
     if wrong >= 0:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 from polylosses.torch import kernels
-from polylosses.torch.kernels import choose, softmax_statistics
+from polylosses.torch.kernels import are_numbers, choose, softmax_loss, softmax_statistics
 from polylosses.torch.likelihood import (
     at_least_float32,
     log_density,
@@ -102,13 +102,16 @@ def poly_cross_entropy(
         elif reduction == "sum":
             loss = loss.sum()
         return loss.to(dtype_of_the_loss(input, target, weight))
+    dtype = dtype_of_the_loss(input, target, weight)
+    if implementation != "plain" and are_numbers(polynomial) and not (weight is not None and weight.requires_grad):
+        return softmax_loss(input, target, weight, ignore_index, polynomial, reduction, implementation).to(dtype)
     options = (weight, ignore_index, label_smoothing, class_dim)
     loss, counted = _with_indices(polynomial, input, target, *options, implementation)
     if reduction == "mean":
         loss = loss.sum() / counted.sum()
     elif reduction == "sum":
         loss = loss.sum()
-    return loss.to(dtype_of_the_loss(input, target, weight))
+    return loss.to(dtype)
 
 
 def poly_softmax(
