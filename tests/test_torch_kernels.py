@@ -301,8 +301,7 @@ def test_second_derivatives(implementation: str, reduction: str, learned: bool) 
 
 
 @forward_mode
-def test_transforms_take_the_plain_path_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "FEWEST_LOGITS", 0)
+def test_transforms_take_the_plain_path_by_themselves() -> None:
     right = poly_cross_entropy(Z, Y, implementation="plain")
 
     def loss(z: Tensor) -> Tensor:
@@ -323,20 +322,27 @@ def test_transforms_take_the_plain_path_by_themselves(monkeypatch: pytest.Monkey
 
 @needs_native
 def test_a_kernel_is_taken_where_it_is_faster_and_serves() -> None:
-    def chosen(z: Tensor, unsupported: str | None = None) -> str:
-        return kernels.choose(None, z, unsupported, kernels.FEWEST_LOGITS)
+    def name(value: Tensor) -> str:
+        assert value.grad_fn is not None
+        return value.grad_fn.name()
 
-    large, small = torch.zeros(1024, 1000), torch.zeros(8, 10)
-    assert chosen(large) == "native"
-    assert chosen(large.bfloat16()) == "native"
+    def chosen(z: Tensor, **options: Any) -> str:
+        value = poly_cross_entropy(z.requires_grad_(), torch.arange(z.shape[0]) % 10, reduction="none", **options)
+        return "native" if name(value).startswith("_Softmax") else "plain"
+
+    small, large = torch.zeros(8, 10), torch.zeros(1024, 1000)
+    assert chosen(small) == "native"
+    assert chosen(large, weight=torch.ones(1000), gamma=0.5) == "native"
     assert chosen(torch.nn.Parameter(large)) == "native"
-    assert chosen(small) == "plain"
+    assert chosen(small, implementation="plain") == "plain"
     assert chosen(large.double()) == "plain"
-    assert chosen(large.half()) == "plain"
-    assert chosen(large.to("meta")) == "plain"
-    assert chosen(large, "an option") == "plain"
-    assert kernels.choose("plain", large, None) == "plain"
-    assert kernels.choose("native", small, None) == "native"
+    assert chosen(small, label_smoothing=0.1) == "plain"
+    for z, which in ((small, "plain"), (large, "native")):
+        assert kernels.choose(None, z, None, kernels.FEWEST_LOGITS) == which  # for a learned epsilon
+    assert kernels.choose("native", small, None, kernels.FEWEST_LOGITS) == "native"
+    for other in (large.half(), large.to("meta"), large.double()):
+        assert kernels.choose(None, other, None) == "plain"
+    assert kernels.choose(None, large, "an option") == "plain"
 
 
 REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {

@@ -608,7 +608,7 @@ def test_the_module_is_the_function() -> None:
 def test_the_module_has_torchs_names() -> None:
     torchs = inspect.signature(nn.LinearCrossEntropyLoss).parameters
     ours = inspect.signature(LinearPolyCrossEntropyLoss).parameters
-    beyond = {"epsilon", "gamma", "polynomial"}
+    beyond = {"epsilon", "gamma", "polynomial", "implementation"}
     # A layer of one linear map, chunks by themselves.
     assert set(ours) - beyond == set(torchs) - {"out_features", "options"}
     assert list(ours)[:2] == list(torchs)[:2]

@@ -35,6 +35,7 @@ def linear_poly_cross_entropy(
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
+    implementation: str | None = None,
 ) -> Tensor:
     r"""PolyLoss of the logits ``linear(input, linear_weight, linear_bias)``, without ever holding all of them.
 
@@ -51,6 +52,7 @@ def linear_poly_cross_entropy(
         linear_bias: of shape :math:`(V)`.
         weight, ignore_index, reduction, label_smoothing, epsilon, gamma, polynomial: as for
             :func:`poly_cross_entropy`.
+        implementation: as for :func:`poly_cross_entropy`: of the loss, not of the layer.
 
     Returns:
         The loss as :func:`poly_cross_entropy` gives it; for ``reduction="none"`` of ``input``'s leading shape.
@@ -81,7 +83,9 @@ def linear_poly_cross_entropy(
     rows = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
     classes = linear_weight.shape[0]
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
-    losses = partial(poly_cross_entropy, ignore_index=ignore_index, label_smoothing=label_smoothing)
+    losses = partial(
+        poly_cross_entropy, ignore_index=ignore_index, label_smoothing=label_smoothing, implementation=implementation
+    )
     chunk_bytes = _CHUNK_BYTES_ON_CPU if input.device.type == "cpu" else _CHUNK_BYTES
     chunk_rows = max(_FEWEST_ROWS, chunk_bytes // (4 * max(1, classes)))
     if (

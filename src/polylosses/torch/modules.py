@@ -151,7 +151,7 @@ class LinearPolyCrossEntropyLoss(nn.Module):
         in_features, num_classes: the sizes :math:`H` and :math:`V` of :func:`linear_poly_cross_entropy`.
         bias, device, dtype: of the layer, as for :class:`torch.nn.Linear`. By default there is no bias.
         weight, ignore_index, reduction, label_smoothing: as for :class:`torch.nn.CrossEntropyLoss`.
-        epsilon, gamma, polynomial: as for :class:`PolyCrossEntropyLoss`.
+        epsilon, gamma, polynomial, implementation: as for :class:`PolyCrossEntropyLoss`.
 
     Shape:
         As for :func:`linear_poly_cross_entropy`.
@@ -184,6 +184,7 @@ class LinearPolyCrossEntropyLoss(nn.Module):
         epsilon: Any = DEFAULT_EPSILON,
         gamma: Any = 0.0,
         polynomial: Polynomial | None = None,
+        implementation: str | None = None,
     ) -> None:
         _check_reduction(reduction)
         super().__init__()
@@ -192,6 +193,7 @@ class LinearPolyCrossEntropyLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
+        self.implementation = implementation
         _keep(self, epsilon, gamma, polynomial)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -205,12 +207,14 @@ class LinearPolyCrossEntropyLoss(nn.Module):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            implementation=self.implementation,
             **_kept(self),
         )
 
     def extra_repr(self) -> str:
         """The polynomial, and the options that are not at their defaults."""
-        return _shown(self, {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0})
+        usual = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "implementation": None}
+        return _shown(self, usual)
 
 
 class Poly1CrossEntropyLoss(PolyCrossEntropyLoss):

@@ -129,7 +129,7 @@ def _softmax_statistics(
 ) -> None:
     logits, target = as_rows(logits), target.contiguous()
     wrong = _LIBRARY.polylosses_softmax_statistics(
-        _described(logits), target.data_ptr(), ignore_index, out, _pointer(total), mean, _threads(logits)
+        _described(logits), target.data_ptr(), int(ignore_index), out, _pointer(total), mean, _threads(logits)
     )
     if wrong >= 0:
         raise IndexError(f"Target {target.flatten()[wrong].item()} is out of bounds.")  # torch's own words
@@ -250,7 +250,7 @@ def _sigmoids(
         inners,
         inners == 1 or _memory_format(logits) == torch.channels_last,
         ignore_index is not None,
-        ignore_index or 0,
+        int(ignore_index or 0),
         _polynomial(coefficients, gamma),
         (c_float * 2)(*of_sides[:2]),
         (c_float * 2)(*of_sides[2:]),

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
-from polylosses.torch import kernels
-from polylosses.torch.kernels import are_numbers, choose, softmax_loss, softmax_statistics
+from polylosses.torch.kernels import FEWEST_LOGITS, are_numbers, choose, softmax_loss, softmax_statistics
 from polylosses.torch.likelihood import (
     at_least_float32,
     log_density,
@@ -93,7 +92,9 @@ def poly_cross_entropy(
     target = as_sharded_as(input, target)
     weight = None if weight is None else as_sharded_as(input, weight)
     class_dim = 0 if input.dim() == 1 else 1
-    implementation = choose(implementation, input, _unsupported(input, target, label_smoothing), kernels.FEWEST_LOGITS)
+    by_kernel = are_numbers(polynomial) and not (weight is not None and weight.requires_grad)
+    fewest_logits = 0 if by_kernel else FEWEST_LOGITS
+    implementation = choose(implementation, input, _unsupported(input, target, label_smoothing), fewest_logits)
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":
@@ -103,7 +104,7 @@ def poly_cross_entropy(
             loss = loss.sum()
         return loss.to(dtype_of_the_loss(input, target, weight))
     dtype = dtype_of_the_loss(input, target, weight)
-    if implementation != "plain" and are_numbers(polynomial) and not (weight is not None and weight.requires_grad):
+    if implementation != "plain" and by_kernel:
         return softmax_loss(input, target, weight, ignore_index, polynomial, reduction, implementation).to(dtype)
     options = (weight, ignore_index, label_smoothing, class_dim)
     loss, counted = _with_indices(polynomial, input, target, *options, implementation)
@@ -272,6 +273,8 @@ def _check(
         or input.dim() == 0
         or not input.is_floating_point()
         or label_smoothing > 1.0
+        or not isinstance(ignore_index, int)
+        or isinstance(ignore_index, bool)
         or (target.shape == input.shape and (ignore_index >= 0 or not target.is_floating_point()))
         or (
             weight is not None
