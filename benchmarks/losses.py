@@ -17,12 +17,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import optax
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,7 +34,7 @@ import coming_from
 Loss = Callable[[Tensor, Tensor], Tensor]
 Shape = tuple[int, ...]
 
-SECONDS_A_SHAPE = 30.0
+SECONDS_A_SHAPE = 20.0
 UPSTREAM = 0.125
 FLOOR = "floor"
 
@@ -52,16 +50,15 @@ SOFTMAX: dict[str, Loss] = {
 SOFTMAX_PEERS = {"timm": "timm", "Holocron": "Holocron", "spells": "pytorch-lightning-spells", "polyloss": "polyloss"}
 SOFTMAX_SHAPES: list[Shape] = [(1024, 1000), (1024, 21843), (512, 50257), (8, 150, 128, 128), (65536, 21)]
 
-BALANCED = {"epsilon": 0.0, "gamma": 2.0, "alpha": 0.25}
+BALANCED: dict[str, Any] = {"epsilon": 0.0, "gamma": 2.0, "alpha": 0.25}
+POLY: dict[str, Any] = BALANCED | {"epsilon": 1.0}
 SIGMOID_BASELINE = "torchvision"
 SIGMOID: dict[str, Loss] = {
     "F.binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
     "focal": partial(poly_binary_cross_entropy_with_logits, **BALANCED),
-    "Poly-1 focal": partial(poly_binary_cross_entropy_with_logits, **BALANCED | {"epsilon": 1.0}),
-    "Poly-1 focal, class ids": partial(poly_binary_cross_entropy_with_logits, **BALANCED | {"epsilon": 1.0}),
-    "Poly-1 focal, plain": partial(
-        poly_binary_cross_entropy_with_logits, **BALANCED | {"epsilon": 1.0}, implementation="plain"
-    ),
+    "Poly-1 focal": partial(poly_binary_cross_entropy_with_logits, **POLY),
+    "Poly-1 focal, class ids": partial(poly_binary_cross_entropy_with_logits, **POLY),
+    "Poly-1 focal, plain": partial(poly_binary_cross_entropy_with_logits, **POLY, implementation="plain"),
 }
 SIGMOID_PEERS = {"torchvision": "torchvision", "timm": "timm", "spells": "pytorch-lightning-spells"}
 SIGMOID_SHAPES: list[Shape] = [(4000, 80), (100_000, 80), (8, 20, 128, 128)]
@@ -137,6 +134,10 @@ def peak(folder: str, name: str, link: str, shape: Shape, device: str, threads: 
 
 def of_optax(shape: Shape) -> Callable[[], Any]:
     """Its poly loss in JAX, jitted, on the same numbers."""
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+    import optax  # noqa: PLC0415
+
     logits, target = given(shape, "", "softmax", "cpu")
     z, y = jnp.asarray(logits.detach().numpy()), jnp.asarray(target.numpy())
 
@@ -209,7 +210,7 @@ def show(result: dict[str, Any]) -> None:
 def crossover(shape: Shape) -> dict[str, Any]:
     """The kernel against the plain implementation."""
     numbers = given(shape, "", "softmax", "cpu")
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         which: partial(step, partial(poly_cross_entropy, epsilon=1.0, implementation=which), *numbers)
         for which in ("plain", "native")
     }
@@ -223,7 +224,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
     out: Path | None = parser.parse_args().out
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    about = machine(device) | {"jax": jax.__version__, "optax": optax.__version__}
+    about = machine(device) | {name: version(name) for name in ("jax", "optax")}
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for peer in coming_from.PEERS:
