@@ -8,7 +8,8 @@ the rounds, with the quartiles. "kept" is what autograd holds between the passes
 "peak" is what is needed at most beyond them, the gradient included, each in a process of its own. The floor is the time
 to copy what has to move: the logits are read twice and the gradient is written, of memory that is there already.
 
-The others are installed at the versions that docs/coming_from.py names, into a temporary folder.
+The others are installed at the versions that docs/coming_from.py names, into a temporary folder. For optax, see
+jax_losses.py: XLA's threads and torch's are in each other's way.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -132,23 +132,6 @@ def peak(folder: str, name: str, link: str, shape: Shape, device: str, threads: 
     return peak_memory(lambda: step(loss, logits, target), device)
 
 
-def of_optax(shape: Shape) -> Callable[[], Any]:
-    """Its poly loss in JAX, jitted, on the same numbers."""
-    import jax  # noqa: PLC0415
-    import jax.numpy as jnp  # noqa: PLC0415
-    import optax  # noqa: PLC0415
-
-    logits, target = given(shape, "", "softmax", "cpu")
-    z, y = jnp.asarray(logits.detach().numpy()), jnp.asarray(target.numpy())
-
-    def loss(z: Any) -> Any:
-        one_hot = jax.nn.one_hot(y, shape[1], axis=1)
-        return UPSTREAM * optax.losses.poly_loss_cross_entropy(z, one_hot, epsilon=1.0, axis=1).mean()
-
-    compiled = jax.jit(jax.value_and_grad(loss))
-    return lambda: jax.block_until_ready(compiled(z))
-
-
 def floor(shape: Shape, device: str) -> Callable[[], Any]:
     """Copies one and a half times the logits: a copy reads and writes."""
     source = torch.randn(3 * torch.Size(shape).numel() // 2, device=device)
@@ -177,8 +160,6 @@ def measure(folder: str, link: str, shape: Shape, device: str) -> list[dict[str,
         if not wrong:
             calls[name] = partial(step, loss, *numbers)
             results[name]["bytes_kept"] = bytes_kept(loss, *numbers)
-    if link == "softmax" and device == "cpu":
-        calls["optax (JAX)"] = of_optax(shape)
     calls[FLOOR] = floor(shape, device)
     title = " x ".join(map(str, shape))
     taken = interleaved(title, calls, SECONDS_A_SHAPE)
@@ -224,7 +205,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
     out: Path | None = parser.parse_args().out
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    about = machine(device) | {name: version(name) for name in ("jax", "optax")}
+    about = machine(device)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for peer in coming_from.PEERS:

@@ -1,9 +1,9 @@
 """How times and memory are measured here, and what every result says of where it comes from."""
 
-import gc
 import multiprocessing
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -27,15 +27,14 @@ def interleaved(
         for _ in range(2):
             call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    names, order = list(calls), random.Random(0)
     start = time.perf_counter()
     for done in range(most):
         if done >= fewest and time.perf_counter() - start > seconds:
             break
         say(f"{what}: round {done + 1}")
-        # Another first one every round: what ran before may leave the caches warm.
-        for name in names[done % len(names) :] + names[: done % len(names)]:
-            gc.collect(0)
+        order.shuffle(names)  # what ran before may leave the caches warm, and the threads awake
+        for name in names:
             begin = time.perf_counter()
             calls[name]()
             if torch.cuda.is_available():

@@ -15,6 +15,7 @@ import on_jax
 import on_keras
 import on_numpy
 import on_torch
+from found import FULL
 
 BACKENDS: list[ModuleType] = [on_numpy, on_torch, on_jax, on_keras]
 
@@ -23,3 +24,11 @@ def on_every_backend(function: str, *, low_precision: bool = False) -> Callable[
     """Runs a test on every backend that has the function."""
     having = [b for b in BACKENDS if hasattr(b, function) and (b.LOW_PRECISION or not low_precision)]
     return pytest.mark.parametrize("backend", having, ids=[b.__name__.removeprefix("on_") for b in having])
+
+
+def on_every_backend_in_full_precision(function: str) -> Callable[[Any], Any]:
+    """The same, in each full precision that the backend is to be tested in: JAX compiles for minutes for another."""
+    having = [backend for backend in BACKENDS if hasattr(backend, function)]
+    pairs = [(b, dtype) for b in having for dtype in (["float32"] if b is on_jax else FULL)]
+    names = [f"{b.__name__.removeprefix('on_')}-{dtype}" for b, dtype in pairs]
+    return pytest.mark.parametrize(("backend", "dtype"), pairs, ids=names)
