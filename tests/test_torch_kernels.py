@@ -9,6 +9,7 @@ import pytest
 import torch
 from mpmath import mp, mpf
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import polylosses
 import reference
@@ -43,6 +44,10 @@ def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str)
     return found_by(value, z, None, numbers.upstream if cell.reduction == "none" else None)
 
 
+def tolerance_of(dtype: str) -> Callable[[Array, Array], Array]:
+    return rounded_once(dtype) if dtype == "bfloat16" else lambda _, scale: SPACING[dtype] * scale
+
+
 def with_tensors(loss: Polynomial) -> Polynomial:
     """The same loss, whose polynomial is computed in Python."""
     return Polynomial(tuple(map(torch.tensor, loss.coefficients)), loss.gamma, torch.tensor(loss.log_weight))
@@ -55,13 +60,12 @@ def with_tensors(loss: Polynomial) -> Polynomial:
 def test_value_and_gradients_are_the_oracles(
     implementation: str, name: str, dtype: str, of: Callable[[Polynomial], Polynomial]
 ) -> None:
-    def tolerance(right: Array, scale: Array) -> Array:
-        return SPACING[dtype] * scale if dtype == "float32" else rounded_once(dtype)(right, scale)
-
     report(
         {
             str(cell): compare(
-                cross_entropy(implementation, of(LOSSES[name]), cell, dtype), expected(LOSSES[name], cell), tolerance
+                cross_entropy(implementation, of(LOSSES[name]), cell, dtype),
+                expected(LOSSES[name], cell),
+                tolerance_of(dtype),
             )
             for cell in SERVED
         }
@@ -76,19 +80,20 @@ def of_margin(loss: Polynomial, margin: float, others: int) -> tuple[Any, Any]:
         return loss.value(mp.log(p), q), loss.slope(mp.log(p), q) * q
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        polylosses.cross_entropy(),
-        polylosses.poly1(1.0),
-        polylosses.poly1(-1.0),
-        polylosses.focal(0.5),
-        polylosses.focal(2.0),
-        polylosses.poly1_focal(-1.0, 0.5),
-        polylosses.poly_n(-1.0, 0.5, -0.25),
-    ],
-    ids=str,
-)
+SURE = [
+    polylosses.cross_entropy(),
+    polylosses.poly1(1.0),
+    polylosses.poly1(-1.0),
+    polylosses.focal(0.5),
+    polylosses.focal(2.0),
+    polylosses.poly1_focal(-1.0, 0.5),
+    polylosses.poly_n(-1.0, 0.5, -0.25),
+    polylosses.mean_absolute_error(),
+    polylosses.taylor_cross_entropy(4),
+]
+
+
+@pytest.mark.parametrize("loss", SURE, ids=str)
 @pytest.mark.parametrize("of", [lambda loss: loss, with_tensors], ids=["numbers", "tensors"])
 @pytest.mark.parametrize("others", [1, 5, 300])
 @each_kernel
@@ -122,6 +127,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "transposed": lambda z: z.transpose(0, -1).contiguous().transpose(0, -1),
     "every second": lambda z: z.repeat_interleave(2, -1)[..., ::2],
+    "negated when read": lambda z: torch.complex(z, -z).conj().imag,
     "expanded": lambda z: z[:1].expand(z.shape) if z.dim() > 1 else z,
 }
 SHAPES = [
@@ -338,11 +344,11 @@ def test_a_kernel_is_taken_where_it_is_faster_and_serves() -> None:
     assert chosen(large.double()) == "plain"
     assert chosen(small, label_smoothing=0.1) == "plain"
     for z, which in ((small, "plain"), (large, "native")):
-        assert kernels.choose(None, z, None, kernels.FEWEST_LOGITS) == which  # for a learned epsilon
-    assert kernels.choose("native", small, None, kernels.FEWEST_LOGITS) == "native"
+        assert kernels.choose(None, z, (), None, None, kernels.FEWEST_LOGITS) == which  # for a learned epsilon
+    assert kernels.choose("native", small, (), None, None, kernels.FEWEST_LOGITS) == "native"
     for other in (large.half(), large.to("meta"), large.double()):
-        assert kernels.choose(None, other, None) == "plain"
-    assert kernels.choose(None, large, "an option") == "plain"
+        assert kernels.choose(None, other, (), None, None) == "plain"
+    assert kernels.choose(None, large, (), None, "an option") == "plain"
 
 
 REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
@@ -352,6 +358,10 @@ REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
     "probabilities": (Z, Z.softmax(1), {}, "the target has torch.float32 and (64, 1000)"),
     "another shape": (Z, Y[:5], {}, "the target has torch.int64 and (5,)"),
     "smoothing": (Z, Y, {"label_smoothing": 0.25}, "it is 0.25"),
+    "a target elsewhere": (Z, Y.to("meta"), {}, "these are on cpu and meta"),
+    "weights elsewhere": (Z, Y, {"weight": torch.ones(1000, device="meta")}, "these are on cpu and meta"),
+    "sparse": (Z.to_mkldnn(), Y, {}, "one is torch._mkldnn"),
+    "a long ignore_index": (Z, Y, {"ignore_index": 2**70}, "it is 1180591620717411303424"),
 }
 
 
@@ -365,7 +375,7 @@ def test_a_kernel_that_cannot_serve_says_why(case: str) -> None:
 
 
 def test_an_implementation_that_is_none_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'plain', 'native'.* or None; got 'cuda'"):
+    with pytest.raises(ValueError, match="'plain', 'native' or None; got 'cuda'"):
         poly_cross_entropy(Z, Y, implementation="cuda")
 
 
@@ -427,3 +437,47 @@ def test_logits_changed_in_place_are_found_out(implementation: str) -> None:
     x.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         value.backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@each_kernel
+def test_nothing_but_ignored_rows(implementation: str, reduction: str) -> None:
+    z = torch.zeros(2, 3, requires_grad=True)
+    value = poly_cross_entropy(
+        z, torch.tensor([7, 7]), ignore_index=7, reduction=reduction, implementation=implementation
+    )
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert value.isnan() if reduction == "mean" else (value == 0).all()
+    assert z.grad is not None
+    assert (z.grad == 0).all()
+
+
+@each_kernel
+def test_torchs_defaults_change_nothing(implementation: str) -> None:
+    right = poly_cross_entropy(Z, Y, gamma=0.5, implementation=implementation)
+    learned = torch.tensor(1.0)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            found = poly_cross_entropy(Z, Y, gamma=0.5, implementation=implementation)
+            other = poly_cross_entropy(Z, Y, gamma=0.5, epsilon=learned, implementation=implementation)
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == other.dtype == torch.float32
+    assert found.item() == right.item()
+    assert other.item() == pytest.approx(right.item(), rel=1e-6)
+
+
+@needs_native
+def test_modes_see_the_operators() -> None:
+    traced = make_fx(lambda z: poly_cross_entropy(z, Y))(Z)
+    assert any("polylosses.softmax_loss" in str(node.target) for node in traced.graph.nodes)
+    torch.testing.assert_close(traced(Z + 1.5 * Z.flip(0)), poly_cross_entropy(Z + 1.5 * Z.flip(0), Y))
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_torch_jit_trace_takes_the_plain_path() -> None:
+    traced = torch.jit.trace(PolyCrossEntropyLoss(), (Z, Y))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(traced(2 * Z, Y), poly_cross_entropy(2 * Z, Y))

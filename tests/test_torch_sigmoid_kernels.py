@@ -10,14 +10,13 @@ import torch
 from mpmath import mp, mpf
 from torch import Tensor
 
-import polylosses
-from cases import BINARY_CELLS, LOSSES, Array, BinaryCell, binary_arrays
-from found import SPACING, TINY, Found, compare, report, rounded_once
+from cases import BINARY_CELLS, LOSSES, BinaryCell, binary_arrays
+from found import SPACING, TINY, Found, compare, report
 from on_torch import found_by, tensor
 from polylosses import Polynomial
 from polylosses.torch import PolyBCEWithLogitsLoss, kernels, poly_binary_cross_entropy_with_logits
 from test_sigmoid_laws import EXTREME, expected
-from test_torch_kernels import LAYOUTS, SHAPES, each_kernel, needs_native, same
+from test_torch_kernels import LAYOUTS, SHAPES, SURE, each_kernel, needs_native, same, tolerance_of
 from test_torch_transforms import gradients
 
 SERVED = [
@@ -46,34 +45,17 @@ def binary(implementation: str, loss: Polynomial, cell: BinaryCell, dtype: str) 
 @pytest.mark.parametrize("name", LOSSES)
 @each_kernel
 def test_value_and_gradients_are_the_oracles(implementation: str, name: str, dtype: str) -> None:
-    def tolerance(right: Array, scale: Array) -> Array:
-        return SPACING[dtype] * scale if dtype == "float32" else rounded_once(dtype)(right, scale)
-
     report(
         {
             str(cell): compare(
-                binary(implementation, LOSSES[name], cell, dtype), expected(LOSSES[name], cell), tolerance
+                binary(implementation, LOSSES[name], cell, dtype), expected(LOSSES[name], cell), tolerance_of(dtype)
             )
             for cell in SERVED
         }
     )
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        polylosses.cross_entropy(),
-        polylosses.poly1(1.0),
-        polylosses.poly1(-1.0),
-        polylosses.focal(0.5),
-        polylosses.focal(2.0),
-        polylosses.poly1_focal(-1.0, 0.5),
-        polylosses.poly_n(-1.0, 0.5, -0.25),
-        polylosses.mean_absolute_error(),
-        polylosses.taylor_cross_entropy(4),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("loss", SURE, ids=str)
 @each_kernel
 def test_digits_are_kept_however_sure_the_model_is(implementation: str, loss: Polynomial) -> None:
     """To 1e-5 of themselves, as far as float32 has such small numbers; of positives and of negatives."""
@@ -285,6 +267,14 @@ def test_a_kernel_that_cannot_serve_says_why(case: str) -> None:
         poly_binary_cross_entropy_with_logits(z, y, **options, implementation="native")
     assert reason in str(raised.value)
     poly_binary_cross_entropy_with_logits(z, y, **options)  # which serves all the same
+
+
+@needs_native
+def test_a_target_on_another_device_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="device"):
+        poly_binary_cross_entropy_with_logits(Z, SOFT.to("meta"))
+    with pytest.raises(ValueError, match="these are on cpu and meta"):
+        poly_binary_cross_entropy_with_logits(Z, SOFT.to("meta"), implementation="native")
 
 
 @pytest.mark.parametrize("which", ["plain", pytest.param("native", marks=needs_native)])

@@ -23,7 +23,7 @@ from polylosses.torch import native
 
 _KERNELS = {"native": native}
 
-# Of a polynomial that a kernel evaluates itself.
+# Of a polynomial that a kernel evaluates itself; Powers::MOST in native.cpp.
 MOST_COEFFICIENTS = 64
 
 # Where the polynomial is computed in Python: with fewer, the plain path is faster (2 cores of an AMD EPYC: 1.15 of its
@@ -31,12 +31,21 @@ MOST_COEFFICIENTS = 64
 FEWEST_LOGITS = 2**17
 
 
-def choose(implementation: str | None, logits: Tensor, unsupported: str | None, fewest_logits: int = 0) -> str:
+def choose(
+    implementation: str | None,
+    logits: Tensor,
+    others: Sequence[Tensor | None],
+    ignore_index: int | None,
+    unsupported: str | None,
+    fewest_logits: int = 0,
+) -> str:
     """Which implementation serves: ``"plain"``, or one of the kernels.
 
     Args:
         implementation: what the user wants, or None for the fastest.
         logits: what to take the loss of.
+        others: what else the kernel would read.
+        ignore_index: the user's.
         unsupported: the option that no kernel serves, in words; None if there is none.
         fewest_logits: from how many on a kernel is faster.
 
@@ -52,8 +61,9 @@ def choose(implementation: str | None, logits: Tensor, unsupported: str | None, 
     elif implementation in _KERNELS:
         wanted = implementation
     else:
-        raise ValueError(f"implementation must be 'plain', 'native', 'triton' or None; got {implementation!r}.")
-    reason = unsupported or _why_not(logits) or _KERNELS[wanted].why_not(logits)
+        names = ", ".join(map(repr, ("plain", *_KERNELS)))
+        raise ValueError(f"implementation must be {names} or None; got {implementation!r}.")
+    reason = unsupported or _why_not(logits, others, ignore_index) or _KERNELS[wanted].why_not(logits)
     if reason is None:
         return wanted
     if implementation is None:
@@ -61,12 +71,29 @@ def choose(implementation: str | None, logits: Tensor, unsupported: str | None, 
     raise ValueError(f"implementation={implementation!r} can't serve here: {reason}.")
 
 
-def _why_not(logits: Tensor) -> str | None:
-    if type(logits) not in (Tensor, nn.Parameter):
-        return f"kernels take ordinary tensors, and the logits are a {type(logits).__name__}"
+def _why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int | None) -> str | None:
+    """Why no kernel can read these, if none can: kernels take addresses, which nobody checks."""
+    for tensor in (logits, *others):
+        if tensor is None:
+            continue
+        if type(tensor) not in (Tensor, nn.Parameter):
+            return f"kernels take ordinary tensors, and one is a {type(tensor).__name__}"
+        if tensor.layout != torch.strided:
+            return f"kernels take dense tensors, and one is {tensor.layout}"
+        if tensor.device != logits.device:
+            return f"kernels take tensors of one device, and these are on {logits.device} and {tensor.device}"
+    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
+        return f"kernels take an ignore_index of 64 bits, and it is {ignore_index}"
     if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         return "torch.func and forward-mode derivatives take the plain implementation"
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return "torch.jit.trace takes the plain implementation"
     return None
+
+
+def _is_watched() -> bool:
+    """Whether somebody has to see the operators: a compiler, or a mode that records or replaces operations."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def are_numbers(polynomial: Polynomial) -> bool:
@@ -100,7 +127,7 @@ def softmax_loss(
         IndexError: a target is not in [0, C), and not ignored.
     """
     numbers = (polynomial.gamma, polynomial.log_weight, *polynomial.coefficients)
-    operator: Any = torch.ops.polylosses.softmax_loss if torch.compiler.is_compiling() else _SoftmaxLoss.apply
+    operator: Any = torch.ops.polylosses.softmax_loss if _is_watched() else _SoftmaxLoss.apply
     loss: Tensor = operator(implementation, logits, target, weight, ignore_index, numbers, reduction)[0]
     return loss
 
@@ -111,9 +138,7 @@ def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int, implem
     Both are right to a few units in the last place of themselves, however small; 0 in ignored rows. Arguments and
     errors as for :func:`softmax_loss`, both results in float32 and the shape of ``target``.
     """
-    operator: Any = torch.ops.polylosses.softmax_statistics
-    if not torch.compiler.is_compiling():
-        operator = _SoftmaxStatistics.apply
+    operator: Any = torch.ops.polylosses.softmax_statistics if _is_watched() else _SoftmaxStatistics.apply
     q, tail, *_ = operator(implementation, logits, target, ignore_index)
     return q, tail
 
@@ -249,7 +274,7 @@ def sigmoid_loss(
     Raises:
         RuntimeError: a class id is not in [0, C), and not ignored.
     """
-    operator: Any = torch.ops.polylosses.sigmoid_loss if torch.compiler.is_compiling() else _SigmoidLoss.apply
+    operator: Any = torch.ops.polylosses.sigmoid_loss if _is_watched() else _SigmoidLoss.apply
     loss: Tensor = operator(implementation, logits, target, ignore_index, numbers, summed)
     return loss
 

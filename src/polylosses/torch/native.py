@@ -106,19 +106,18 @@ def softmax_loss(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`polylosses.torch.kernels.softmax_loss`."""
     gamma, log_weight, *coefficients = numbers
-    rows, losses = torch.empty((4, *target.shape)), torch.empty(target.shape)
-    weight = None if weight is None else weight.float().contiguous()
+    rows, losses = _empty(4, *target.shape), _empty(*target.shape)
+    weight = None if weight is None else weight.float().contiguous().resolve_neg()
     polynomial = ctypes.pointer(_polynomial(coefficients, gamma))
     out = _Statistics(polynomial, _pointer(weight), log_weight, *_rows(rows), losses.data_ptr(), None, None)
-    total = None if reduction == "none" else torch.empty(())
+    total = None if reduction == "none" else _empty()
     _softmax_statistics(logits, target, ignore_index, out, total, reduction == "mean")
     return losses if total is None else total, rows
 
 
 def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
     """See :func:`polylosses.torch.kernels.softmax_statistics`."""
-    rows = torch.empty((4, *target.shape))
-    tail, p = torch.empty(target.shape), torch.empty(target.shape)
+    rows, tail, p = _empty(4, *target.shape), _empty(*target.shape), _empty(*target.shape)
     out = _Statistics(None, None, 1.0, *_rows(rows), None, tail.data_ptr(), p.data_ptr())
     _softmax_statistics(logits, target, ignore_index, out)
     return rows[1].clone(), tail, p, rows
@@ -139,7 +138,7 @@ def softmax_gradient(logits: Tensor, target: Tensor, rows: Tensor, upstream: Ten
     """See :func:`polylosses.torch.kernels.softmax_gradient`."""
     x, target = as_rows(logits), target.contiguous()
     gradient = torch.empty_like(x)
-    upstream = upstream.float().contiguous()
+    upstream = upstream.float().contiguous().resolve_neg()
     scales = _Scales(*_rows(rows), upstream.data_ptr(), 0 if upstream.shape != target.shape else 1)
     _LIBRARY.polylosses_softmax_gradient(_described(x), target.data_ptr(), scales, _described(gradient), _threads(x))
     return gradient.view(logits.shape)
@@ -154,7 +153,8 @@ def sigmoid_loss(
         losses = torch.empty_like(logits)
         _sigmoids(logits, target, ignore_index, numbers, losses=losses)
         return losses
-    sums = torch.empty(-(-logits.numel() // _LIBRARY.polylosses_elements_of_a_sum()), dtype=torch.float64)
+    blocks = -(-logits.numel() // _LIBRARY.polylosses_elements_of_a_sum())
+    sums = torch.empty(blocks, dtype=torch.float64, device="cpu")
     _sigmoids(logits, target, ignore_index, numbers, sums=sums)
     return sums.sum().float()
 
@@ -177,7 +177,8 @@ def sigmoid_gradient(
 
 def as_rows(logits: Tensor) -> Tensor:
     """As (outer, classes, inner), where classes or inner are contiguous; without a copy in all usual layouts."""
-    rows = logits.unsqueeze(0) if logits.dim() == 1 else logits
+    rows = logits.resolve_neg()  # of a view that is to be negated when it is read, as of conjugates
+    rows = rows.unsqueeze(0) if rows.dim() == 1 else rows
     rows = rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
     beside = rows.stride(2) == 1 and rows.shape[2] > 1
     return rows if rows.stride(1) == 1 or beside else rows.contiguous()
@@ -197,6 +198,11 @@ def _polynomial(coefficients: Sequence[float], gamma: float) -> Any:
     return _Polynomial((c_float * len(coefficients))(*coefficients), len(coefficients), gamma)
 
 
+def _empty(*shape: int) -> Tensor:
+    """Whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -213,7 +219,7 @@ def _threads(rows: Tensor) -> int:
 
 def in_order(tensor: Tensor) -> Tensor:
     """Without gaps, in torch's order or with the channels last."""
-    return tensor.contiguous(memory_format=_memory_format(tensor))
+    return tensor.contiguous(memory_format=_memory_format(tensor)).resolve_neg()
 
 
 def _memory_format(tensor: Tensor) -> torch.memory_format:
@@ -237,8 +243,9 @@ def _sigmoids(
     coefficients = numbers[5:]
     outers, classes, inners = as_rows(logits).shape if logits.dim() > 0 else (1, 1, 1)
     dense = target.shape == logits.shape
-    target = target.contiguous(memory_format=_memory_format(logits)) if dense else target.contiguous()
-    upstream = None if upstream is None else upstream.float()
+    memory_format = _memory_format(logits) if dense else torch.contiguous_format
+    target = target.contiguous(memory_format=memory_format).resolve_neg()
+    upstream = None if upstream is None else upstream.float().resolve_neg()
     of = _Sigmoids(
         logits.data_ptr(),
         logits.dtype == torch.bfloat16,

@@ -83,7 +83,8 @@ def poly_binary_cross_entropy_with_logits(
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
     _check(input, target, weight, pos_weight, alpha, ignore_index, reduction)
-    implementation = choose(implementation, input, _unsupported(polynomial, input, target, weight, pos_weight, alpha))
+    unsupported = _unsupported(polynomial, input, target, weight, pos_weight, alpha)
+    implementation = choose(implementation, input, (target,), ignore_index, unsupported)
     dtype = target.dtype if target.shape == input.shape else input.dtype
     kept = None if ignore_index is None else target != ignore_index
     if implementation != "plain":

@@ -94,7 +94,8 @@ def poly_cross_entropy(
     class_dim = 0 if input.dim() == 1 else 1
     by_kernel = are_numbers(polynomial) and not (weight is not None and weight.requires_grad)
     fewest_logits = 0 if by_kernel else FEWEST_LOGITS
-    implementation = choose(implementation, input, _unsupported(input, target, label_smoothing), fewest_logits)
+    unsupported = _unsupported(input, target, label_smoothing)
+    implementation = choose(implementation, input, (target, weight), ignore_index, unsupported, fewest_logits)
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":
