@@ -9,6 +9,9 @@ import torch
 # The tensors here are tiny. On a busy machine, torch's threads wait for one another ten times longer than they work.
 torch.set_num_threads(1)
 
+# Triton's kernels run on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # tests/test_keras.py runs the other one too.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 

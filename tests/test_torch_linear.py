@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 import polylosses
 from cases import LOSSES
-from polylosses.torch import LinearPolyCrossEntropyLoss, linear_poly_cross_entropy, poly_cross_entropy
+from polylosses.torch import LinearPolyCrossEntropyLoss, kernels, linear_poly_cross_entropy, poly_cross_entropy
+from test_torch_kernels import each_kernel
 
 linear = importlib.import_module("polylosses.torch.linear")
 SOME = ["cross_entropy", "poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8"]
@@ -163,6 +164,44 @@ def test_low_precision(dtype: torch.dtype, reduction: str) -> None:
         assert ours.dtype == dtype
         # Both round the gradient of the logits; theirs adds up what is rounded.
         torch.testing.assert_close(ours, torchs, rtol=8 * eps, atol=8 * eps * torchs.abs().max().item())
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@each_kernel
+def test_a_kernel_is_given_bfloat16_as_it_is(
+    implementation: str, learned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_chunks_of(3, monkeypatch)
+    kernel: Any = kernels._KERNELS[implementation]
+    seen = []
+    for name in ("softmax_loss", "softmax_statistics"):
+        of: Any = getattr(kernel, name)
+
+        def noted(z: Tensor, *rest: Any, of: Any = of) -> Any:
+            seen.append(z.dtype)
+            return of(z, *rest)
+
+        monkeypatch.setattr(kernel, name, noted)
+    x, w, b = given = layer((8,), torch.bfloat16)
+    exact = [tensor.detach().double().requires_grad_() for tensor in given if tensor is not None]
+    target = targets((8,), soft=False, ignored=-100)
+    weight = torch.linspace(0.5, 2.0, V)  # float32, as under autocast
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = linear_poly_cross_entropy(
+            *(x, w, target),
+            linear_bias=b,
+            weight=weight,
+            epsilon=torch.tensor(2.0) if learned else 2.0,
+            implementation=implementation,
+        )
+    options: dict[str, Any] = {"linear_bias": exact[2], "weight": weight.double(), "epsilon": 2.0}
+    right = reference_loss(exact[0], exact[1], target, **options)
+    assert found.dtype == torch.float32
+    assert abs(found - right) <= 4 * 2.0**-8 * right
+    for ours, true in zip(gradients(found, [x, w, b]), gradients(right, exact), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours - true).abs().max() <= 4 * 2.0**-8 * true.abs().max()
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_gradients_of_the_weight_are_added_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from on_torch import found_by, tensor
 from polylosses import Polynomial
 from polylosses.torch import PolyBCEWithLogitsLoss, kernels, poly_binary_cross_entropy_with_logits
 from test_sigmoid_laws import EXTREME, expected
-from test_torch_kernels import LAYOUTS, SHAPES, SURE, each_kernel, needs_native, same, tolerance_of
+from test_torch_kernels import LAYOUTS, SHAPES, SURE, each_kernel, laid_out, needs_native, same, share_of, tolerance_of
 from test_torch_transforms import gradients
 
 SERVED = [
@@ -50,7 +50,7 @@ def test_value_and_gradients_are_the_oracles(implementation: str, name: str, dty
             str(cell): compare(
                 binary(implementation, LOSSES[name], cell, dtype), expected(LOSSES[name], cell), tolerance_of(dtype)
             )
-            for cell in SERVED
+            for cell in share_of(SERVED, name, implementation)
         }
     )
 
@@ -78,10 +78,7 @@ def test_digits_are_kept_however_sure_the_model_is(implementation: str, loss: Po
                 assert abs(got - exact) <= allowed, f"margin {margin}: {got}, not {float(exact)}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [*SHAPES, ()], ids=str)
-@each_kernel
+@laid_out([*SHAPES, ()])
 def test_every_layout_gives_the_plain_numbers(
     implementation: str, shape: tuple[int, ...], layout: str, dtype: torch.dtype
 ) -> None:
@@ -97,8 +94,8 @@ def test_every_layout_gives_the_plain_numbers(
         targets.append(ids.transpose(0, -1).contiguous().transpose(0, -1))
     upstream = torch.rand(shape, generator=generator)
     options: dict[str, Any] = {"epsilon": (1.0, -0.5), "gamma": 0.5, "alpha": 0.3, "ignore_index": 7}
-    for target in targets:
-        for reduction in ("none", "mean", "sum"):
+    for k, target in enumerate(targets):
+        for reduction in ("none", "mean") if k == 0 else ("none",):
             results = []
             for logits, which in ((z.double(), "plain"), (z, implementation)):
                 x = logits.detach().requires_grad_()
@@ -284,8 +281,9 @@ def test_a_class_id_out_of_range_is_an_error(which: str, label: int) -> None:
         poly_binary_cross_entropy_with_logits(Z, IDS.index_fill(0, torch.tensor([5]), label), implementation=which)
 
 
-@each_kernel
-def test_the_number_of_threads_changes_nothing(implementation: str) -> None:
+@needs_native
+def test_the_number_of_threads_changes_nothing() -> None:
+    implementation = "native"
     z = torch.randn(3000, 80, generator=torch.Generator().manual_seed(4))
     ids = torch.arange(3000) % 80
     before = torch.get_num_threads()
@@ -305,8 +303,9 @@ def test_the_number_of_threads_changes_nothing(implementation: str) -> None:
 
 @each_kernel
 def test_sums_of_many_elements_keep_their_digits(implementation: str) -> None:
-    z = torch.randn(2**17, 16, generator=torch.Generator().manual_seed(5))
-    ids = torch.arange(2**17) % 16
+    rows = 2**17 if implementation == "native" else 2**11
+    z = torch.randn(rows, 16, generator=torch.Generator().manual_seed(5))
+    ids = torch.arange(rows) % 16
     right = poly_binary_cross_entropy_with_logits(z.double(), ids, reduction="sum", implementation="plain")
     found = poly_binary_cross_entropy_with_logits(z, ids, reduction="sum", implementation=implementation)
     assert found.item() == pytest.approx(right.item(), rel=2e-7)
@@ -314,7 +313,7 @@ def test_sums_of_many_elements_keep_their_digits(implementation: str) -> None:
 
 @each_kernel
 def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) -> None:
-    z = torch.zeros(4000, 80, requires_grad=True)
+    z = torch.zeros(400, 80, requires_grad=True)
     kept: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -323,7 +322,7 @@ def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) 
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         value = poly_binary_cross_entropy_with_logits(
-            z, torch.zeros(4000, dtype=torch.int64), gamma=0.5, implementation=implementation
+            z, torch.zeros(400, dtype=torch.int64), gamma=0.5, implementation=implementation
         )
     kept.pop(z.untyped_storage().data_ptr())
     assert sum(kept.values()) < 0.1 * z.untyped_storage().nbytes()

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polylosses.polynomial import Polynomial
-from polylosses.torch import native
+from polylosses.torch import native, triton
+from polylosses.torch.layout import as_rows, in_order
 
-_KERNELS = {"native": native}
+_KERNELS = {"native": native, "triton": triton}
 
 # Of a polynomial that a kernel evaluates itself; Powers::MOST in native.cpp.
 MOST_COEFFICIENTS = 64
@@ -47,7 +48,7 @@ def choose(
         others: what else the kernel would read.
         ignore_index: the user's.
         unsupported: the option that no kernel serves, in words; None if there is none.
-        fewest_logits: from how many on a kernel is faster.
+        fewest_logits: from how many on the CPU's kernel is faster.
 
     Raises:
         ValueError: the implementation that is wanted does not exist, or can't serve.
@@ -55,9 +56,9 @@ def choose(
     if implementation == "plain":
         return "plain"
     if implementation is None:
-        if logits.numel() < fewest_logits:
+        wanted = "triton" if logits.device.type == "cuda" else "native"
+        if wanted == "native" and logits.numel() < fewest_logits:
             return "plain"
-        wanted = "native"
     elif implementation in _KERNELS:
         wanted = implementation
     else:
@@ -363,13 +364,13 @@ def _register() -> None:
         return rows_of(target), rows_of(target), rows_of(target), rows_of(target, 4)
 
     def like_gradient(_: str, logits: Tensor, *__: Any) -> Tensor:
-        return torch.empty_like(native.as_rows(logits)).view(logits.shape)
+        return torch.empty_like(as_rows(logits)).view(logits.shape)
 
     def like_sigmoid_loss(_: str, logits: Tensor, *others: Any) -> Tensor:
-        return logits.new_empty((), dtype=torch.float32) if others[-1] else torch.empty_like(native.in_order(logits))
+        return logits.new_empty((), dtype=torch.float32) if others[-1] else torch.empty_like(in_order(logits))
 
     def like_sigmoid_gradient(_: str, logits: Tensor, *__: Any) -> Tensor:
-        return torch.empty_like(native.in_order(logits))
+        return torch.empty_like(in_order(logits))
 
     kernels: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "softmax_loss": (_softmax_loss, like_loss),

@@ -8,18 +8,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 from polylosses.torch.likelihood import at_least_float32, autocast_dtype
 from polylosses.torch.sharded import is_sharded
-from polylosses.torch.softmax import dtype_of_the_loss, poly_cross_entropy, weight_of_indices
+from polylosses.torch.softmax import (
+    before_rounding,
+    choose_for,
+    dtype_of_the_loss,
+    poly_cross_entropy,
+    weight_of_indices,
+)
 
 # Some rows of logits at a time are made, used and dropped: as many as fill this, in float32. On a CPU, 16 MiB were
 # faster than half and than four times of it (2 cores of an AMD EPYC, 2048 x 256 x 32000: 1.07 s, against 1.11 s and
 # 1.85 s, and 2.10 s for all rows at once). But below some 100 rows a matrix product is slow (512 x 1024 x 128256: 6.1 s
 # with 32 rows, 4.5 s with 130). What is best on other devices was not measured.
-_CHUNK_BYTES_ON_CPU, _CHUNK_BYTES = 2**24, 2**28
+_CHUNK_BYTES_ON_CPU, _CHUNK_BYTES = 2**24, 2**30
 _FEWEST_ROWS = 128
+
+# Of bfloat16, on CUDA, added to what is float32: earlier versions of torch refuse some or all of that.
+_PRODUCTS_IN_FLOAT32 = TorchVersion(torch.__version__) >= "2.13"
 
 
 def linear_poly_cross_entropy(
@@ -83,9 +93,11 @@ def linear_poly_cross_entropy(
     rows = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
     classes = linear_weight.shape[0]
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
-    losses = partial(
-        poly_cross_entropy, ignore_index=ignore_index, label_smoothing=label_smoothing, implementation=implementation
-    )
+    options: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "implementation": implementation,
+    }
     chunk_bytes = _CHUNK_BYTES_ON_CPU if input.device.type == "cpu" else _CHUNK_BYTES
     chunk_rows = max(_FEWEST_ROWS, chunk_bytes // (4 * max(1, classes)))
     if (
@@ -96,11 +108,12 @@ def linear_poly_cross_entropy(
         or is_sharded(linear_weight)
     ):
         logits = F.linear(rows, linear_weight, linear_bias)
-        loss = losses(logits, labels, weight, reduction=reduction, polynomial=polynomial)
+        loss = poly_cross_entropy(logits, labels, weight, reduction=reduction, polynomial=polynomial, **options)
     else:
         # No rows, but all options: a mistake is found before much is computed.
         logits = F.linear(rows[:0], linear_weight, linear_bias)
-        losses(logits, labels[:0], weight, reduction=reduction, polynomial=polynomial)
+        poly_cross_entropy(logits, labels[:0], weight, reduction=reduction, polynomial=polynomial, **options)
+        by_kernel = choose_for(polynomial, logits, labels[:0], weight, **options) != "plain"
         scale = None
         if reduction == "sum":
             scale = rows.new_ones((), dtype=torch.promote_types(rows.dtype, torch.float32))
@@ -110,7 +123,8 @@ def linear_poly_cross_entropy(
             )
             scale = 1.0 / kept.sum(dtype=torch.promote_types(rows.dtype, torch.float32))
         layer = (rows, linear_weight, linear_bias)
-        loss = _in_chunks(partial(losses, reduction="none"), polynomial, chunk_rows, scale, labels, weight, layer)
+        how = (partial(_losses, **options), polynomial, chunk_rows)
+        loss = _in_chunks(how, by_kernel, scale, labels, weight, layer)
         loss = loss.to(dtype_of_the_loss(rows, labels, weight))
     return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
 
@@ -136,10 +150,24 @@ def _check(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, tar
         )
 
 
-def _in_chunks(
-    losses: Callable[..., Tensor],
+def _losses(
     polynomial: Polynomial,
-    chunk_rows: int,
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    implementation: str | None,
+) -> Tensor:
+    """Of some rows, in float32 or more."""
+    options = (weight, ignore_index, label_smoothing)
+    chosen = choose_for(polynomial, logits, labels, *options, implementation)
+    return before_rounding(polynomial, logits, labels, *options, "none", chosen)
+
+
+def _in_chunks(
+    how: tuple[Any, ...],
+    by_kernel: bool,
     scale: Tensor | None,
     labels: Tensor,
     weight: Tensor | None,
@@ -150,12 +178,14 @@ def _in_chunks(
     if dtype != torch.float64:
         # What autocast would cast to before F.linear is cast to inside, so that gradients keep their own dtype.
         dtype = autocast_dtype(layer[0]) or dtype
+    # Kernels read bfloat16 and write its gradient, without a copy in float32. In float16, much of it would be 0.
+    of_logits = dtype if by_kernel and dtype == torch.bfloat16 else torch.promote_types(dtype, torch.float32)
+    polynomial = how[1]
     numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
     tensors = [number for number in numbers if isinstance(number, Tensor)]
     inputs = (*layer, *(tensor if tensor.is_floating_point() else tensor.float() for tensor in tensors))
     wanted = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in inputs)
-    how = (losses, polynomial, chunk_rows, dtype)
-    loss: Tensor = _apply(how, wanted, scale, labels, weight, *inputs)[0]
+    loss: Tensor = _apply((*how, dtype, of_logits), wanted, scale, labels, weight, *inputs)[0]
     return loss
 
 
@@ -165,7 +195,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(how: Any, wanted: Any, scale: Any, labels: Any, weight: Any, *inputs: Any) -> tuple[Tensor, ...]:
         rows, linear_weight, *others = inputs
-        chunk_rows, dtype = how[2:]
+        chunk_rows, dtype = how[2:4]
         with _without_autocast(rows):
             if scale is not None and any(wanted):
                 before, after = _before_and_after(scale)
@@ -237,7 +267,7 @@ class _ChunkedBothWays(_Chunked):
                 "linear_poly_cross_entropy has no forward-mode derivatives by target and weight; "
                 "use poly_cross_entropy of torch.nn.functional.linear's logits."
             )
-        chunk_rows, dtype = ctx.how[2:]
+        chunk_rows, dtype = ctx.how[2:4]
         linear_weight = linear_weight.to(dtype)
         parts = []
         for k in range(0, rows.shape[0], chunk_rows):
@@ -288,7 +318,7 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, ...]:
     """The sum of the rows' losses times ``scale`` (one number, or one for each row), and its gradients."""
     rows, linear_weight, linear_bias, *tensors = inputs
-    chunk_rows, dtype = how[2:]
+    chunk_rows, dtype = how[2:4]
     linear_weight = linear_weight.to(dtype)  # once, and not for every chunk
     # Gradients that are to be differentiated again are made anew; others are written and added up in place. (Some
     # transforms have no rule for that; and small pieces kept between large ones that come and go scatter the memory.)
@@ -310,32 +340,39 @@ def _loss_and_gradients(
             pieces.append(piece) if again else by_x.copy_(piece)
         if wanted[1]:
             if again:
-                by_weight = by_weight + by_logits.t() @ x.to(by_logits.dtype)
-            elif by_weight is None:
-                by_weight = by_logits.t() @ x.to(by_logits.dtype)
+                by_weight = by_weight + at_least_float32(by_logits).t() @ at_least_float32(x)
             else:
-                by_weight.addmm_(by_logits.t(), x.to(by_logits.dtype))
+                by_weight = _plus_product(by_weight, by_logits.t(), x.to(by_logits.dtype))
         if wanted[2]:
-            by_bias = by_bias + by_logits.sum(0)
+            by_bias = by_bias + at_least_float32(by_logits).sum(0)
         by_tensors = [total + part for total, part in zip(by_tensors, more, strict=True)]
         del some, pull, by_logits  # before the next chunk is made
     gradients = [torch.cat(pieces) if pieces else by_rows, by_weight, by_bias, *by_tensors]
     return loss, *(gradient for gradient, want in zip(gradients, wanted, strict=True) if want)
 
 
+def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """``total + a @ b`` in float32 or more, where ``total`` is given away."""
+    if a.is_cuda and a.dtype == torch.bfloat16 and _PRODUCTS_IN_FLOAT32:
+        if total is None:
+            return torch.mm(a, b, out_dtype=torch.float32)
+        return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    a, b = at_least_float32(a), at_least_float32(b)
+    return a @ b if total is None else total.addmm_(a, b)
+
+
 def _of_logits(
     how: Any, labels: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any
 ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
     """The losses of some rows, as a function of the logits and the polynomial's tensors; and these."""
-    losses, polynomial, _, dtype = how
+    losses, polynomial, _, dtype, of_logits = how
     linear_weight, linear_bias, *tensors = inputs
 
     def of(logits: Tensor, *tensors: Tensor) -> Tensor:
-        factor = None if weight is None else weight.to(logits.dtype)
-        loss: Tensor = losses(logits, labels, factor, polynomial=_with_tensors(polynomial, tensors))
+        loss: Tensor = losses(_with_tensors(polynomial, tensors), logits, labels, weight)
         return loss
 
-    return of, (at_least_float32(_linear(dtype, rows, linear_weight, linear_bias)), *tensors)
+    return of, (_linear(dtype, rows, linear_weight, linear_bias).to(of_logits), *tensors)
 
 
 def _linear(dtype: torch.dtype, rows: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polylosses.torch.layout import as_rows, in_order, memory_format
+
 # at::parallel_for's own: less is not worth a thread.
 _LOGITS_A_THREAD = 32768
 
@@ -170,18 +172,9 @@ def sigmoid_gradient(
     logits = in_order(logits)
     gradient = torch.empty_like(logits)
     if upstream.shape == logits.shape:
-        upstream = upstream.contiguous(memory_format=_memory_format(logits))
+        upstream = upstream.contiguous(memory_format=memory_format(logits))
     _sigmoids(logits, target, ignore_index, numbers, gradient=gradient, upstream=upstream)
     return gradient
-
-
-def as_rows(logits: Tensor) -> Tensor:
-    """As (outer, classes, inner), where classes or inner are contiguous; without a copy in all usual layouts."""
-    rows = logits.resolve_neg()  # of a view that is to be negated when it is read, as of conjugates
-    rows = rows.unsqueeze(0) if rows.dim() == 1 else rows
-    rows = rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
-    beside = rows.stride(2) == 1 and rows.shape[2] > 1
-    return rows if rows.stride(1) == 1 or beside else rows.contiguous()
 
 
 def _described(rows: Tensor) -> Any:
@@ -217,17 +210,6 @@ def _threads(rows: Tensor) -> int:
     return max(1, min(torch.get_num_threads(), rows.numel() // _LOGITS_A_THREAD))
 
 
-def in_order(tensor: Tensor) -> Tensor:
-    """Without gaps, in torch's order or with the channels last."""
-    return tensor.contiguous(memory_format=_memory_format(tensor)).resolve_neg()
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
 def _sigmoids(
     logits: Tensor,
     target: Tensor,
@@ -243,8 +225,8 @@ def _sigmoids(
     coefficients = numbers[5:]
     outers, classes, inners = as_rows(logits).shape if logits.dim() > 0 else (1, 1, 1)
     dense = target.shape == logits.shape
-    memory_format = _memory_format(logits) if dense else torch.contiguous_format
-    target = target.contiguous(memory_format=memory_format).resolve_neg()
+    order = memory_format(logits) if dense else torch.contiguous_format
+    target = target.contiguous(memory_format=order).resolve_neg()
     upstream = None if upstream is None else upstream.float().resolve_neg()
     of = _Sigmoids(
         logits.data_ptr(),
@@ -255,7 +237,7 @@ def _sigmoids(
         outers * inners,
         classes,
         inners,
-        inners == 1 or _memory_format(logits) == torch.channels_last,
+        inners == 1 or memory_format(logits) == torch.channels_last,
         ignore_index is not None,
         int(ignore_index or 0),
         _polynomial(coefficients, gamma),

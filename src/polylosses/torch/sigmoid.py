@@ -55,8 +55,9 @@ def poly_binary_cross_entropy_with_logits(
             don't count in the mean. It may be any integer, a class included. Default None: nothing is ignored.
         reduction: ``"mean"`` over all elements that are kept, ``"sum"`` or ``"none"``.
         epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
-        implementation: as for :func:`poly_cross_entropy`. ``"native"`` serves numbers (not tensors) as ``epsilon``,
-            ``gamma`` and ``alpha``, without ``weight`` and ``pos_weight``, and dense targets of ``input``'s dtype.
+        implementation: as for :func:`poly_cross_entropy`. The kernels serve numbers (not tensors) as
+            ``epsilon``, ``gamma`` and ``alpha``, no ``weight`` and ``pos_weight``, and dense targets of ``input``'s
+            dtype.
 
     Returns:
         The loss, a scalar or of ``input``'s shape for ``reduction="none"``, in the dtype that

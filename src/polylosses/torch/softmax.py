@@ -59,8 +59,8 @@ def poly_cross_entropy(
         polynomial: any other loss of the family, such as ``polylosses.taylor_cross_entropy(3)``, instead of
             ``epsilon`` and ``gamma``.
         implementation: ``"plain"`` is made of torch's own operations and serves everything. ``"native"`` is a kernel
-            for CPUs, for class indices without label smoothing and logits of float32 or bfloat16. Default None: the
-            fastest that serves.
+            for CPUs, for class indices without label smoothing and logits of float32 or bfloat16; ``"triton"`` one for
+            CUDA devices, for float16 too. Default None: the kernel where it serves.
 
     Returns:
         The loss, in the dtype that ``F.cross_entropy`` gives (autocast included): a scalar, or the shape of the
@@ -91,11 +91,44 @@ def poly_cross_entropy(
     _check(input, target, weight, ignore_index, reduction, label_smoothing)
     target = as_sharded_as(input, target)
     weight = None if weight is None else as_sharded_as(input, weight)
-    class_dim = 0 if input.dim() == 1 else 1
-    by_kernel = are_numbers(polynomial) and not (weight is not None and weight.requires_grad)
-    fewest_logits = 0 if by_kernel else FEWEST_LOGITS
+    options = (weight, ignore_index, label_smoothing)
+    implementation = choose_for(polynomial, input, target, *options, implementation)
+    loss = before_rounding(polynomial, input, target, *options, reduction, implementation)
+    return loss.to(dtype_of_the_loss(input, target, weight))
+
+
+def choose_for(
+    polynomial: Polynomial,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    implementation: str | None,
+) -> str:
+    """Which implementation serves, if ``implementation`` is what the user wants."""
+    fewest_logits = 0 if _in_kernel(polynomial, weight) else FEWEST_LOGITS
     unsupported = _unsupported(input, target, label_smoothing)
-    implementation = choose(implementation, input, (target, weight), ignore_index, unsupported, fewest_logits)
+    return choose(implementation, input, (target, weight), ignore_index, unsupported, fewest_logits)
+
+
+def _in_kernel(polynomial: Polynomial, weight: Tensor | None) -> bool:
+    """Whether a kernel may go on to the loss; otherwise it ends with the statistics of the rows."""
+    return are_numbers(polynomial) and not (weight is not None and weight.requires_grad)
+
+
+def before_rounding(
+    polynomial: Polynomial,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    implementation: str,
+) -> Tensor:
+    """:func:`poly_cross_entropy` with an implementation that serves, in the dtype that it is computed in."""
+    class_dim = 0 if input.dim() == 1 else 1
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":
@@ -103,17 +136,16 @@ def poly_cross_entropy(
             loss = loss.sum() / loss.numel()
         elif reduction == "sum":
             loss = loss.sum()
-        return loss.to(dtype_of_the_loss(input, target, weight))
-    dtype = dtype_of_the_loss(input, target, weight)
-    if implementation != "plain" and by_kernel:
-        return softmax_loss(input, target, weight, ignore_index, polynomial, reduction, implementation).to(dtype)
+        return loss
+    if implementation != "plain" and _in_kernel(polynomial, weight):
+        return softmax_loss(input, target, weight, ignore_index, polynomial, reduction, implementation)
     options = (weight, ignore_index, label_smoothing, class_dim)
     loss, counted = _with_indices(polynomial, input, target, *options, implementation)
     if reduction == "mean":
         loss = loss.sum() / counted.sum()
     elif reduction == "sum":
         loss = loss.sum()
-    return loss.to(dtype)
+    return loss
 
 
 def poly_softmax(

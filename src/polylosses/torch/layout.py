@@ -1,0 +1,25 @@
+"""How logits lie in memory, for kernels that take addresses: as rows of classes, or in memory's order."""
+
+import torch
+from torch import Tensor
+
+
+def as_rows(logits: Tensor) -> Tensor:
+    """As (outer, classes, inner), where classes or inner are contiguous; without a copy in all usual layouts."""
+    rows = logits.resolve_neg()  # of a view that is to be negated when it is read, as of conjugates
+    rows = rows.unsqueeze(0) if rows.dim() == 1 else rows
+    rows = rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
+    beside = rows.stride(2) == 1 and rows.shape[2] > 1
+    return rows if rows.stride(1) == 1 or beside else rows.contiguous()
+
+
+def in_order(tensor: Tensor) -> Tensor:
+    """Without gaps, in torch's order or with the channels last."""
+    return tensor.contiguous(memory_format=memory_format(tensor)).resolve_neg()
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """That of :func:`in_order`."""
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format

@@ -1,0 +1,212 @@
+"""The CUDA kernels of triton_kernels.py, called with tensors. What they compute is said in kernels.py.
+
+Nothing here waits for the device, so that a CUDA graph can capture it. With ``TRITON_INTERPRET=1`` in the environment
+Triton runs kernels on the CPU, slowly: that is how they are tested.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.torch_version import TorchVersion
+
+from polylosses.torch.layout import as_rows, in_order, memory_format
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_INSTALLED = importlib.util.find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
+
+# Logits of a tile: of rows that are read to their end, one long one or several short ones; of rows side by side; and of
+# sigmoids. Not timed. More of short rows or of sigmoids took over 100 registers a thread (Triton 3.9, for an H100).
+_LONG, _SHORT, _BESIDE, _SIGMOIDS = 4096, 512, 2048, 512
+
+# Targets out of range stop the kernel, as they do in torch's; without `debug` Triton leaves that out.
+_OPTIONS = {"debug": True, "sanitize_overflow": False, "enable_fp_fusion": True}
+
+
+def why_not(logits: Tensor) -> str | None:
+    """Why these kernels can't take the logits, if they can't."""
+    if not _INSTALLED:
+        return "it needs the package triton of torch 2.7 or later (triton 3.3)"
+    if logits.device.type != "cuda" and not _INTERPRETED:
+        return f"it serves CUDA devices, and the logits are on {logits.device}"
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it serves float32, bfloat16 and float16 logits, and these are {logits.dtype}"
+    if logits.dim() > 0 and logits.shape[:2][-1] >= 2**31:
+        return f"it serves fewer than 2^31 classes, and there are {logits.shape[:2][-1]}"
+    return None
+
+
+def softmax_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    numbers: Sequence[float],
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`polylosses.torch.kernels.softmax_loss`."""
+    weight = None if weight is None else weight.contiguous().resolve_neg()
+    rows, losses, counted = _softmax_statistics(logits, target, weight, ignore_index, numbers)
+    if reduction == "none":
+        return losses, rows
+    total = losses.sum(dtype=torch.float64)
+    if reduction == "mean":
+        share = 1.0 / counted.sum(dtype=torch.float64)
+        total *= share
+        rows[0] *= share.float()
+    return total.float(), rows
+
+
+def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
+    """See :func:`polylosses.torch.kernels.softmax_statistics`."""
+    rows, tail, p = _softmax_statistics(logits, target, None, ignore_index, None)
+    return rows[1].clone(), tail, p, rows
+
+
+def _softmax_statistics(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, numbers: Sequence[float] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, target = as_rows(logits), target.contiguous()
+    (((outers, classes, inners), strides),) = _merged(x)
+    rows = torch.empty((4, *target.shape), dtype=torch.float32, device=x.device)
+    losses, counted = torch.empty_like(rows[0]), torch.empty_like(rows[0])
+    tile = _tile(classes, inners, strides[1])
+    tiles = -(-inners // tile["ROWS"])
+    gamma, log_weight, *coefficients = numbers or (0.0, 1.0)
+    _launch(
+        *("softmax_statistics", outers * tiles, x, target, weight, rows, losses, counted),
+        *(gamma, log_weight, *_powers(coefficients), target.numel(), classes, inners, tiles),
+        *(*strides, int(ignore_index)),
+        EVALUATED=numbers is not None,
+        **tile,
+    )
+    return rows, losses, counted
+
+
+def softmax_gradient(logits: Tensor, target: Tensor, rows: Tensor, upstream: Tensor) -> Tensor:
+    """See :func:`polylosses.torch.kernels.softmax_gradient`."""
+    x, target = as_rows(logits), target.contiguous()
+    gradient = torch.empty_like(x)
+    upstream = upstream.contiguous().resolve_neg()
+    ((outers, classes, inners), of_logits), (_, of_gradient) = _merged(x, gradient)
+    tile = _tile(classes, inners, of_logits[1])
+    tiles, class_tiles = -(-inners // tile["ROWS"]), -(-classes // tile["CLASSES"])
+    _launch(
+        *("softmax_gradient", outers * tiles * class_tiles, x, target, rows, upstream, gradient),
+        *(target.numel(), classes, inners, tiles, class_tiles, *of_logits, *of_gradient),
+        0 if upstream.shape != target.shape else 1,
+        **tile,
+    )
+    return gradient.view(logits.shape)
+
+
+def sigmoid_loss(
+    logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float], summed: bool
+) -> Tensor:
+    """See :func:`polylosses.torch.kernels.sigmoid_loss`."""
+    result = _sigmoids(logits, target, ignore_index, numbers, None, "sum" if summed else "losses")
+    return result.sum(dtype=torch.float64).float() if summed else result
+
+
+def sigmoid_gradient(
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    upstream: Tensor,
+) -> Tensor:
+    """See :func:`polylosses.torch.kernels.sigmoid_gradient`."""
+    return _sigmoids(logits, target, ignore_index, numbers, upstream, "gradient")
+
+
+def _sigmoids(
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    upstream: Tensor | None,
+    what: str,
+) -> Tensor:
+    logits = in_order(logits)
+    dense = target.shape == logits.shape
+    order = memory_format(logits)
+    target = target.contiguous(memory_format=order if dense else torch.contiguous_format).resolve_neg()
+    by_upstream = 0
+    if upstream is not None:
+        by_upstream = 0 if upstream.shape != logits.shape else 1
+        upstream = upstream.contiguous(memory_format=order if by_upstream else torch.contiguous_format).resolve_neg()
+    if dense:
+        outers, classes, inners, by_outer, by_class, by_inner = 1, logits.numel(), 1, 0, 1, 0
+    else:
+        rows = as_rows(logits)
+        (((outers, classes, inners), (by_outer, by_class, by_inner)),) = _merged(rows)
+    tile = _tile(classes, inners, by_class, _SIGMOIDS)
+    tiles, class_tiles = -(-inners // tile["ROWS"]), -(-classes // tile["CLASSES"])
+    programs = outers * tiles * class_tiles
+    into = torch.empty_like(logits)
+    if what == "sum":
+        into = torch.empty(programs, dtype=torch.float32, device=logits.device)
+    _launch(
+        *("sigmoids", programs, logits, target, into, upstream),
+        *(*numbers[:5], *_powers(numbers[5:]), classes, inners, tiles, class_tiles),
+        *(by_outer, by_class, by_inner, by_upstream, int(ignore_index or 0)),
+        DENSE=dense,
+        IGNORES=ignore_index is not None,
+        WHAT=what,
+        **tile,
+    )
+    return into
+
+
+def _launch(name: str, programs: int, logits: Tensor, *arguments: Any, **options: Any) -> None:
+    if programs == 0:
+        return
+    # Not before it is needed: importing Triton takes half a second.
+    from polylosses.torch import triton_kernels  # noqa: PLC0415
+
+    # Triton takes the current device, whatever the tensors are on.
+    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+        getattr(triton_kernels, name)[(programs,)](logits, *arguments, **options, **_OPTIONS)
+
+
+def _powers(coefficients: Sequence[float]) -> tuple[Any, ...]:
+    """What ``S = sum_j c_j q^j`` and its derivative are made of: as in native.cpp.
+
+    Returns:
+        The first coefficient; and those of 1, q, ... in ``S / q`` less the first, in ``S'``, and in ``(1 - q) S'`` less
+        the first.
+    """
+    c = tuple(coefficients) or (0.0,)
+    slopes = [j * c[j - 1] for j in range(1, len(c) + 1)]
+    near_one = (b - a for a, b in zip(slopes, [*slopes[1:], 0.0], strict=True))
+    return c[0], (0.0, *c[1:]), tuple(slopes), (0.0, *near_one)
+
+
+def _merged(*tensors: Tensor) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes and strides of tensors of one shape (outer, classes, inner), with outer in inner where that can be."""
+    outers, classes, inners = tensors[0].shape
+    strides = [tensor.stride() for tensor in tensors]
+    if inners == 1:
+        return [((1, classes, outers), (0, by[1], by[0])) for by in strides]
+    if all(by[0] == inners * by[2] for by in strides):
+        return [((1, classes, outers * inners), (0, *by[1:])) for by in strides]
+    return [((outers, classes, inners), tuple(by)) for by in strides]
+
+
+def _tile(classes: int, inners: int, by_class: int, longest: int = _LONG) -> dict[str, Any]:
+    """How many rows and classes a program works on at a time."""
+
+    def least_power_of_2(number: int) -> int:
+        return 1 << max(0, number - 1).bit_length()
+
+    if by_class == 1 or classes == 1:
+        columns = min(longest, least_power_of_2(classes))
+        rows = min(max(1, _SHORT // columns), least_power_of_2(inners))
+    else:
+        most = min(longest, _BESIDE)
+        rows = min(128, least_power_of_2(inners))
+        columns = min(most // rows, least_power_of_2(classes))
+    return {"ROWS": rows, "CLASSES": columns, "num_warps": 8 if rows * columns > _BESIDE else 4}

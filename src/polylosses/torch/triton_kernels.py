@@ -1,0 +1,220 @@
+"""The kernels of triton.py, which says what they are given; what they compute is said in kernels.py.
+
+A program works on a tile, some rows by some classes. Logits are (outer, classes, inner) with any strides, the rows are
+all (outer, inner), and the rows of a tile are of one outer. All numbers are float32, all offsets have 64 bits.
+
+What is done for each logit is written with `exp2`, one instruction of a GPU; what is done for each row may take longer.
+"""
+
+# ruff: noqa: D103
+# mypy: ignore-errors
+import triton
+import triton.language as tl
+
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LOG_2: tl.constexpr = tl.constexpr(0.6931471805599453)
+SMALLEST_NORMAL: tl.constexpr = tl.constexpr(1.1754943508222875e-38)
+
+
+@triton.jit
+def horner(coefficients, q):
+    """``coefficients[0] + coefficients[1] q + ...``."""
+    total = coefficients[len(coefficients) - 1]
+    for k in tl.static_range(1, len(coefficients)):
+        total = total * q + coefficients[len(coefficients) - 1 - k]
+    return total
+
+
+@triton.jit
+def tail_of(q, nll):
+    """``-log(1 - q) - q``, where ``nll`` is ``-log(1 - q)``: see native.cpp."""
+    y = 2.9731837e-1 * q + 7.2730668e-2
+    y = y * q + 1.7972158e-1
+    y = y * q + 1.9878992e-1
+    y = y * q + 2.5005266e-1
+    y = y * q + 3.3333248e-1
+    y = y * q + 0.5
+    return tl.where(q < 0.25, y * q * q, nll - q)
+
+
+@triton.jit
+def power_of(q, gamma):
+    if gamma == 0.0:
+        power = tl.full(q.shape, 1.0, tl.float32)
+    elif gamma == 1.0:
+        power = q
+    elif gamma == 2.0:
+        power = q * q
+    else:
+        # Below the smallest normal number, GPUs may take q for 0.
+        power = tl.where(q < SMALLEST_NORMAL, 0.0, tl.exp2(gamma * tl.log2(q)))
+    return power
+
+
+@triton.jit
+def value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_near_one):
+    """``L`` and ``-dL / d log p``. The tuples are those of :func:`polylosses.torch.triton._powers`."""
+    logarithm = tl.where(log_weight == 0.0, 0.0, log_weight * tail_of(q, nll))
+    bracket = (log_weight + first + horner(values, q)) * q + logarithm
+    slope = tl.where(q < 0.5, log_weight + first + horner(slopes_near_one, q), log_weight + p * horner(slopes, q))
+    finite = tl.where(bracket > 1e38, 1e38, bracket)  # it is infinite where p = 0
+    slope += gamma * p * finite / tl.where(q == 0.0, 1.0, q)
+    power = power_of(q, gamma)
+    return power * bracket, power * slope
+
+
+@triton.jit
+def tile_of(program, tiles, inners, by_outer, by_inner, ROWS: tl.constexpr):
+    """The rows of a tile, as (numbers, offsets of the logits, which there are)."""
+    outer, tile = (program // tiles).to(tl.int64), program % tiles
+    inner = tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    return outer * inners + inner, outer * by_outer + inner * by_inner, inner < inners
+
+
+@triton.jit
+def softmax_statistics(
+    logits, target, weight, rows, losses, counts, gamma, log_weight, first, values, slopes, slopes_near_one,
+    count, classes, inners, tiles, by_outer, by_class, by_inner, ignore_index,
+    EVALUATED: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """Writes four numbers of every row, one array of ``count`` after another: factor of the gradient, q, largest
+    logit, 1 over the sum. If ``EVALUATED``, also losses and how much they count in the mean; else, there, tail and p.
+    """
+    row, base, there = tile_of(tl.program_id(0), tiles, inners, by_outer, by_inner, ROWS)
+    label = tl.load(target + row, there, ignore_index)
+    kept = there & (label != ignore_index)
+    right = (label >= 0) & (label < classes)
+    tl.device_assert(right | (label == ignore_index), "a target is out of bounds")
+    labelled = tl.load(logits + base + label * by_class, kept & right, float("nan")).to(tl.float32)
+    label = label.to(tl.int32)
+
+    maximum = tl.full([ROWS], float("-inf"), tl.float32)
+    others = tl.full([ROWS], 0.0, tl.float32)
+    for start in range(0, classes, CLASSES):
+        k = start + tl.arange(0, CLASSES)
+        at = logits + base[:, None] + k.to(tl.int64)[None, :] * by_class
+        z = tl.load(at, kept[:, None] & (k < classes)[None, :], float("-inf")).to(tl.float32)
+        larger = tl.maximum(maximum, tl.max(z, 1))
+        # While all classes are masked, the sum stays 0.
+        shift = tl.where(larger == float("-inf"), 0.0, larger)
+        part = tl.exp2((z - shift[:, None]) * LOG2_E)
+        part = tl.where(k[None, :] == label[:, None], 0.0, part)
+        others = others * tl.exp2((maximum - shift) * LOG2_E) + tl.sum(part, 1)
+        maximum = larger
+
+    own = tl.exp2((labelled - maximum) * LOG2_E)
+    total = own + others
+    q = others / total
+    nll = tl.where(q < 0.25, q + tail_of(q, q), (maximum - labelled) + tl.log2(total) * LOG_2)
+    p = tl.where(kept, own / total, 1.0)
+    q = tl.where(kept, q, 0.0)
+    nll = tl.where(kept, nll, 0.0)
+    tl.store(rows + count + row, q, there)
+    tl.store(rows + 2 * count + row, tl.where(kept, maximum, 0.0), there)
+    tl.store(rows + 3 * count + row, tl.where(kept, 1.0 / total, 0.0), there)
+    if EVALUATED:
+        counted = tl.where(kept, 1.0, 0.0)
+        if weight is not None:
+            counted = tl.load(weight + label, kept & right, 0.0).to(tl.float32)
+        value, slope = value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_near_one)
+        tl.store(losses + row, tl.where(kept, counted * value, 0.0), there)
+        tl.store(counts + row, counted, there)
+        tl.store(rows + row, counted * slope, there)
+    else:
+        tl.store(losses + row, tail_of(q, nll), there)
+        tl.store(counts + row, p, there)
+        tl.store(rows + row, tl.where(there, 1.0, 0.0), there)
+
+
+@triton.jit
+def softmax_gradient(
+    logits, target, rows, upstream, gradient,
+    count, classes, inners, tiles, class_tiles, by_outer, by_class, by_inner,
+    gradient_by_outer, gradient_by_class, gradient_by_inner, by_upstream,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    row, base, there = tile_of(program // class_tiles, tiles, inners, by_outer, by_inner, ROWS)
+    _, gradient_base, _ = tile_of(program // class_tiles, tiles, inners, gradient_by_outer, gradient_by_inner, ROWS)
+    label = tl.load(target + row, there, -1).to(tl.int32)
+    factor = tl.load(rows + row, there, 0.0) * tl.load(upstream + row * by_upstream, there, 0.0).to(tl.float32)
+    q = tl.load(rows + count + row, there, 0.0)
+    maximum = tl.load(rows + 2 * count + row, there, 0.0)
+    inverse = tl.load(rows + 3 * count + row, there, 0.0)
+
+    k = (program % class_tiles) * CLASSES + tl.arange(0, CLASSES)
+    inside = there[:, None] & (k < classes)[None, :]
+    at = logits + base[:, None] + k.to(tl.int64)[None, :] * by_class
+    z = tl.load(at, inside, 0.0).to(tl.float32)
+    p = tl.exp2((z - maximum[:, None]) * LOG2_E) * inverse[:, None]
+    p = tl.where(k[None, :] == label[:, None], -q[:, None], p)
+    # Ignored rows may hold anything.
+    result = tl.where((inverse == 0.0)[:, None], 0.0, factor[:, None] * p)
+    at = gradient + gradient_base[:, None] + k.to(tl.int64)[None, :] * gradient_by_class
+    tl.store(at, result.to(gradient.dtype.element_ty), inside)
+
+
+@triton.jit
+def side(s, share, gamma, factor, log_weight, first, values, slopes, slopes_near_one):
+    """Of elements whose positive class has logit ``s``: ``share * factor`` times the loss and its derivative by s."""
+    # What has no share may be infinite.
+    s = tl.where(share == 0.0, 0.0, s)
+    small = tl.exp2(-tl.abs(s) * LOG2_E)
+    less, more = small / (1.0 + small), 1.0 / (1.0 + small)
+    q = tl.where(s >= 0.0, less, more)
+    p = tl.where(s >= 0.0, more, less)
+    nll = tl.where(q < 0.25, q + tail_of(q, q), tl.where(s < 0.0, -s, 0.0) + tl.log2(1.0 + small) * LOG_2)
+    value, slope = value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_near_one)
+    share = share * factor
+    return tl.where(share == 0.0, 0.0, share * value), tl.where(share == 0.0, 0.0, -share * slope * q)
+
+
+@triton.jit
+def sigmoids(
+    logits, target, into, upstream, gamma, negative, positive, negative_log_weight, positive_log_weight,
+    first, values, slopes, slopes_near_one, classes, inners, tiles, class_tiles, by_outer, by_class, by_inner,
+    by_upstream, ignore_index, DENSE: tl.constexpr, IGNORES: tl.constexpr, WHAT: tl.constexpr,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """Writes what ``WHAT`` says: losses or gradient, in the order of the logits, or each program's sum of losses."""
+    program = tl.program_id(0)
+    row, base, there = tile_of(program // class_tiles, tiles, inners, by_outer, by_inner, ROWS)
+    k = (program % class_tiles).to(tl.int64) * CLASSES + tl.arange(0, CLASSES)
+    inside = there[:, None] & (k < classes)[None, :]
+    at = base[:, None] + k[None, :] * by_class
+    z = tl.load(logits + at, inside, 0.0).to(tl.float32)
+    if DENSE:
+        y = tl.load(target + at, inside, 0.0).to(tl.float32)
+        kept = inside
+        if IGNORES:
+            kept = inside & (y != ignore_index)
+        z = tl.where(kept, z, 0.0)
+        y = tl.where(kept, y, 0.0)
+        value, slope = side(z, y, gamma, positive, positive_log_weight, first, values, slopes, slopes_near_one)
+        value_of_no, slope_of_no = side(
+            -z, 1.0 - y, gamma, negative, negative_log_weight, first, values, slopes, slopes_near_one
+        )
+        value += value_of_no
+        slope -= slope_of_no
+    else:
+        label = tl.load(target + row, there, 0)
+        kept_rows = there
+        if IGNORES:
+            kept_rows = there & (label != ignore_index)
+        right = (label >= 0) & (label < classes)
+        tl.device_assert(right | (kept_rows == 0), "a class id is out of bounds")
+        kept = inside & kept_rows[:, None]
+        z = tl.where(kept, z, 0.0)
+        of_label = k[None, :] == label[:, None]
+        sign = tl.where(of_label, 1.0, -1.0)
+        factor = tl.where(of_label, positive, negative)
+        log_weight = tl.where(of_label, positive_log_weight, negative_log_weight)
+        one = tl.full(z.shape, 1.0, tl.float32)
+        value, slope = side(sign * z, one, gamma, factor, log_weight, first, values, slopes, slopes_near_one)
+        slope *= sign
+    if WHAT == "sum":
+        tl.store(into + program, tl.sum(tl.where(kept, value, 0.0)))
+    else:
+        if WHAT == "gradient":
+            value = slope * tl.load(upstream + at * by_upstream, inside, 0.0).to(tl.float32)
+        tl.store(into + at, tl.where(kept, value, 0.0).to(into.dtype.element_ty), inside)

@@ -1,0 +1,67 @@
+"""Compiles every kernel that losses launch to machine code of a GPU that need not be there; prints what became of it.
+
+Takes the compute capability, as 90. Run without TRITON_INTERPRET: test_torch_triton.py does it.
+"""
+
+import json
+import sys
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy, triton, triton_kernels
+
+
+class Driver:
+    """As much of one as compiling takes."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", int(sys.argv[1]), 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_only(name: str, programs: int, *arguments: Any, **options: Any) -> None:
+    compiled = getattr(triton_kernels, name).warmup(*arguments, grid=(programs,), **options, **triton._OPTIONS)
+    words = compiled.asm["ptx"].split()
+    print(
+        json.dumps(
+            {
+                "kernel": name,
+                "options": options,
+                "dtype": str(arguments[0].dtype),
+                "bytes": len(compiled.asm["cubin"]),
+                "loads of 16 bytes": sum(word.startswith(("ld.global.v4.b32", "ld.global.v2.b64")) for word in words),
+                "spills": sum(word.startswith(("ld.local", "st.local")) for word in words),
+                "asserts": "out of bounds" in compiled.asm["ttir"],
+            }
+        )
+    )
+
+
+driver.set_active(Driver())
+triton._INTERPRETED, triton._launch = True, compile_only
+
+for dtype in (torch.float32, torch.bfloat16):
+    for shape in ((8, 32000), (4, 150, 16, 16), (300, 21)):
+        z = torch.zeros(shape, dtype=dtype, requires_grad=True)
+        y = torch.zeros((shape[0], *shape[2:]), dtype=torch.int64)
+        numbers = poly_cross_entropy(
+            z, y, torch.ones(shape[1], dtype=dtype), epsilon=(1.0, 2.0), gamma=0.5, implementation="triton"
+        )
+        numbers.backward()  # type: ignore[no-untyped-call]
+        learned = poly_cross_entropy(z, y, epsilon=torch.tensor(1.0), implementation="triton")
+        learned.backward()  # type: ignore[no-untyped-call]
+    z = torch.zeros(64, 80, dtype=dtype, requires_grad=True)
+    for y in (torch.zeros(64, dtype=torch.int64), torch.zeros(64, 80, dtype=dtype)):
+        for reduction in ("none", "mean"):
+            loss = poly_binary_cross_entropy_with_logits(
+                z, y, gamma=2.0, alpha=0.25, ignore_index=7, reduction=reduction, implementation="triton"
+            )
+            loss.sum().backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,85 @@
+"""What only Triton's kernels have to keep: they compile for GPUs, and are taken on CUDA."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from polylosses.torch import kernels, poly_cross_entropy, triton
+from test_torch_kernels import Y, Z, needs_triton
+
+pytestmark = needs_triton
+
+
+def test_what_the_kernels_become_on_an_h100(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("compiled_for_cuda.py")), "90"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    assert result.returncode == 0, result.stderr
+    compiled: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {one["kernel"] for one in compiled} == {"softmax_statistics", "softmax_gradient", "sigmoids"}
+    assert len({str(one) for one in compiled}) > 30
+    for one in compiled:
+        assert one["bytes"] > 1000
+        # Registers that don't suffice go to memory.
+        assert one["spills"] == 0, one
+        # A target out of range stops the device.
+        reads_labels = one["kernel"] == "softmax_statistics" or one["options"].get("DENSE") is False
+        assert one["asserts"] == reads_labels, one
+        if one["options"]["CLASSES"] == 4096:
+            assert one["loads of 16 bytes"] >= (4 if one["dtype"] == "torch.float32" else 2), one
+
+
+class OnCuda:
+    """Stands for logits on a GPU."""
+
+    device = torch.device("cuda", 0)
+    layout = torch.strided
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.dtype, self.shape, self.dim, self.numel = logits.dtype, logits.shape, logits.dim, logits.numel
+
+
+def test_it_is_taken_on_cuda_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "Tensor", OnCuda)
+    for z in (Z, Z.half(), Z.bfloat16(), Z[:1, :2]):
+        assert kernels.choose(None, OnCuda(z), (), None, None, kernels.FEWEST_LOGITS) == "triton"  # type: ignore[arg-type]
+    assert kernels.choose(None, OnCuda(Z.double()), (), None, None) == "plain"  # type: ignore[arg-type]
+    monkeypatch.setattr(triton, "_INSTALLED", False)
+    assert kernels.choose(None, OnCuda(Z), (), None, None) == "plain"  # type: ignore[arg-type]
+
+
+def test_elsewhere_it_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for logits, reason in (
+        (Z.double(), "float32, bfloat16 and float16 logits, and these are torch.float64"),
+        (Z[:1, :1].expand(64, 2**31), "fewer than 2^31 classes, and there are 2147483648"),
+    ):
+        with pytest.raises(ValueError, match="can't serve here: ") as raised:
+            poly_cross_entropy(logits, Y, implementation="triton")
+        assert reason in str(raised.value)
+    monkeypatch.setattr(triton, "_INTERPRETED", False)
+    with pytest.raises(ValueError, match="it serves CUDA devices, and the logits are on cpu"):
+        poly_cross_entropy(Z, Y, implementation="triton")
+    monkeypatch.setattr(triton, "_INSTALLED", False)
+    with pytest.raises(ValueError, match=r"needs the package triton .* \(triton 3\.3\)"):
+        poly_cross_entropy(Z, Y, implementation="triton")
+
+
+def test_float16_is_float32_rounded_once() -> None:
+    z = Z.half().requires_grad_()
+    right = z.detach().double().requires_grad_()
+    value = poly_cross_entropy(z, Y, gamma=0.5, implementation="triton")
+    expected = poly_cross_entropy(right, Y, gamma=0.5, implementation="plain")
+    (value * 1000).backward()  # type: ignore[no-untyped-call]
+    (expected * 1000).backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    assert right.grad is not None
+    assert value.dtype == torch.float16
+    assert abs(value - expected) <= 2.0**-11 * expected
+    assert ((z.grad - right.grad).abs() <= 2.0**-11 * right.grad.abs() + 2.0**-25).all()
