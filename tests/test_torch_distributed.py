@@ -325,8 +325,10 @@ def head_in_chunks(rank: int, world: int) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("work", [class_sharded, batch_sharded, fully_sharded, head_in_chunks])
+@pytest.mark.parametrize(
+    ("work", "world"),
+    [(class_sharded, 2), (class_sharded, 4), (batch_sharded, 2), (fully_sharded, 2), (head_in_chunks, 2)],
+)
 def test_it_is_as_in_one_process(work: Callable[..., list[str]], world: int, tmp_path: Path) -> None:
     run_in_processes(work, world, tmp_path)
 
