@@ -28,8 +28,9 @@ from polylosses.torch.softmax import (
 _CHUNK_BYTES_ON_CPU, _CHUNK_BYTES = 2**24, 2**30
 _FEWEST_ROWS = 128
 
-# Of bfloat16, on CUDA, added to what is float32: earlier versions of torch refuse some or all of that.
-_PRODUCTS_IN_FLOAT32 = TorchVersion(torch.__version__) >= "2.13"
+# Of bfloat16, added to what is float32: on NVIDIA devices from compute capability 8.0 on (Liger-Kernel, pull request
+# 1316), and earlier versions of torch refuse some or all of it.
+_ADDS_TO_FLOAT32 = TorchVersion(torch.__version__) >= "2.13" and torch.version.cuda is not None
 
 
 def linear_poly_cross_entropy(
@@ -353,7 +354,12 @@ def _loss_and_gradients(
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """``total + a @ b`` in float32 or more, where ``total`` is given away."""
-    if a.is_cuda and a.dtype == torch.bfloat16 and _PRODUCTS_IN_FLOAT32:
+    if (
+        a.is_cuda
+        and a.dtype == torch.bfloat16
+        and _ADDS_TO_FLOAT32
+        and torch.cuda.get_device_capability(a.device) >= (8, 0)
+    ):
         if total is None:
             return torch.mm(a, b, out_dtype=torch.float32)
         return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
