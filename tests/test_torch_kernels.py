@@ -275,6 +275,28 @@ Z = torch.randn(64, 1000, generator=torch.Generator().manual_seed(2))
 Y = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(3)).index_fill(0, torch.tensor([5]), -100)
 
 
+@pytest.mark.parametrize(
+    "shape", [(9000, 1000), (9, 1000, 1000), (1, 9, 1000, 1000), (40, 25, 100, 101), (2, 5_000_000)], ids=str
+)
+@pytest.mark.parametrize("layout", ["contiguous", "classes last"])
+@needs_native
+def test_large_gradients_are_those_of_their_parts(shape: tuple[int, ...], layout: str) -> None:
+    """Of more than 32 MiB, whose pages are asked for first."""
+    z = LAYOUTS[layout](torch.randn(shape, generator=torch.Generator().manual_seed(6)))
+    y = torch.randint(shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(7))
+
+    def gradient(z: Tensor, y: Tensor) -> Tensor:
+        x = z.detach().requires_grad_()
+        value = poly_cross_entropy(x, y, reduction="none", implementation="native")
+        (result,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        return result
+
+    assert z.nbytes > 2**25
+    dim = 0 if len(shape) == 2 else -1
+    parts = [gradient(*part) for part in zip(z.chunk(5, dim), y.chunk(5, dim), strict=True)]
+    assert torch.equal(gradient(z, y), torch.cat(parts, dim))
+
+
 @needs_native
 def test_operators_are_what_torch_wants_them_to_be() -> None:
     operators = torch.ops.polylosses

@@ -172,6 +172,24 @@ IDS = torch.randint(30, (40,), generator=torch.Generator().manual_seed(3)).index
 SOFT = torch.rand(40, 30, generator=torch.Generator().manual_seed(4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@needs_native
+def test_large_results_are_those_of_their_parts(dtype: torch.dtype) -> None:
+    """Of more than 32 MiB, whose pages are asked for first."""
+    z = torch.randn(20_000, 1001, generator=torch.Generator().manual_seed(6)).to(dtype)
+    ids = torch.randint(1001, (20_000,), generator=torch.Generator().manual_seed(7))
+
+    def results(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        x = z.detach().requires_grad_()
+        value = poly_binary_cross_entropy_with_logits(x, ids, gamma=2.0, reduction="none", implementation="native")
+        return value.detach(), torch.autograd.grad(value, x, torch.ones_like(value))[0]
+
+    parts = [results(*part) for part in zip(z.chunk(5), ids.chunk(5), strict=True)]
+    assert z.nbytes > 2**25
+    for whole, of_parts in zip(results(z, ids), zip(*parts, strict=True), strict=True):
+        assert torch.equal(whole, torch.cat(of_parts))
+
+
 @needs_native
 def test_operators_are_what_torch_wants_them_to_be() -> None:
     numbers = (0.5, 0.75, 0.25, 1.0, 1.0, 2.0, -0.5)

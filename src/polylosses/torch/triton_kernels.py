@@ -109,9 +109,11 @@ def softmax_statistics(
     p = tl.where(kept, own / total, 1.0)
     q = tl.where(kept, q, 0.0)
     nll = tl.where(kept, nll, 0.0)
-    tl.store(rows + count + row, q, there)
-    tl.store(rows + 2 * count + row, tl.where(kept, maximum, 0.0), there)
-    tl.store(rows + 3 * count + row, tl.where(kept, 1.0 / total, 0.0), there)
+    # Pointers are added to one at a time, since 3 * count might not fit 32 bits.
+    at = rows + count + row
+    tl.store(at, q, there)
+    tl.store(at + count, tl.where(kept, maximum, 0.0), there)
+    tl.store(at + count + count, tl.where(kept, 1.0 / total, 0.0), there)
     if EVALUATED:
         counted = tl.where(kept, 1.0, 0.0)
         if weight is not None:
@@ -138,9 +140,10 @@ def softmax_gradient(
     _, gradient_base, _ = tile_of(program // class_tiles, tiles, inners, gradient_by_outer, gradient_by_inner, ROWS)
     label = tl.load(target + row, there, -1).to(tl.int32)
     factor = tl.load(rows + row, there, 0.0) * tl.load(upstream + row * by_upstream, there, 0.0).to(tl.float32)
-    q = tl.load(rows + count + row, there, 0.0)
-    maximum = tl.load(rows + 2 * count + row, there, 0.0)
-    inverse = tl.load(rows + 3 * count + row, there, 0.0)
+    at = rows + count + row
+    q = tl.load(at, there, 0.0)
+    maximum = tl.load(at + count, there, 0.0)
+    inverse = tl.load(at + count + count, there, 0.0)
 
     k = (program % class_tiles) * CLASSES + tl.arange(0, CLASSES)
     inside = there[:, None] & (k < classes)[None, :]
