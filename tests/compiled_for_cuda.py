@@ -45,23 +45,28 @@ def compile_only(name: str, programs: int, *arguments: Any, **options: Any) -> N
     )
 
 
-driver.set_active(Driver())
-triton._INTERPRETED, triton._launch = True, compile_only
+def main() -> None:
+    driver.set_active(Driver())
+    triton._INTERPRETED, triton._launch = True, compile_only
 
-for dtype in (torch.float32, torch.bfloat16):
-    for shape in ((8, 32000), (4, 150, 16, 16), (300, 21)):
-        z = torch.zeros(shape, dtype=dtype, requires_grad=True)
-        y = torch.zeros((shape[0], *shape[2:]), dtype=torch.int64)
-        numbers = poly_cross_entropy(
-            z, y, torch.ones(shape[1], dtype=dtype), epsilon=(1.0, 2.0), gamma=0.5, implementation="triton"
-        )
-        numbers.backward()  # type: ignore[no-untyped-call]
-        learned = poly_cross_entropy(z, y, epsilon=torch.tensor(1.0), implementation="triton")
-        learned.backward()  # type: ignore[no-untyped-call]
-    z = torch.zeros(64, 80, dtype=dtype, requires_grad=True)
-    for y in (torch.zeros(64, dtype=torch.int64), torch.zeros(64, 80, dtype=dtype)):
-        for reduction in ("none", "mean"):
-            loss = poly_binary_cross_entropy_with_logits(
-                z, y, gamma=2.0, alpha=0.25, ignore_index=7, reduction=reduction, implementation="triton"
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape in ((8, 32000), (4, 150, 16, 16), (300, 21)):
+            z = torch.zeros(shape, dtype=dtype, requires_grad=True)
+            y = torch.zeros((shape[0], *shape[2:]), dtype=torch.int64)
+            numbers = poly_cross_entropy(
+                z, y, torch.ones(shape[1], dtype=dtype), epsilon=(1.0, 2.0), gamma=0.5, implementation="triton"
             )
-            loss.sum().backward()  # type: ignore[no-untyped-call]
+            numbers.backward()  # type: ignore[no-untyped-call]
+            learned = poly_cross_entropy(z, y, epsilon=torch.tensor(1.0), implementation="triton")
+            learned.backward()  # type: ignore[no-untyped-call]
+        z = torch.zeros(64, 80, dtype=dtype, requires_grad=True)
+        for y in (torch.zeros(64, dtype=torch.int64), torch.zeros(64, 80, dtype=dtype)):
+            for reduction in ("none", "mean"):
+                loss = poly_binary_cross_entropy_with_logits(
+                    z, y, gamma=2.0, alpha=0.25, ignore_index=7, reduction=reduction, implementation="triton"
+                )
+                loss.sum().backward()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()
