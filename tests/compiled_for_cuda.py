@@ -4,10 +4,13 @@ Takes the compute capability, as 90. Run without TRITON_INTERPRET: test_torch_tr
 """
 
 import json
+import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import torch
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
@@ -27,6 +30,16 @@ class Driver:
         return 0
 
 
+def stack_of(machine_code: bytes) -> int:
+    """The bytes of each thread's stack: where registers go that there are too few of. PTX does not know of them."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(machine_code)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(said.partition("STACK:")[2].split()[0])
+
+
 def compile_only(name: str, programs: int, *arguments: Any, **options: Any) -> None:
     compiled = getattr(triton_kernels, name).warmup(*arguments, grid=(programs,), **options, **triton._OPTIONS)
     words = compiled.asm["ptx"].split()
@@ -38,7 +51,7 @@ def compile_only(name: str, programs: int, *arguments: Any, **options: Any) -> N
                 "dtype": str(arguments[0].dtype),
                 "bytes": len(compiled.asm["cubin"]),
                 "loads of 16 bytes": sum(word.startswith(("ld.global.v4.b32", "ld.global.v2.b64")) for word in words),
-                "spills": sum(word.startswith(("ld.local", "st.local")) for word in words),
+                "stack": stack_of(compiled.asm["cubin"]),
                 "asserts": "out of bounds" in compiled.asm["ttir"],
             }
         )
