@@ -152,9 +152,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     # Long enough that it is still training when the signal comes.
     long = "tune digits --repeats 60 --learning-rates 0.001 --epsilons 1 --out x"
+    # What a shell runs in the background ignores Ctrl-C, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [str(COMMAND), *long.split()], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        signal.signal(signal.SIGINT, before)
         while not (tmp_path / "x").exists():
             time.sleep(0.05)
         time.sleep(2)

@@ -88,6 +88,21 @@ def test_class_ids_are_their_one_hot_rows() -> None:
     report(failures)
 
 
+def test_a_side_without_a_logarithm_is_finite_at_p_0() -> None:
+    logits = torch.tensor([[-torch.inf, 1.0], [1.0, torch.inf]])
+    ids = torch.tensor([0, 0])
+    for alpha in (0.0, torch.tensor(0.0)):
+        options: dict[str, Any] = {"alpha": alpha, "alpha_on_epsilon": False, "reduction": "none"}
+        for target in (ids, torch.eye(2)[ids]):
+            for implementation in ("plain", None):
+                z = logits.clone().requires_grad_()
+                loss = poly_binary_cross_entropy_with_logits(z, target, **options, implementation=implementation)
+                loss[0, 0].backward()
+                assert loss[0, 0] == 1.0  # epsilon (1 - p)
+                assert z.grad is not None
+                assert (z.grad == 0.0).all()
+
+
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 

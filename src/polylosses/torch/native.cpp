@@ -489,91 +489,6 @@ struct Targets {
     int64_t ignore_index;
 };
 
-// In the place of a target.
-constexpr float IGNORED = -3e38f;
-
-// The targets of elements [from, from + count), as they lie in memory.
-template <class T>
-INLINE void targets_of(Targets<T> of, int64_t from, int64_t count, float* y) {
-    if (of.dense) {
-        for (int64_t j = 0; j < count; j++) {
-            const float x = load(of.dense + from + j);
-            y[j] = of.ignores && x == float(of.ignore_index) ? IGNORED : x;
-        }
-    } else if (of.classes_last) {
-        for (int64_t j = 0; j < count; j++) y[j] = 0;
-        for (int64_t row = from / of.classes; row * of.classes < from + count; row++) {
-            const int64_t first = row * of.classes - from;
-            if (of.ignores && of.ids[row] == of.ignore_index) {
-                const int64_t end = first + of.classes < count ? first + of.classes : count;
-                for (int64_t j = first < 0 ? 0 : first; j < end; j++) y[j] = IGNORED;
-            } else if (const int64_t j = first + of.ids[row]; j >= 0 && j < count) {
-                y[j] = 1.f;
-            }
-        }
-    } else {
-        int64_t j = 0;
-        while (j < count) {
-            const int64_t line = (from + j) / of.inners, inner = (from + j) % of.inners;
-            const int64_t k = line % of.classes, end = j + of.inners - inner < count ? j + of.inners - inner : count;
-            const int64_t* id = of.ids + line / of.classes * of.inners + inner - j;
-            for (; j < end; j++) y[j] = of.ignores && id[j] == of.ignore_index ? IGNORED : id[j] == k ? 1.f : 0.f;
-        }
-    }
-}
-
-// Adds shares[j] of each element's loss, or of its derivative by z, as a positive or a negative: sides[j] is 1 or 0.
-//
-// There are as many loops as there are long chains of operations, so that the processor works on several elements at a
-// time: one loop for the first three takes 1.3 times as long.
-INLINE void add_losses(const Polynomial& of, const Powers& powers, const Sides& both, bool derivative, int64_t count,
-                       const float* z, const float* sides, const float* shares, float* total) {
-    float factor[TOGETHER], log_weight[TOGETHER], signed_logit[TOGETHER], u[TOGETHER], l[TOGETHER], q[TOGETHER],
-        p[TOGETHER], log_q[TOGETHER], nll[TOGETHER], result[TOGETHER], slope[TOGETHER];
-    const float gamma = of.gamma, factor0 = both.factor[0], factor1 = both.factor[1], log_weight0 = both.log_weight[0],
-                log_weight1 = both.log_weight[1];
-#pragma omp simd
-    for (int64_t j = 0; j < count; j++) {
-        const bool positive = sides[j] == 1.f;
-        factor[j] = shares[j] * (positive ? factor1 : factor0);
-        log_weight[j] = positive ? log_weight1 : log_weight0;
-        const float signed_z = positive ? z[j] : -z[j];
-        const float s = (factor[j] == 0.f) & (signed_z == -INFINITY) ? 0.f : signed_z;  // 0 log 0 = 0
-        signed_logit[j] = s;
-        u[j] = exponential(s < 0 ? s : -s);
-    }
-#pragma omp simd
-    for (int64_t j = 0; j < count; j++) l[j] = log_of_one_and(u[j]);
-#pragma omp simd
-    for (int64_t j = 0; j < count; j++) {
-        const float s = signed_logit[j], large = 1.f / (1.f + u[j]), small = u[j] * large;
-        const bool likely = s >= 0;
-        q[j] = likely ? small : large;
-        p[j] = likely ? large : small;
-        nll[j] = (likely ? 0.f : -s) + l[j];
-        log_q[j] = -((likely ? s : 0.f) + l[j]);
-    }
-    if (!derivative || gamma != 0) brackets(of, powers, count, log_weight, q, nll, result);
-    if (derivative) {
-        slopes(of, powers, count, log_weight, p, q, slope);
-        if (gamma == 0) {
-#pragma omp simd
-            for (int64_t j = 0; j < count; j++) result[j] = q[j] * slope[j];
-        } else {
-#pragma omp simd
-            for (int64_t j = 0; j < count; j++) {
-                const float finite = result[j] > 1e38f ? 1e38f : result[j];  // it is infinite where p = 0
-                result[j] = q[j] * slope[j] + gamma * p[j] * finite;
-            }
-        }
-#pragma omp simd
-        for (int64_t j = 0; j < count; j++) factor[j] = sides[j] == 1.f ? -factor[j] : factor[j];
-    }
-    times_power(of, count, q, log_q, result);
-#pragma omp simd
-    for (int64_t j = 0; j < count; j++) total[j] += factor[j] * result[j];
-}
-
 // What becomes of the elements' losses: themselves, their sums (one for each TOGETHER), or their derivatives by z times
 // `upstream`, of which there is one for each element or one for all.
 template <class T>
@@ -585,50 +500,191 @@ struct Results {
     int64_t by_upstream;
 };
 
+// TOGETHER elements, so that all loops are of this length: those at `at`, or, if these are fewer, a copy with zeros
+// after them.
 template <class T>
+INLINE const T* made_whole(const T* at, int64_t count, T* copy) {
+    if (count == TOGETHER) return at;
+    for (int64_t j = 0; j < TOGETHER; j++) copy[j] = j < count ? at[j] : T{};
+    return copy;
+}
+
+// The targets of elements [from, from + count), as they lie in memory; `kept` is 0 where they are ignored, else 1.
+// Returns whether there are others than 0 and 1.
+template <class T>
+INLINE bool dense_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* kept) {
+    T copy[TOGETHER];
+    const T* at = made_whole(of.dense + from, count, copy);
+    float between = 0;
+    if (!of.ignores) {
+#pragma omp simd reduction(+ : between)
+        for (int64_t j = 0; j < TOGETHER; j++) {
+            y[j] = load(at + j);
+            between += std::fabs(y[j] - y[j] * y[j]);
+        }
+    } else {
+        const float ignore_index = float(of.ignore_index);
+#pragma omp simd reduction(+ : between)
+        for (int64_t j = 0; j < TOGETHER; j++) {
+            y[j] = load(at + j);
+            kept[j] = y[j] == ignore_index ? 0.f : 1.f;
+            between += kept[j] * std::fabs(y[j] - y[j] * y[j]);
+        }
+    }
+    return !(between == 0);
+}
+
+template <class T>
+INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* kept) {
+    for (int64_t j = 0; j < TOGETHER; j++) y[j] = 0;
+    if (of.ignores)
+        for (int64_t j = 0; j < TOGETHER; j++) kept[j] = 1;
+    if (of.classes_last) {
+        for (int64_t row = from / of.classes; row * of.classes < from + count; row++) {
+            const int64_t first = row * of.classes - from;
+            if (of.ignores && of.ids[row] == of.ignore_index) {
+                const int64_t end = first + of.classes < count ? first + of.classes : count;
+                for (int64_t j = first < 0 ? 0 : first; j < end; j++) kept[j] = 0;
+            } else if (const int64_t j = first + of.ids[row]; j >= 0 && j < count) {
+                y[j] = 1;
+            }
+        }
+        return;
+    }
+    int64_t j = 0;
+    while (j < count) {
+        const int64_t line = (from + j) / of.inners, inner = (from + j) % of.inners;
+        const int64_t k = line % of.classes, end = j + of.inners - inner < count ? j + of.inners - inner : count;
+        const int64_t* id = of.ids + line / of.classes * of.inners + inner - j;
+        for (int64_t i = j; i < end; i++) y[i] = id[i] == k ? 1.f : 0.f;
+        if (of.ignores)
+            for (int64_t i = j; i < end; i++) kept[i] = id[i] == of.ignore_index ? 0.f : 1.f;
+        j = end;
+    }
+}
+
+// Each element's loss, or minus its derivative by s, times `factor`; added to `total` if `more`.
+//
+// There are as many loops as there are long chains of operations, so that the processor works on several elements at a
+// time: one loop for the first three takes 1.3 times as long.
+template <bool derivative>
+INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* factor, const float* log_weight,
+                      const float* s, bool more, float* total) {
+    float u[TOGETHER], l[TOGETHER], p[TOGETHER], q[TOGETHER], nll[TOGETHER], result[TOGETHER];
+    const float gamma = of.gamma;
+#pragma omp simd
+    for (int64_t j = 0; j < TOGETHER; j++) u[j] = exponential(-std::fabs(s[j]));
+#pragma omp simd
+    for (int64_t j = 0; j < TOGETHER; j++) {
+        const float large = 1.f / (1.f + u[j]), small = u[j] * large;
+        const bool likely = s[j] >= 0;
+        q[j] = likely ? small : large;
+        if (derivative) p[j] = likely ? large : small;
+    }
+    if (!derivative || gamma != 0) {
+#pragma omp simd
+        for (int64_t j = 0; j < TOGETHER; j++) {
+            l[j] = log_of_one_and(u[j]);
+            nll[j] = l[j] - (s[j] < 0 ? s[j] : 0.f);
+        }
+        brackets(of, powers, TOGETHER, log_weight, q, nll, result);
+    }
+    if (derivative) {
+        float slope[TOGETHER];
+        slopes(of, powers, TOGETHER, log_weight, p, q, slope);
+        if (gamma == 0) {
+#pragma omp simd
+            for (int64_t j = 0; j < TOGETHER; j++) result[j] = q[j] * slope[j];
+        } else {
+#pragma omp simd
+            for (int64_t j = 0; j < TOGETHER; j++) {
+                const float finite = result[j] > 1e38f ? 1e38f : result[j];  // it is infinite where p = 0
+                result[j] = q[j] * slope[j] + gamma * p[j] * finite;
+            }
+        }
+    }
+    const auto give = [&](auto power) __attribute__((always_inline)) {
+        if (more) {
+#pragma omp simd
+            for (int64_t j = 0; j < TOGETHER; j++) total[j] += factor[j] * (result[j] * power(j));
+        } else {
+#pragma omp simd
+            for (int64_t j = 0; j < TOGETHER; j++) total[j] = factor[j] * (result[j] * power(j));
+        }
+    };
+    if (gamma == 0)
+        give([](int64_t) { return 1.f; });
+    else if (gamma == 1)
+        give([&](int64_t j) { return q[j]; });
+    else if (gamma == 2)
+        give([&](int64_t j) { return q[j] * q[j]; });
+    else
+        give([&](int64_t j) { return exponential(-gamma * (l[j] + (s[j] > 0 ? s[j] : 0.f))); });
+}
+
+template <class T, bool derivative>
 INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, const Targets<T>& targets, int64_t from,
                         int64_t end, const Results<T>& into) {
     const Powers powers(of);
-    float x[TOGETHER], y[TOGETHER], sides[TOGETHER], shares[TOGETHER], total[TOGETHER];
+    const bool one_upstream = derivative && into.by_upstream == 0;
+    const float upstream = one_upstream ? *into.upstream : 1.f;
+    float y[TOGETHER], kept[TOGETHER], factor[TOGETHER], log_weight[TOGETHER], s[TOGETHER], total_copy[TOGETHER],
+        upstreams_copy[TOGETHER];
+    T z_copy[TOGETHER];
     for (; from < end; from += TOGETHER) {
         const int64_t count = end - from < TOGETHER ? end - from : TOGETHER;
-        targets_of(targets, from, count, y);
-        int32_t soft = 0;
-        if (targets.dense) {
-#pragma omp simd reduction(| : soft)
-            for (int64_t j = 0; j < count; j++) soft |= (y[j] == IGNORED) | (y[j] == 0.f) | (y[j] == 1.f) ? 0 : 1;
-        }
-#pragma omp simd
-        for (int64_t j = 0; j < count; j++) {
-            const float logit = load(z + from + j);
-            x[j] = y[j] == IGNORED ? 0.f : logit;
-            sides[j] = y[j];
-            shares[j] = y[j] == IGNORED ? 0.f : 1.f;
-            total[j] = 0;
-        }
-        // Soft targets are positives and negatives.
+        T* results = into.sums ? nullptr : (derivative ? into.gradient : into.losses) + from;
+        float* total = total_copy;
+        if constexpr (std::is_same_v<T, float>) total = results && count == TOGETHER ? results : total_copy;
+        const T* x = made_whole(z + from, count, z_copy);
+        bool soft = false;
+        if (targets.dense)
+            soft = dense_targets(targets, from, count, y, kept);
+        else
+            one_hot_targets(targets, from, count, y, kept);
+        // Of soft targets, every element is a negative, and then a positive.
         for (int side = soft ? 0 : 1; side < 2; side++) {
-            if (soft) {
-                for (int64_t j = 0; j < count; j++) {
-                    sides[j] = float(side);
-                    shares[j] = y[j] == IGNORED ? 0.f : side ? y[j] : 1.f - y[j];
+            const bool negatives = !soft || side == 0, positives = side == 1;
+            const float factor0 = negatives ? both.factor[0] * (derivative ? upstream : 1.f) : 0.f;
+            const float factor1 = positives ? both.factor[1] * (derivative ? -upstream : 1.f) : 0.f;
+            const float log_weight0 = both.log_weight[negatives ? 0 : 1];
+            const float log_weight1 = both.log_weight[positives ? 1 : 0];
+            const float sign = negatives ? -1.f : 1.f, step = soft ? 0.f : 2.f;
+#pragma omp simd
+            for (int64_t j = 0; j < TOGETHER; j++) {
+                // With several choices by y, the compiler makes branches.
+                factor[j] = (1.f - y[j]) * factor0 + y[j] * factor1;
+                log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
+                s[j] = (sign + y[j] * step) * load(x + j);
+            }
+            if (factor0 == 0 || factor1 == 0) {
+#pragma omp simd
+                for (int64_t j = 0; j < TOGETHER; j++) {
+                    const float signed_logit = s[j];
+                    s[j] = (factor[j] == 0.f) & (signed_logit == -INFINITY) ? 0.f : signed_logit;  // 0 log 0 = 0
                 }
             }
-            add_losses(of, powers, both, into.gradient != nullptr, count, x, sides, shares, total);
+            losses_of<derivative>(of, powers, factor, log_weight, s, soft && side == 1, total);
         }
-        if (into.gradient) {
-            for (int64_t j = 0; j < count; j++) {
-                const float by_z = total[j] * into.upstream[(from + j) * into.by_upstream];
-                store(into.gradient + from + j, y[j] == IGNORED ? 0.f : by_z);
-            }
-        } else if (into.sums) {
+        if (derivative && !one_upstream) {
+            const float* upstreams = made_whole(into.upstream + from, count, upstreams_copy);
+#pragma omp simd
+            for (int64_t j = 0; j < TOGETHER; j++) total[j] *= upstreams[j];
+        }
+        if (targets.ignores) {
+#pragma omp simd
+            for (int64_t j = 0; j < TOGETHER; j++) total[j] = kept[j] == 0.f ? 0.f : total[j];
+        }
+        if (into.sums) {
+            for (int64_t j = count; j < TOGETHER; j++) total[j] = 0;
             float sum = 0;
 #pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < count; j++) sum += total[j];
+            for (int64_t j = 0; j < TOGETHER; j++) sum += total[j];
             into.sums[from / TOGETHER] = sum;
-        } else {
-            for (int64_t j = 0; j < count; j++) store(into.losses + from + j, total[j]);
+            continue;
         }
+        if (std::is_same_v<T, float> && count == TOGETHER) continue;
+        for (int64_t j = 0; j < count; j++) store(results + j, total[j]);
     }
 }
 
@@ -643,7 +699,10 @@ INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, con
     }                                                                                                                   \
     FOR_EACH_PROCESSOR void sigmoids(const T* z, const Polynomial& of, const Sides& both, const Targets<T>& targets,    \
                                      int64_t from, int64_t end, const Results<T>& into) {                               \
-        sigmoids_of(z, of, both, targets, from, end, into);                                                            \
+        if (into.gradient)                                                                                              \
+            sigmoids_of<T, true>(z, of, both, targets, from, end, into);                                                \
+        else                                                                                                            \
+            sigmoids_of<T, false>(z, of, both, targets, from, end, into);                                               \
     }
 KERNELS(float)
 KERNELS(bfloat16)

@@ -211,6 +211,9 @@ def _side(polynomial: Polynomial, logits: Tensor, share: Tensor, balance: Any, b
             share = share * balance
         else:
             polynomial = replace(polynomial, log_weight=polynomial.log_weight * balance)
+            if isinstance(balance, Tensor):  # a number's 0 log 0 is left out by the polynomial
+                infinite = (balance == 0) & (logits == -torch.inf)
+                logits = logits.masked_fill(infinite, torch.finfo(logits.dtype).min)
     logits = logits.masked_fill((share == 0) & (logits == -torch.inf), 0.0)
     if is_zero(polynomial.gamma):
         loss: Tensor = share * polynomial.value(F.logsigmoid(logits), torch.sigmoid(-logits))
