@@ -4,6 +4,9 @@ Peak memory is what the process has resident at most beyond what it had before t
 allocator gives back at once what is freed (otherwise, add some tens of MB at random); on CUDA, what torch has
 allocated. Time is the median of interleaved rounds, as a ratio within each round.
 
+With a CUDA device, the head is that of a language model, in bfloat16, and Liger-Kernel, cut-cross-entropy and quack are
+measured too, if they are installed (liger-kernel==0.8.5 cut-cross-entropy==25.1.1 quack-kernels==0.6.5).
+
 Run it: python benchmarks/linear_head.py [--out benchmarks/results/linear_head-MACHINE.json]
 """
 
@@ -12,7 +15,10 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +31,18 @@ from polylosses.torch import linear_poly_cross_entropy, poly_cross_entropy, poly
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 EPSILON = 2.0
-HIDDEN, CLASSES = 256, 32_000
+CUDA = torch.cuda.is_available()
+HIDDEN, CLASSES, DTYPE = (4096, 128_256, torch.bfloat16) if CUDA else (256, 32_000, torch.float32)
 FEW, MANY = 4096, 65_536
+TIMED = 8192 if CUDA else FEW
+UPSTREAM = 0.125
 ROUNDS = 5
+# Their packages, modules and functions.
+PEERS_ON_CUDA = {
+    "Liger": ("liger-kernel", "liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy"),
+    "cut-cross-entropy": ("cut-cross-entropy", "cut_cross_entropy", "linear_cross_entropy"),
+    "quack": ("quack-kernels", "quack.linear_cross_entropy", "chunked_linear_cross_entropy"),
+}
 
 
 def all_logits(input: Tensor, weight: Tensor, target: Tensor) -> Tensor:
@@ -52,6 +67,9 @@ HEADS: dict[str, Head] = {
     "poly_from_nll(F.linear_cross_entropy)": torchs_chunks,
     OURS: partial(linear_poly_cross_entropy, epsilon=EPSILON),
 }
+for peer, (_, module, function) in PEERS_ON_CUDA.items() if CUDA else ():
+    with suppress(ImportError):
+        HEADS[peer] = getattr(import_module(module), function)
 BASELINE = "F.linear + F.cross_entropy"
 
 
@@ -60,22 +78,27 @@ def inputs(rows: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     hidden = torch.randn(rows, HIDDEN, generator=generator)
     weight = torch.randn(CLASSES, HIDDEN, generator=generator) / HIDDEN**0.5
     target = torch.randint(CLASSES, (rows,), generator=generator)
-    return hidden.to(device).requires_grad_(), weight.to(device).requires_grad_(), target.to(device)
+    return hidden.to(device, DTYPE).requires_grad_(), weight.to(device, DTYPE).requires_grad_(), target.to(device)
+
+
+def step(head: Head, given: tuple[Tensor, Tensor, Tensor]) -> None:
+    loss = head(*given)
+    loss.backward(torch.full_like(loss, UPSTREAM))  # type: ignore[no-untyped-call]
 
 
 def peak(name: str, rows: int, device: str, threads: int) -> int:
     """Bytes, of forward and backward in this process."""
     torch.set_num_threads(threads)
-    HEADS[name](*inputs(8, device)).backward()  # type: ignore[no-untyped-call]  # libraries are loaded by now
+    step(HEADS[name], inputs(8, device))  # libraries are loaded by now
     given = inputs(rows, device)
-    return peak_memory(lambda: HEADS[name](*given).backward(), device)  # type: ignore[no-untyped-call]
+    return peak_memory(lambda: step(HEADS[name], given), device)
 
 
 def seconds(head: Head, given: tuple[Tensor, Tensor, Tensor]) -> float:
     for tensor in given:
         tensor.grad = None
     start = time.perf_counter()
-    head(*given).backward()  # type: ignore[no-untyped-call]
+    step(head, given)
     if given[0].is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
@@ -87,11 +110,14 @@ def main() -> None:
     out: Path | None = parser.parse_args().out
     device = "cuda" if torch.cuda.is_available() else "cpu"
     about = machine(device)
+    for name, (package, _, _) in PEERS_ON_CUDA.items() if CUDA else ():
+        about[name] = f"{package}=={version(package)}" if name in HEADS else "not installed"
     for name, value in about.items():
         print(f"{name + ':':15} {value}")
 
-    print(f"\nfloat32, {HIDDEN} hidden units, {CLASSES} classes, reduction 'mean', forward + backward")
-    gradients = {rows: 4 * HIDDEN * (rows + CLASSES) for rows in (FEW, MANY)}
+    dtype = str(DTYPE).removeprefix("torch.")
+    print(f"\n{dtype}, {HIDDEN} hidden units, {CLASSES} classes, reduction 'mean', forward + backward")
+    gradients = {rows: DTYPE.itemsize * HIDDEN * (rows + CLASSES) for rows in (FEW, MANY)}
     memory: list[dict[str, Any]] = []
     print(f"\npeak memory, MB (gradients are {gradients[FEW] / 1e6:.0f} and {gradients[MANY] / 1e6:.0f} of it)\n")
     print(f"{'':40} {FEW:>8} {MANY:>8}  rows;  beyond gradients")
@@ -109,7 +135,7 @@ def main() -> None:
         beyond = [f"{(peak - gradients[rows]) / 1e6:8.0f}" for peak, rows in zip(peaks, (FEW, MANY), strict=False)]
         print(f"{name:40} {' '.join(shown):17}         {' '.join(beyond)}")
 
-    given = inputs(FEW, device)
+    given = inputs(TIMED, device)
     taken: dict[str, list[float]] = {name: [] for name in HEADS}
     for head in HEADS.values():
         seconds(head, given)
@@ -119,13 +145,14 @@ def main() -> None:
         for name in names[done % len(names) :] + names[: done % len(names)]:
             taken[name].append(seconds(HEADS[name], given))
     say("")
-    print(f"\ntime at {FEW} rows, ratios to {BASELINE} in the same round: median (least, most)\n")
+    print(f"\ntime at {TIMED} rows, ratios to {BASELINE} in the same round: median (least, most)\n")
     times = []
     for name, its in taken.items():
         ratios = [a / b for a, b in zip(its, taken[BASELINE], strict=True)]
         middle = statistics.median(ratios)
-        times.append({"head": name, "rows": FEW, "seconds": statistics.median(its), "ratio": middle, "ratios": ratios})
-        print(f"{name:40} {statistics.median(its):8.2f} s  {middle:6.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+        its_seconds = statistics.median(its)
+        times.append({"head": name, "rows": TIMED, "seconds": its_seconds, "ratio": middle, "ratios": ratios})
+        print(f"{name:40} {1e3 * its_seconds:8.1f} ms  {middle:6.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(

@@ -10,6 +10,10 @@ to copy what has to move: the logits are read twice and the gradient is written,
 
 The others are installed at the versions that docs/coming_from.py names, into a temporary folder. For optax, see
 jax_losses.py: XLA's threads and torch's are in each other's way.
+
+With a CUDA device, all this is done there, at larger shapes; and with Liger-Kernel and quack, if they are installed:
+
+    pip install liger-kernel==0.8.5 quack-kernels==0.6.5
 """
 
 import argparse
@@ -18,6 +22,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +41,7 @@ import coming_from
 Loss = Callable[[Tensor, Tensor], Tensor]
 Shape = tuple[int, ...]
 
-SECONDS_A_SHAPE = 20.0
+SECONDS_A_SHAPE = {"cpu": 20.0, "cuda": 4.0}
 UPSTREAM = 0.125
 FLOOR = "floor"
 
@@ -49,6 +56,12 @@ SOFTMAX: dict[str, Loss] = {
 }
 SOFTMAX_PEERS = {"timm": "timm", "Holocron": "Holocron", "spells": "pytorch-lightning-spells", "polyloss": "polyloss"}
 SOFTMAX_SHAPES: list[Shape] = [(1024, 1000), (1024, 21843), (512, 50257), (8, 150, 128, 128), (65536, 21)]
+# Their packages, modules and functions.
+SOFTMAX_PEERS_ON_CUDA = {
+    "Liger": ("liger-kernel", "liger_kernel.transformers.functional", "liger_cross_entropy"),
+    "quack": ("quack-kernels", "quack.cross_entropy", "cross_entropy"),
+}
+SOFTMAX_SHAPES_ON_CUDA: list[Shape] = [(8192, 128256), (8, 150, 512, 512)]
 
 BALANCED: dict[str, Any] = {"epsilon": 0.0, "gamma": 2.0, "alpha": 0.25}
 POLY: dict[str, Any] = BALANCED | {"epsilon": 1.0}
@@ -62,6 +75,10 @@ SIGMOID: dict[str, Loss] = {
 }
 SIGMOID_PEERS = {"torchvision": "torchvision", "timm": "timm", "spells": "pytorch-lightning-spells"}
 SIGMOID_SHAPES: list[Shape] = [(4000, 80), (100_000, 80), (8, 20, 128, 128)]
+SIGMOID_SHAPES_ON_CUDA: list[Shape] = [(800_000, 80)]
+
+# Of the logits, where it is not float32.
+DTYPES: dict[Shape, torch.dtype] = {(8192, 128256): torch.bfloat16}
 
 # Small ones, to see from where on the kernel is faster.
 CROSSOVER_SHAPES: list[Shape] = [
@@ -88,22 +105,36 @@ def losses(folder: str, link: str) -> dict[str, Loss]:
         module = coming_from.load(peer, f"{folder}/{title}")
         (loss,) = (loss for loss in peer.losses if loss.link is of_link)
         found[name] = partial(loss.call, module, **options)
+    if link == "softmax" and torch.cuda.is_available():
+        found |= {name: partial(from_package, *where) for name, where in SOFTMAX_PEERS_ON_CUDA.items()}
     return found
+
+
+def from_package(_: str, module: str, function: str, logits: Tensor, target: Tensor) -> Tensor:
+    loss: Tensor = getattr(import_module(module), function)(logits, target)
+    return loss
+
+
+def shapes_of(link: str, device: str) -> list[Shape]:
+    if link == "softmax":
+        return SOFTMAX_SHAPES + (SOFTMAX_SHAPES_ON_CUDA if device == "cuda" else [])
+    return SIGMOID_SHAPES + (SIGMOID_SHAPES_ON_CUDA if device == "cuda" else [])
 
 
 def given(shape: Shape, name: str, link: str, device: str) -> tuple[Tensor, Tensor]:
     """Logits and a target."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(shape, generator=generator).to(device).requires_grad_()
-    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator).to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    logits = torch.randn(shape, generator=generator, device=device).to(DTYPES.get(shape, torch.float32))
+    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator, device=device)
     if link == "sigmoid" and "class ids" not in name:
         target = torch.zeros(shape, device=device).scatter_(1, target.unsqueeze(1), 1.0)
-    return logits, target
+    return logits.requires_grad_(), target
 
 
 def step(loss: Loss, logits: Tensor, target: Tensor) -> None:
+    value = loss(logits, target)
+    value.backward(torch.full_like(value, UPSTREAM))  # type: ignore[no-untyped-call]
     logits.grad = None
-    loss(logits, target).backward(torch.tensor(UPSTREAM, device=logits.device))  # type: ignore[no-untyped-call]
 
 
 def bytes_kept(loss: Loss, logits: Tensor, target: Tensor) -> int:
@@ -134,7 +165,7 @@ def peak(folder: str, name: str, link: str, shape: Shape, device: str, threads: 
 
 def floor(shape: Shape, device: str) -> Callable[[], Any]:
     """Copies one and a half times the logits: a copy reads and writes."""
-    source = torch.randn(3 * torch.Size(shape).numel() // 2, device=device)
+    source = torch.randn(3 * torch.Size(shape).numel() // 2, device=device).to(DTYPES.get(shape, torch.float32))
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
@@ -162,7 +193,7 @@ def measure(folder: str, link: str, shape: Shape, device: str) -> list[dict[str,
             results[name]["bytes_kept"] = bytes_kept(loss, *numbers)
     calls[FLOOR] = floor(shape, device)
     title = " x ".join(map(str, shape))
-    taken = interleaved(title, calls, SECONDS_A_SHAPE)
+    taken = interleaved(title, calls, SECONDS_A_SHAPE[device])
     for name, seconds in taken.items():
         result = results.setdefault(name, {"link": link, "shape": shape, "loss": name, "wrong": ""})
         low, middle, high = ratios(taken, name, baseline)
@@ -171,7 +202,8 @@ def measure(folder: str, link: str, shape: Shape, device: str) -> list[dict[str,
         if "bytes_kept" in result:
             say(f"{title}: memory of {name}")
             arguments = (folder, name, link, shape, device, torch.get_num_threads())
-            result["peak_bytes"] = peak_in_another_process(peak, *arguments)
+            # torch knows what it has allocated on a GPU; of what is resident, only a process of its own is sure.
+            result["peak_bytes"] = peak(*arguments) if device == "cuda" else peak_in_another_process(peak, *arguments)
             say("")
     return list(results.values())
 
@@ -212,15 +244,17 @@ def main() -> None:
             if peer.title in {*SOFTMAX_PEERS.values(), *SIGMOID_PEERS.values()}:
                 coming_from.install(peer, f"{folder}/{peer.title}")
                 about[peer.title] = " ".join(peer.requirements)
+        for name, (package, module, _) in SOFTMAX_PEERS_ON_CUDA.items() if device == "cuda" else ():
+            about[name] = f"{package}=={version(package)}" if find_spec(module.partition(".")[0]) else "not installed"
         for name, value in about.items():
             print(f"{name + ':':26} {value}")
-        print(
-            "\nfloat32, reduction 'mean', forward + backward, upstream gradient 0.125; median (quartiles) of ratios to"
-        )
+        on_cuda = " (bfloat16 at 8192 x 128256)" if device == "cuda" else ""
+        print(f"\nfloat32{on_cuda}, reduction 'mean', forward + backward, upstream gradient 0.125;")
+        print("median (quartiles) of ratios to", end=" ")
         print(f"{SOFTMAX_BASELINE} (softmax) and {SIGMOID_BASELINE}'s focal loss (sigmoid, gamma 2, alpha 0.25)\n")
         print(f"{'logits':18} {'loss':35} {'ms':>8}   {'time':^20} {'peak, MB':>9} {'kept, MB':>9}")
-        for link, shapes in (("softmax", SOFTMAX_SHAPES), ("sigmoid", SIGMOID_SHAPES)):
-            for shape in shapes:
+        for link in ("softmax", "sigmoid"):
+            for shape in shapes_of(link, device):
                 for result in measure(folder, link, shape, device):
                     show(result)
                     results.append(result)

@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from mpmath import mp, mpf
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import polylosses
 import reference
 from cases import CELLS, LOSSES, Array, Cell, arrays
 from found import SPACING, TINY, compare, report, rounded_once
+from kernel_cases import LAYOUTS, SHAPES, SURE, of_margin
 from on_torch import found_by, tensor
 from polylosses import Polynomial
 from polylosses.torch import PolyCrossEntropyLoss, kernels, native, poly_cross_entropy, triton
@@ -85,27 +84,6 @@ def test_value_and_gradients_are_the_oracles(
     )
 
 
-def of_margin(loss: Polynomial, margin: float, others: int) -> tuple[Any, Any]:
-    """The loss, and its gradient by the labelled logit, where each of ``others`` logits is ``margin`` below it."""
-    with mp.workdps(80):
-        rest = others * mp.exp(-mpf(margin))
-        p, q = 1 / (1 + rest), rest / (1 + rest)
-        return loss.value(mp.log(p), q), loss.slope(mp.log(p), q) * q
-
-
-SURE = [
-    polylosses.cross_entropy(),
-    polylosses.poly1(1.0),
-    polylosses.poly1(-1.0),
-    polylosses.focal(0.5),
-    polylosses.focal(2.0),
-    polylosses.poly1_focal(-1.0, 0.5),
-    polylosses.poly_n(-1.0, 0.5, -0.25),
-    polylosses.mean_absolute_error(),
-    polylosses.taylor_cross_entropy(4),
-]
-
-
 @pytest.mark.parametrize("loss", SURE, ids=str)
 @pytest.mark.parametrize("of", [lambda loss: loss, with_tensors], ids=["numbers", "tensors"])
 @pytest.mark.parametrize("others", [1, 5, 130])
@@ -131,45 +109,12 @@ def test_digits_are_kept_however_sure_the_model_is(
                 assert abs(number - exact) <= allowed, f"margin {margin}: {number}, not {float(exact)}"
 
 
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "contiguous": Tensor.contiguous,
-    "classes last": lambda z: z.movedim(1, -1).contiguous().movedim(-1, 1) if z.dim() > 1 else z,
-    "a slice": lambda z: torch.nn.functional.pad(z, (1, 2) * z.dim())[tuple(slice(1, -2) for _ in z.shape)],
-    "classes last, a slice": lambda z: (
-        torch.nn.functional.pad(z.movedim(1, -1), (1, 2) * z.dim())[tuple(slice(1, -2) for _ in z.shape)].movedim(-1, 1)
-        if z.dim() > 1
-        else z
-    ),
-    "transposed": lambda z: z.transpose(0, -1).contiguous().transpose(0, -1),
-    "every second": lambda z: z.repeat_interleave(2, -1)[..., ::2],
-    "negated when read": lambda z: torch.complex(z, -z).conj().imag,
-    "expanded": lambda z: z[:1].expand(z.shape) if z.dim() > 1 else z,
-}
-SHAPES = [
-    (7,),
-    (1,),
-    (5, 3),
-    (1, 1),
-    (300, 21),
-    (3, 127),
-    (130, 128),
-    (5, 129),
-    (3, 3000),
-    (3, 5, 7),
-    (2, 15, 9, 11),
-    (2, 40, 3, 2, 30),
-    (4, 1, 3, 3),
-    (2, 7, 1, 1),
-    (0, 3),
-    (2, 3, 0),
-]
-
-
 def laid_out(shapes: list[tuple[int, ...]]) -> pytest.MarkDecorator:
-    """Every shape in every layout and dtype; and a fifth of these for Triton's interpreter."""
+    """Every shape in every layout and dtype; and a fifth of these for Triton's interpreter, few of them large."""
     table = [(str(of), *of) for of in product(shapes, LAYOUTS, [torch.float32, torch.bfloat16])]
     cases = [pytest.param("native", *case, marks=needs_native, id=f"native-{name}") for name, *case in table]
-    cases += [pytest.param("triton", *case, marks=needs_triton, id=f"triton-{name}") for name, *case in table[::5]]
+    table = [case for k, case in enumerate(table) if k % (5 if math.prod(case[1]) < 5000 else 15) == 0]
+    cases += [pytest.param("triton", *case, marks=needs_triton, id=f"triton-{name}") for name, *case in table]
     return pytest.mark.parametrize(("implementation", "shape", "layout", "dtype"), cases)
 
 

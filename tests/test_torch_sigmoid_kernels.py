@@ -12,11 +12,12 @@ from torch import Tensor
 
 from cases import BINARY_CELLS, LOSSES, BinaryCell, binary_arrays
 from found import SPACING, TINY, Found, compare, report
+from kernel_cases import LAYOUTS, SHAPES, SURE
 from on_torch import found_by, tensor
 from polylosses import Polynomial
 from polylosses.torch import PolyBCEWithLogitsLoss, kernels, poly_binary_cross_entropy_with_logits
 from test_sigmoid_laws import EXTREME, expected
-from test_torch_kernels import LAYOUTS, SHAPES, SURE, each_kernel, laid_out, needs_native, same, share_of, tolerance_of
+from test_torch_kernels import each_kernel, laid_out, needs_native, same, share_of, tolerance_of
 from test_torch_transforms import gradients
 
 SERVED = [

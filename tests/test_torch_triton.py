@@ -36,6 +36,14 @@ def test_what_the_kernels_become_on_an_h100(tmp_path: Path) -> None:
             assert one["loads of 16 bytes"] >= (4 if one["dtype"] == "torch.float32" else 2), one
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_the_numbers_on_cuda() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(Path(__file__).with_name("on_cuda.py")), "cuda"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 class OnCuda:
     """Stands for logits on a GPU."""
 

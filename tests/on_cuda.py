@@ -1,0 +1,165 @@
+"""Runs the Triton kernels on a CUDA device, and compares them with the plain path in float64.
+
+Run without TRITON_INTERPRET: test_torch_triton.py does it where there is a device.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernel_cases import LAYOUTS, SHAPES, SURE, of_margin
+from polylosses import Polynomial
+from polylosses.torch import linear_poly_cross_entropy, poly_binary_cross_entropy_with_logits, poly_cross_entropy
+
+DTYPES = {torch.float32: 2e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+LOSSES = [*SURE, Polynomial((0.5, torch.tensor(-0.25)), 0.5)]
+Loss = Callable[..., Tensor]
+
+
+def gradients(loss: Loss, inputs: tuple[Tensor, ...], upstream: Tensor | None) -> tuple[Tensor, ...]:
+    """The loss, and its derivatives by the inputs."""
+    inputs = tuple(x.detach().requires_grad_() for x in inputs)
+    value = loss(*inputs)
+    by = torch.autograd.grad(value, inputs, torch.ones_like(value) if upstream is None else upstream.to(value.dtype))
+    return value.detach(), *by
+
+
+def same(what: str, found: tuple[Tensor, ...], right: tuple[Tensor, ...], relative: float) -> None:
+    """Within ``relative`` of the largest number, or the dtype's least one; and no number where there is none."""
+    for a, b in zip(found, right, strict=True):
+        assert a.shape == b.shape, what
+        assert (a.isnan() == b.isnan()).all(), what
+        if b.numel():
+            off, largest = (a.double() - b).abs().nan_to_num(0.0).max(), b.abs().nan_to_num(0.0).max()
+            limits = torch.finfo(a.dtype)
+            assert off <= relative * largest + limits.tiny * limits.eps, f"{what}: {off} of {largest}"
+
+
+def softmaxes(device: str) -> None:
+    for shape, layout, dtype in product([*SHAPES, (3, 128256), (4, 150, 17, 33)], LAYOUTS, DTYPES):
+        z = LAYOUTS[layout](3 * torch.randn(shape, device=device)).to(dtype)
+        positions = () if len(shape) == 1 else (shape[0], *shape[2:])
+        classes = shape[0 if len(shape) == 1 else 1]
+        y = torch.randint(classes, positions, device=device)
+        y = y.masked_fill(torch.rand(positions, device=device) < 0.1, -100)
+        weight = torch.rand(classes, device=device)
+        for loss, reduction in zip(LOSSES, ["none", "mean", "sum"] * len(LOSSES), strict=False):
+            what = f"{shape} {layout} {dtype} {loss} {reduction}"
+            options: Any = {"polynomial": loss, "reduction": reduction}
+            upstream = torch.rand(positions if reduction == "none" else (), device=device, dtype=torch.float64)
+            found, right = (
+                gradients(
+                    lambda z, y=y, options=options, weight=weight, which=which: poly_cross_entropy(
+                        z, y, weight.to(z.dtype), **options, implementation=which
+                    ),
+                    (logits,),
+                    upstream,
+                )
+                for logits, which in ((z, "triton"), (z.double(), "plain"))
+            )
+            # Weights in the logits' dtype are rounded.
+            same(what, found, right, 2 * DTYPES[dtype])
+
+
+def digits(device: str) -> None:
+    margins = torch.tensor([*range(-4, 81, 4), 0.1, 1.5, 17.3])
+    for loss, others in product(SURE, (1, 130, 5000)):
+        z = torch.full((len(margins), others + 1), 7.25)
+        z[:, 0] += margins
+        target = torch.zeros(len(margins), dtype=torch.int64, device=device)
+        options: Any = {"polynomial": loss, "reduction": "none", "implementation": "triton"}
+        value, by_z = gradients(lambda z, y=target, of=options: poly_cross_entropy(z, y, **of), (z.to(device),), None)
+        found = zip((z[:, 0] - 7.25).tolist(), value.tolist(), by_z[:, 0].tolist(), strict=True)
+        for margin, *numbers in found:
+            for number, exact in zip(numbers, of_margin(loss, margin, others), strict=True):
+                assert abs(number - exact) <= max(1e-5 * abs(float(exact)), 2e-35), f"{loss} {margin} {number}"
+
+
+def sigmoids(device: str) -> None:
+    shapes = [(7,), (5, 3), (300, 81), (3, 5000), (2, 15, 9, 11)]
+    for shape, layout, dtype, kind in product(shapes, LAYOUTS, DTYPES, ("ids", "hard", "soft")):
+        if kind == "ids" and len(shape) == 1:
+            continue
+        z = LAYOUTS[layout](3 * torch.randn(shape, device=device)).to(dtype)
+        y = torch.rand(shape, device=device).to(dtype)
+        if kind == "hard":
+            y = (y < 0.1).to(dtype)
+        elif kind == "ids":
+            y = torch.randint(shape[1], (shape[0], *shape[2:]), device=device)
+        for loss, reduction in zip(SURE, ["none", "mean", "sum"] * len(SURE), strict=False):
+            options: Any = {"polynomial": loss, "reduction": reduction, "alpha": 0.25, "ignore_index": 1}
+            upstream = torch.rand(shape if reduction == "none" else (), device=device, dtype=torch.float64)
+            found, right = (
+                gradients(
+                    lambda z, y=y, options=options, which=which: poly_binary_cross_entropy_with_logits(
+                        z, y.to(z.dtype) if y.is_floating_point() else y, **options, implementation=which
+                    ),
+                    (logits,),
+                    upstream,
+                )
+                for logits, which in ((z, "triton"), (z.double(), "plain"))
+            )
+            same(f"{shape} {layout} {dtype} {kind} {loss} {reduction}", found, right, 2 * DTYPES[dtype])
+
+
+def heads(device: str) -> None:
+    for dtype, relative in ((torch.float32, 1e-5), (torch.bfloat16, 2.0**-6)):
+        x = torch.randn(700, 64, device=device).to(dtype)
+        weight = (torch.randn(3000, 64, device=device) / 8).to(dtype)
+        y = torch.randint(3000, (700,), device=device)
+        found, right = (
+            gradients(
+                lambda x, w, y=y, which=which: linear_poly_cross_entropy(x, w, y, gamma=0.5, implementation=which),
+                inputs,
+                torch.tensor(0.125, device=device),
+            )
+            for inputs, which in (((x, weight), "triton"), ((x.double(), weight.double()), "plain"))
+        )
+        same(f"head {dtype}", found, right, relative)
+
+
+def nothing_waits(device: str) -> None:
+    """And a CUDA graph captures forward and backward, of every kernel."""
+    z = torch.randn(512, 1000, device=device)
+    y = torch.randint(1000, (512,), device=device)
+    losses: list[Loss] = [
+        partial(poly_cross_entropy, target=y, gamma=0.5),
+        partial(poly_cross_entropy, target=y, epsilon=torch.tensor(0.5, device=device)),
+        partial(poly_binary_cross_entropy_with_logits, target=y, gamma=2.0, alpha=0.25),
+    ]
+    for loss in losses:
+        x = z.clone().requires_grad_()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # what is compiled and allocated once is there by now
+                torch.autograd.grad(loss(x), x)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        torch.autograd.grad(loss(x), x)
+        torch.cuda.set_sync_debug_mode("default")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            value = loss(x)
+            (by_x,) = torch.autograd.grad(value, x)
+        with torch.no_grad():
+            x.copy_(2 * z)
+        graph.replay()
+        assert torch.equal(x, 2 * z)
+        same("graph", (value.detach(), by_x), gradients(loss, (2 * z.double(),), None), 4e-6)
+
+
+def main() -> None:
+    device = sys.argv[1]
+    torch.manual_seed(0)
+    for check in (softmaxes, digits, sigmoids, heads, *([nothing_waits] if device == "cuda" else [])):
+        check(device)
+        print(check.__name__, flush=True)
+
+
+if __name__ == "__main__":
+    main()
