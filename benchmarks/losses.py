@@ -106,11 +106,13 @@ def losses(folder: str, link: str) -> dict[str, Loss]:
         (loss,) = (loss for loss in peer.losses if loss.link is of_link)
         found[name] = partial(loss.call, module, **options)
     if link == "softmax" and torch.cuda.is_available():
-        found |= {name: partial(from_package, *where) for name, where in SOFTMAX_PEERS_ON_CUDA.items()}
+        for name, (_, module_name, function) in SOFTMAX_PEERS_ON_CUDA.items():
+            found[name] = partial(from_package, module_name, function)
     return found
 
 
-def from_package(_: str, module: str, function: str, logits: Tensor, target: Tensor) -> Tensor:
+def from_package(module: str, function: str, logits: Tensor, target: Tensor) -> Tensor:
+    """The loss of a peer that may not be installed: then it raises ImportError."""
     loss: Tensor = getattr(import_module(module), function)(logits, target)
     return loss
 

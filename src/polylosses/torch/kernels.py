@@ -100,7 +100,7 @@ def _is_watched() -> bool:
 def are_numbers(polynomial: Polynomial) -> bool:
     """Whether a kernel can evaluate the polynomial itself."""
     numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
-    return {*map(type, numbers)} == {float} and len(polynomial.coefficients) <= MOST_COEFFICIENTS
+    return all(isinstance(number, float) for number in numbers) and len(polynomial.coefficients) <= MOST_COEFFICIENTS
 
 
 def softmax_loss(

@@ -629,7 +629,7 @@ INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, con
     const bool one_upstream = derivative && into.by_upstream == 0;
     const float upstream = one_upstream ? *into.upstream : 1.f;
     float y[TOGETHER], kept[TOGETHER], factor[TOGETHER], log_weight[TOGETHER], s[TOGETHER], total_copy[TOGETHER],
-        upstreams_copy[TOGETHER];
+        upstreams_copy[TOGETHER];  // copies, where the arrays themselves are of another type or too short
     T z_copy[TOGETHER];
     for (; from < end; from += TOGETHER) {
         const int64_t count = end - from < TOGETHER ? end - from : TOGETHER;
@@ -652,7 +652,7 @@ INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, con
             const float sign = negatives ? -1.f : 1.f, step = soft ? 0.f : 2.f;
 #pragma omp simd
             for (int64_t j = 0; j < TOGETHER; j++) {
-                // With several choices by y, the compiler makes branches.
+                // Sums, not choices by y: of several choices the compiler makes branches.
                 factor[j] = (1.f - y[j]) * factor0 + y[j] * factor1;
                 log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
                 s[j] = (sign + y[j] * step) * load(x + j);

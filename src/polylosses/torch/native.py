@@ -202,8 +202,8 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 def _rows(rows: Tensor) -> tuple[int, ...]:
     """Where each of the four begins."""
-    first, by = rows.data_ptr(), 4 * rows.stride(0)
-    return first, first + by, first + 2 * by, first + 3 * by
+    first, by = rows.data_ptr(), rows.stride(0) * rows.element_size()
+    return tuple(first + k * by for k in range(4))
 
 
 def _threads(rows: Tensor) -> int:
