@@ -1,8 +1,9 @@
 """Which adapters the laws run on. A new backend writes one, names it here, and has its tests.
 
 An adapter is a module with some of the functions ``cross_entropy``, ``binary_cross_entropy``, ``softmax``, ``sigmoid``
-and ``from_nll``, each from a :class:`polylosses.Polynomial` and NumPy arrays to NumPy arrays; for options that the
-backend has not, they return None. ``LOW_PRECISION`` says whether the backend takes float16 and bfloat16.
+and ``from_nll``, each from a :class:`polylosses.Polynomial` and NumPy arrays to NumPy arrays. ``LOW_PRECISION`` says
+whether the backend takes float16 and bfloat16, ``serves_binary`` which cells of :data:`cases.BINARY_CELLS` it has the
+options for.
 """
 
 from collections.abc import Callable

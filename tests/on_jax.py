@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cases import Array
+from cases import Array, BinaryCell
 from found import Found
 from polylosses import Polynomial
 from polylosses.jax import (
@@ -137,6 +137,10 @@ def binary_with_gradients(how: Any, polynomial: Any, upstream: Any, logits: Any,
     return value, pull(upstream.astype(value.dtype))
 
 
+def serves_binary(cell: BinaryCell) -> bool:
+    return cell.alpha_on_epsilon and cell.ignore_index is None
+
+
 def binary_cross_entropy(
     loss: Polynomial,
     logits: Array,
@@ -150,9 +154,9 @@ def binary_cross_entropy(
     reduction: str = "mean",
     upstream: Array | None = None,
     dtype: str = "float64",
-) -> Found | None:
-    if not alpha_on_epsilon or ignore_index is not None:
-        return None  # not among the options
+) -> Found:
+    assert alpha_on_epsilon
+    assert ignore_index is None
     dense = target.shape == logits.shape
     factor = np.ones(logits.shape)
     if reduction == "none" and upstream is not None:
