@@ -28,8 +28,8 @@ def on_every_backend(function: str, *, low_precision: bool = False) -> Callable[
 
 
 def on_every_backend_in_full_precision(function: str) -> Callable[[Any], Any]:
-    """The same, in each full precision that the backend is to be tested in: JAX compiles for minutes for another."""
+    """The same, in each full precision that the backend is to be tested in: JAX compiles for long for another."""
     having = [backend for backend in BACKENDS if hasattr(backend, function)]
-    pairs = [(b, dtype) for b in having for dtype in (["float32"] if b is on_jax else FULL)]
+    pairs = [(b, dtype) for b in having for dtype in (["float64"] if b is on_jax else FULL)]
     names = [f"{b.__name__.removeprefix('on_')}-{dtype}" for b, dtype in pairs]
     return pytest.mark.parametrize(("backend", "dtype"), pairs, ids=names)
