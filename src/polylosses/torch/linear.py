@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.torch.internals import is_by_address
 from polylosses.torch.likelihood import at_least_float32, autocast_dtype
 from polylosses.torch.sharded import is_sharded
 from polylosses.torch.softmax import (
@@ -107,6 +108,7 @@ def linear_poly_cross_entropy(
         or (weight is not None and weight.requires_grad)
         or is_sharded(rows)
         or is_sharded(linear_weight)
+        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # it would record no gradient
     ):
         logits = F.linear(rows, linear_weight, linear_bias)
         loss = poly_cross_entropy(logits, labels, weight, reduction=reduction, polynomial=polynomial, **options)
@@ -230,12 +232,13 @@ class _Chunked(torch.autograd.Function):
         else:
             before, after = _before_and_after(scale)
             ready, factor = ctx.ready, upstream * after
-            if torch.compiler.is_compiling():
+            if not ready and not torch.compiler.is_compiling():
+                with _without_autocast(upstream):
+                    ready = _loss_and_gradients(ctx.how, ctx.wanted, before, *tensors)[1:]
+            if torch.compiler.is_compiling() or not is_by_address(factor):
                 gradients = [(at_least_float32(gradient) * factor).to(gradient.dtype) for gradient in ready]
             else:
-                with _without_autocast(upstream):
-                    ready = ready or _loss_and_gradients(ctx.how, ctx.wanted, before, *tensors)[1:]
-                # In place, and given away: they may be as large as the weight. Who comes again has them made again.
+                # In place, and given away: they may be as large as the weight. A second backward recomputes them.
                 ctx.ready = ()
                 # In float32: a GradScaler starts with a scale that float16 can't hold.
                 gradients = [at_least_float32(gradient).mul_(factor).to(gradient.dtype) for gradient in ready]
@@ -323,7 +326,9 @@ def _loss_and_gradients(
     linear_weight = linear_weight.to(dtype)  # once, and not for every chunk
     # Gradients that are to be differentiated again are made anew; others are written and added up in place. (Some
     # transforms have no rule for that; and small pieces kept between large ones that come and go scatter the memory.)
-    again = torch.is_grad_enabled()
+    again = torch.is_grad_enabled() or (
+        scale is not None and not torch.compiler.is_compiling() and not is_by_address(scale)
+    )
     loss: Any = 0.0
     by_rows = torch.empty_like(rows)
     by_weight: Any = 0.0 if again else None  # never twice: it is as large as the weight
