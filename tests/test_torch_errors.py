@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from polylosses.torch import (
     PolyCrossEntropyLoss,
     poly_cross_entropy,
     poly_from_nll,
+    poly_sigmoid,
     poly_softmax,
 )
 
@@ -89,7 +91,7 @@ def test_smoothing_without_a_meaning(smoothing: float) -> None:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "poly_cross_entropy": lambda **chosen: poly_cross_entropy(Z, Y, **chosen),
     "poly_from_nll": lambda **chosen: poly_from_nll(torch.ones(2), **chosen),
-    "poly_softmax": lambda **chosen: poly_softmax(Z, **chosen),
+    "poly_softmax": lambda **chosen: poly_softmax(Z, 1, **chosen),
     "PolyCrossEntropyLoss": PolyCrossEntropyLoss,
 }
 FOCAL = polylosses.focal(2.0)
@@ -106,7 +108,7 @@ REFUSED_BY_US: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "epsilon None": ({"epsilon": None}, TypeError, "got None"),
     "epsilon nan": ({"epsilon": float("nan")}, ValueError, "must be finite; got nan"),
     "epsilon of two dimensions": ({"epsilon": torch.ones(2, 3)}, ValueError, "(2, 3)"),
-    "epsilon with text inside": ({"epsilon": [1.0, "2"]}, TypeError, "coefficients[1] must be a number"),
+    "epsilon with text inside": ({"epsilon": [1.0, "2"]}, TypeError, "epsilon[1] must be a number"),
     "gamma below 0": ({"gamma": -1.0}, ValueError, "gamma must be at least 0; got -1.0"),
     "gamma as text": ({"gamma": "2"}, TypeError, "gamma must be a number"),
 }
@@ -131,7 +133,7 @@ def test_an_epsilon_below_the_bound_warns(function: Callable[..., Any]) -> None:
     ("wrong", "named"), [([1.0], "list"), (torch.tensor([1]), "torch.int64"), (None, "NoneType")], ids=str
 )
 def test_neighbours_take_floating_point_tensors(wrong: Any, named: str) -> None:
-    for function, name in ((poly_from_nll, "nll"), (poly_softmax, "input")):
+    for function, name in ((poly_from_nll, "nll"), (partial(poly_softmax, dim=1), "input"), (poly_sigmoid, "input")):
         with pytest.raises(TypeError, match=f"{name} must be a floating-point tensor.*got {named}"):
             function(wrong)
 

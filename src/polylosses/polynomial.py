@@ -1,6 +1,7 @@
 """The one idea of the library: a classification loss is a polynomial in 1 - p, held as data."""
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from numbers import Real
 from typing import Any
 
 DEFAULT_EPSILON = 1.0
+
+_PACKAGE = __file__.removesuffix("polynomial.py")
 
 
 @dataclass(frozen=True)
@@ -57,39 +60,10 @@ class Polynomial:
     log_weight: Any = 1.0
 
     def __post_init__(self) -> None:
-        given = self.coefficients
-        if isinstance(given, str) or not (isinstance(given, Sequence) or getattr(given, "ndim", 0) == 1):
-            raise TypeError(
-                f"coefficients must be a sequence of numbers, one for each power of 1 - p; got {given!r}. "
-                "For a single one, write (epsilon,)."
-            )
-        coefficients = tuple(_number(f"coefficients[{j}]", given[j]) for j in range(len(given)))
-        gamma = _number("gamma", self.gamma)
-        log_weight = _number("log_weight", self.log_weight)
-        for name, number in (("gamma", gamma), ("log_weight", log_weight)):
-            if isinstance(number, float) and number < 0:
-                raise ValueError(f"{name} must be at least 0; got {number!r}.")
-        object.__setattr__(self, "coefficients", coefficients)
-        object.__setattr__(self, "gamma", gamma)
-        object.__setattr__(self, "log_weight", log_weight)
-        self._warn_of_negative_coefficients()
-
-    def _warn_of_negative_coefficients(self) -> None:
-        if not isinstance(self.log_weight, float):
-            return
-        for j, epsilon in enumerate(self.coefficients, start=1):
-            if isinstance(epsilon, float) and epsilon < -self.log_weight / j:
-                # Below the bound of j = 1 both harms are certain: near p = 1 the loss is about (1 + epsilon) (1 - p).
-                # Those of a later j can be outweighed by the powers before it.
-                harm = (
-                    "the loss is no longer monotone in p and goes negative near p = 1"
-                    if j == 1
-                    else "the loss may no longer be monotone in p and may go negative"
-                )
-                warnings.warn(
-                    f"epsilon = {epsilon:g} for (1 - p)^{j} is below the bound {-self.log_weight / j:g}: {harm}.",
-                    stacklevel=5,
-                )
+        validated = _validated(self.coefficients, self.gamma, self.log_weight)
+        for name, value in zip(("coefficients", "gamma", "log_weight"), validated, strict=True):
+            object.__setattr__(self, name, value)
+        warn_of_negative_series(self)
 
     def __str__(self) -> str:
         """The formula."""
@@ -190,24 +164,30 @@ class Polynomial:
         return tuple(self.log_weight / j + padded[j - 1] for j in range(1, n + 1))
 
 
-def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> Polynomial:
+def unchecked(coefficients: tuple[Any, ...], gamma: Any, log_weight: Any) -> Polynomial:
+    """A :class:`Polynomial` of what has been validated already, or of what a transformation puts in its place."""
+    polynomial = object.__new__(Polynomial)
+    for name, value in zip(("coefficients", "gamma", "log_weight"), (coefficients, gamma, log_weight), strict=True):
+        object.__setattr__(polynomial, name, value)
+    return polynomial
+
+
+def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None, *, warn: bool = True) -> Polynomial:
     """The polynomial that a loss's ``epsilon``, ``gamma`` and ``polynomial`` arguments stand for.
+
+    Args:
+        epsilon, gamma, polynomial: the user's.
+        warn: whether to warn of an epsilon below its bound, at the user's line. False where the user has been warned.
 
     Raises:
         TypeError: ``polynomial`` is no :class:`Polynomial`, or ``epsilon`` no number, array or sequence of numbers.
-        ValueError: ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its default.
+        ValueError: ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its default; a number is not finite.
     """
     if polynomial is None:
-        if isinstance(epsilon, Real):
-            return Polynomial((epsilon,), gamma)
-        dimensions = getattr(epsilon, "ndim", None)
-        if dimensions is None and (isinstance(epsilon, str) or not isinstance(epsilon, Sequence)):
-            raise TypeError(f"epsilon must be a number, an array or a sequence of numbers; got {epsilon!r}.")
-        if dimensions is not None and dimensions > 1:
-            raise ValueError(
-                f"epsilon must be a number or hold one for each power of 1 - p; got shape {tuple(epsilon.shape)}."
-            )
-        return Polynomial((epsilon,) if dimensions == 0 else epsilon, gamma)
+        result = unchecked(*_validated(_sequence("epsilon", epsilon), gamma, 1.0, "epsilon", epsilon))
+        if warn:
+            warn_of_negative_series(result)
+        return result
     if not isinstance(polynomial, Polynomial):
         raise TypeError(
             f"polynomial must be a polylosses.Polynomial, such as polylosses.poly1(2.0); got {polynomial!r}."
@@ -221,6 +201,40 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> P
     return polynomial
 
 
+def _sequence(name: str, epsilon: Any) -> Any:
+    """A single coefficient as a sequence of one."""
+    if isinstance(epsilon, Real):
+        return (epsilon,)
+    dimensions = getattr(epsilon, "ndim", None)
+    if dimensions is None and (isinstance(epsilon, str) or not isinstance(epsilon, Sequence)):
+        raise TypeError(f"{name} must be a number, an array or a sequence of numbers; got {epsilon!r}.")
+    if dimensions is not None and dimensions > 1:
+        raise ValueError(
+            f"{name} must be a number or hold one for each power of 1 - p; got shape {tuple(epsilon.shape)}."
+        )
+    return (epsilon,) if dimensions == 0 else epsilon
+
+
+def _validated(
+    coefficients: Any, gamma: Any, log_weight: Any, name: str = "coefficients", typed: Any = None
+) -> tuple[tuple[Any, ...], Any, Any]:
+    """The fields of a :class:`Polynomial`; ``name`` and ``typed`` are what the user gave for the coefficients."""
+    if isinstance(coefficients, str) or not (
+        isinstance(coefficients, Sequence) or getattr(coefficients, "ndim", 0) == 1
+    ):
+        raise TypeError(
+            f"coefficients must be a sequence of numbers, one for each power of 1 - p; got {coefficients!r}. "
+            "For a single one, write (epsilon,)."
+        )
+    single = isinstance(typed, Real) or getattr(typed, "ndim", None) == 0
+    numbers = tuple(_number(name if single else f"{name}[{j}]", coefficients[j]) for j in range(len(coefficients)))
+    gamma, log_weight = _number("gamma", gamma), _number("log_weight", log_weight)
+    for exponent_or_weight, number in (("gamma", gamma), ("log_weight", log_weight)):
+        if isinstance(number, float) and number < 0:
+            raise ValueError(f"{exponent_or_weight} must be at least 0; got {number!r}.")
+    return numbers, gamma, log_weight
+
+
 def _number(name: str, value: Any) -> Any:
     # NumPy's 0-dimensional arrays too: they would take a tensor's arithmetic over.
     if isinstance(value, Real) or (type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0):
@@ -230,6 +244,29 @@ def _number(name: str, value: Any) -> Any:
     elif isinstance(value, str) or not hasattr(value, "dtype"):
         raise TypeError(f"{name} must be a number or a 0-dimensional array or tensor; got {value!r}.")
     return value
+
+
+def warn_of_negative_series(polynomial: Polynomial) -> None:
+    """Warns of negative coefficients of the series in ``1 - p``, at the line that called this package."""
+    if not isinstance(polynomial.log_weight, float):
+        return
+    for j, epsilon in enumerate(polynomial.coefficients, start=1):
+        if isinstance(epsilon, float) and epsilon < -polynomial.log_weight / j:
+            # Below the bound of j = 1 both harms are certain: near p = 1 the loss is about (1 + epsilon) (1 - p).
+            # Those of a later j can be outweighed by the powers before it.
+            harm = (
+                "the loss is no longer monotone in p and goes negative near p = 1"
+                if j == 1
+                else "the loss may no longer be monotone in p and may go negative"
+            )
+            # Python 3.12 has skip_file_prefixes for this. The constructor of a dataclass has no file.
+            frame, level = sys._getframe(1), 2
+            while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, "<string>")):
+                frame, level = frame.f_back, level + 1
+            warnings.warn(
+                f"epsilon = {epsilon:g} for (1 - p)^{j} is below the bound {-polynomial.log_weight / j:g}: {harm}.",
+                stacklevel=level,
+            )
 
 
 def is_zero(number: Any) -> bool:

@@ -10,7 +10,6 @@ dtype, device and shape of all that a kernel reads by address; so does every bac
 been changed since.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polylosses.polynomial import Polynomial
+from polylosses.polynomial import Polynomial, unchecked
 from polylosses.torch import native, triton
 from polylosses.torch.internals import is_by_address, is_ordinary, is_traced, why_not_by_address
 from polylosses.torch.layout import as_rows, empty_like_rows, memory_format
@@ -250,12 +249,6 @@ def _apply_gradient(gradient: Callable[[Tensor], Tensor], grad_output: Tensor, p
     return (unit * grad_output).to(unit.dtype)
 
 
-def _unchecked(numbers: Sequence[float]) -> Polynomial:
-    gamma, log_weight, *coefficients = numbers
-    with warnings.catch_warnings(action="ignore"):  # the user has been warned
-        return Polynomial(tuple(coefficients), gamma, log_weight)
-
-
 def softmax_loss(
     logits: Tensor,
     target: Tensor,
@@ -309,7 +302,7 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
     logits, target, weight, row_stats = ctx.saved_tensors
     result = None
     if grad_output is not None and torch.is_grad_enabled():
-        loss = polynomial_of_nll(_unchecked(ctx.numbers), _nll(logits, target, ctx.ignore_index))
+        loss = polynomial_of_nll(_polynomial(ctx.numbers), _nll(logits, target, ctx.ignore_index))
         valid = (target != ctx.ignore_index).float()
         valid = valid if weight is None else weight.float()[target.masked_fill(valid == 0, 0)] * valid
         valid = valid / valid.sum() if ctx.reduction == "mean" else valid
@@ -338,6 +331,11 @@ def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_
         grad_output = grad_q * p + grad_tail * q
         result = _softmax_backward(ctx.implementation, logits, target, row_stats, grad_output)
     return None, result, None, None
+
+
+def _polynomial(numbers: Sequence[float]) -> Polynomial:
+    gamma, log_weight, *coefficients = numbers
+    return unchecked(tuple(coefficients), gamma, log_weight)
 
 
 def _nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -448,10 +446,10 @@ def _sigmoid_loss_of_torch(
         ignored = ignored.unsqueeze(1).expand(logits.shape)
     total: Any = 0.0
     for sign, share, factor, log_weight in zip((-1, 1), (1 - y, y), of_sides[:2], of_sides[2:], strict=True):
-        polynomial = _unchecked((gamma, log_weight, *numbers[5:]))
+        polynomial = unchecked(tuple(numbers[5:]), gamma, log_weight)
         # Elements without a share may be infinite.
         s = (sign * logits.float()).masked_fill(ignored | (share == 0), 0.0)
-        total = total + factor * share * polynomial.value(F.logsigmoid(s), torch.sigmoid(-s))
+        total = total + factor * share * polynomial_of_nll(polynomial, -F.logsigmoid(s))
     result: Tensor = total.masked_fill(ignored, 0.0)
     return result
 

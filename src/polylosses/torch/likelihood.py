@@ -1,5 +1,7 @@
 """PolyLoss from negative log-likelihoods, and what the losses of all links do alike."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,23 +40,27 @@ def poly_from_nll(
     if not isinstance(nll, Tensor) or not nll.is_floating_point():
         got = nll.dtype if isinstance(nll, Tensor) else type(nll).__name__
         raise TypeError(f"nll must be a floating-point tensor of negative log-likelihoods; got {got}.")
-    return polynomial_of_nll(from_arguments(epsilon, gamma, polynomial), at_least_float32(nll)).to(nll.dtype)
+    polynomial = from_arguments(epsilon, gamma, polynomial, warn=not torch.compiler.is_compiling())
+    return polynomial_of_nll(polynomial, at_least_float32(nll)).to(nll.dtype)
 
 
 def polynomial_of_nll(polynomial: Polynomial, nll: Tensor) -> Tensor:
-    """The polynomial at negative log-likelihoods, with derivatives that stay finite at p = 0 and p = 1."""
-    loss: Tensor
+    """The polynomial at negative log-likelihoods, with first and second derivatives that stay finite.
+
+    At ``nll = inf`` (a label that is masked) the value is infinite unless ``log_weight`` is 0.
+    """
+    limits = torch.finfo(nll.dtype)
+    if isinstance(polynomial.log_weight, Tensor):  # a number that is 0 is left out by the polynomial
+        nll = nll.masked_fill((polynomial.log_weight == 0) & (nll == torch.inf), limits.max)
     if is_zero(polynomial.gamma):
-        loss = polynomial.value(-nll, -torch.expm1(-nll))
+        loss: Tensor = polynomial.value(-nll, -torch.expm1(-nll))
         return loss
-    # The derivative of q^gamma is infinite at q = 0 for gamma < 1, and overflows below the smallest normal number; it
-    # would meet a factor 0: nan. The loss and its slope are 0 there. The condition lets nan stay nan.
-    certain = nll < torch.finfo(nll.dtype).tiny
-    inside = nll.masked_fill(certain, 1.0)
-    # Likewise at p = 0: the clamp cuts d q / d nll = 0 off from the infinite nll that it would be multiplied by.
-    q = -torch.expm1(-inside.clamp(max=torch.finfo(nll.dtype).max))
-    loss = polynomial.value(-inside, q)
-    return loss.masked_fill(certain, 0.0)
+    # The clamp, where p is 0 in this dtype: it cuts dq / d nll = 0 off from an nll that may overflow or be infinite.
+    return _times_power(
+        polynomial,
+        nll,
+        lambda inside: polynomial.value(-inside, -torch.expm1(-inside.clamp(max=-math.log(limits.tiny)))),
+    )
 
 
 def polynomial_of_tail(polynomial: Polynomial, q: Tensor, tail: Tensor) -> Tensor:
@@ -63,26 +69,54 @@ def polynomial_of_tail(polynomial: Polynomial, q: Tensor, tail: Tensor) -> Tenso
     if is_zero(polynomial.gamma):
         loss = polynomial.value_of_tail(q, tail)
         return loss
-    # As above: q^gamma has an infinite derivative at q = 0, and at p = 0 that of q is multiplied by an infinite tail.
-    certain = q < torch.finfo(q.dtype).tiny
-    loss = polynomial.value_of_tail(q.masked_fill(certain | (tail == torch.inf), 1.0), tail)
-    return loss.masked_fill(certain, 0.0)
+    # As above: where p is 0, q is constant.
+    impossible = tail > -math.log(torch.finfo(q.dtype).tiny)
+    return _times_power(
+        polynomial, q, lambda inside: polynomial.value_of_tail(inside.masked_fill(impossible, 1.0), tail)
+    )
 
 
-def log_density(polynomial: Polynomial, logp: Tensor, q: Tensor) -> Tensor:
-    """The logarithm of ``p / -slope``, which the posterior is proportional to."""
+def _times_power(polynomial: Polynomial, q: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """``loss_of(q)``, a loss with a focal exponent; ``q`` is ``1 - p`` or, which is the same where it matters, the nll.
+
+    The derivatives of ``q^gamma`` are infinite at ``q = 0`` for small gamma, and those of higher order overflow before;
+    either gives nan where the chain rule multiplies by 0. So from the root of the smallest normal number down the loss
+    is its leading power, which is exact there, and below that number itself it is 0.
+    """
+    tiny = torch.finfo(q.dtype).tiny
+    first = polynomial.coefficients[0] if polynomial.coefficients else 0.0
+    small, certain = q < tiny**0.5, q < tiny
+    leading = (polynomial.log_weight + first) * q.masked_fill(certain | ~small, 1.0) ** (polynomial.gamma + 1.0)
+    return torch.where(small, leading, loss_of(q.masked_fill(small, 1.0))).masked_fill(certain, 0.0)
+
+
+def log_density(polynomial: Polynomial, logp: Tensor, log_q: Tensor) -> Tensor:
+    """The logarithm of ``p / -slope``, which the posterior is proportional to, from ``log p`` and ``log(1 - p)``.
+
+    ``-slope / p = q^gamma (log_weight (1 / p + gamma r) + sum_j (j + gamma) c_j q^(j - 1))`` with ``r = -log p / q``.
+    """
     limits = torch.finfo(logp.dtype)
-    if is_zero(polynomial.log_weight):
-        # The slope is p times a polynomial in q, and p / -slope has no p. (1 - q would be noise where p is small.)
-        gamma, coefficients = polynomial.gamma, polynomial.coefficients or (0.0,)
-        steepness = q**gamma * horner([(j + gamma) * c for j, c in enumerate(coefficients, start=1)], q)
-        weight = torch.zeros_like(logp).masked_fill(logp == -torch.inf, -torch.inf)
+    gamma, log_weight, coefficients = polynomial.gamma, polynomial.log_weight, polynomial.coefficients or (0.0,)
+    logp_inside, log_q = logp.clamp(min=-(limits.max**0.5)), log_q.clamp(min=-(limits.max**0.5))
+    p, q = logp_inside.exp(), log_q.exp()
+    powers = horner([(j + gamma) * c for j, c in enumerate(coefficients, start=1)], q)
+    density = -gamma * log_q
+    if is_zero(log_weight):  # p / -slope has no p; 1 - q would be noise where p is small
+        density = density.masked_fill(logp == -torch.inf, -torch.inf)
+        steepness = powers + torch.zeros_like(q)
     else:
-        # A masked class has log p = -inf; the slope wants it finite, where p is 0 all the same.
-        steepness, weight = -polynomial.slope(logp.clamp(min=-(limits.max**0.5)), q), logp
-    # Where p rounds to 1 the slope of some losses is 0; the clamp leaves such a class all the probability.
-    density: Tensor = weight - steepness.clamp(min=limits.tiny).log()
-    return density
+        density = density + logp
+        # log_weight + p powers, which may cancel where p is near 1.
+        steepness = torch.where(q < 0.5, (log_weight + powers) - q * powers, log_weight + p * powers)
+        if not is_zero(gamma):
+            # r is 1 at q = 0, to less than the last digit from the root of the smallest normal number down.
+            small = q < limits.tiny**0.5
+            near = q.masked_fill((q >= 0.5) | small, 0.25)
+            nll_by_q = torch.where(q < 0.5, -torch.log1p(-near) / near, -logp_inside / q.clamp(min=0.5))
+            steepness = steepness + log_weight * gamma * p * nll_by_q.masked_fill(small, 1.0)
+    # The slope of some losses is 0 at p = 1; the clamp leaves such a class all the probability.
+    result: Tensor = density - steepness.clamp(min=limits.tiny).log()
+    return result
 
 
 def at_least_float32(input: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, unchecked
 from polylosses.torch.internals import is_by_address
 from polylosses.torch.likelihood import at_least_float32, autocast_dtype
 from polylosses.torch.sharded import is_sharded
 from polylosses.torch.softmax import (
+    as_labels,
     before_rounding,
     choose_for,
     dtype_of_the_loss,
@@ -90,10 +91,11 @@ def linear_poly_cross_entropy(
         >>> poly_cross_entropy((hidden @ head.T)[0], torch.tensor([0, 2]), epsilon=2.0)
         tensor(1.1521)
     """
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    polynomial = from_arguments(epsilon, gamma, polynomial, warn=not torch.compiler.is_compiling())
     _check(input, linear_weight, linear_bias, target)
     rows = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
     classes = linear_weight.shape[0]
+    target = as_labels(target)
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
     options: dict[str, Any] = {
         "ignore_index": ignore_index,
@@ -414,4 +416,4 @@ def _with_tensors(polynomial: Polynomial, tensors: Sequence[Tensor]) -> Polynomi
     def new(number: Any) -> Any:
         return next(given) if isinstance(number, Tensor) else number
 
-    return Polynomial(tuple(new(c) for c in polynomial.coefficients), new(polynomial.gamma), new(polynomial.log_weight))
+    return unchecked(tuple(new(c) for c in polynomial.coefficients), new(polynomial.gamma), new(polynomial.log_weight))

@@ -7,11 +7,59 @@ from torch import Tensor, nn
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 from polylosses.torch.linear import linear_poly_cross_entropy
-from polylosses.torch.sigmoid import check_alpha, poly_binary_cross_entropy_with_logits
+from polylosses.torch.sigmoid import check_alpha, poly_binary_cross_entropy_with_logits, warn_of_bound_with_alpha
 from polylosses.torch.softmax import poly_cross_entropy
 
 
-class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
+class _PolynomialLoss(nn.Module):
+    """A module with either ``epsilon`` and ``gamma`` or a ``polynomial``, checked whenever one of them is set."""
+
+    epsilon: Any
+    gamma: Any
+    polynomial: Polynomial | None = None
+
+    def _set_polynomial(self, epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> None:
+        from_arguments(epsilon, gamma, polynomial)
+        if polynomial is None:
+            _set(self, "epsilon", epsilon)
+            _set(self, "gamma", gamma)
+        else:
+            _set(self, "polynomial", polynomial)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("epsilon", "gamma"):
+            if self.polynomial is not None:
+                raise ValueError(
+                    f"{name} = {value!r} would not change this loss, made from polynomial={self.polynomial!r}: "
+                    "set its polynomial, or make a loss from epsilon and gamma."
+                )
+            from_arguments(**({"epsilon": self.epsilon, "gamma": self.gamma, "polynomial": None} | {name: value}))
+        elif name == "polynomial":
+            if not isinstance(value, Polynomial):
+                raise TypeError(
+                    f"polynomial must be a polylosses.Polynomial, such as polylosses.poly1(2.0); got {value!r}."
+                )
+            for other in ("epsilon", "gamma"):
+                if hasattr(self, other):
+                    delattr(self, other)
+        super().__setattr__(name, value)
+
+    def _chosen(self) -> Polynomial:
+        """The polynomial, of whose epsilon the user has been warned."""
+        if self.polynomial is not None:
+            return self.polynomial
+        return from_arguments(self.epsilon, self.gamma, None, warn=False)
+
+
+def _set(module: nn.Module, name: str, value: Any) -> None:
+    """Keeps a tensor as a buffer, a parameter as a parameter and all else as it is."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        module.register_buffer(name, value)
+    else:
+        nn.Module.__setattr__(module, name, value)
+
+
+class PolyCrossEntropyLoss(_PolynomialLoss, nn.CrossEntropyLoss):
     """:func:`poly_cross_entropy` as a module, in the place of :class:`torch.nn.CrossEntropyLoss`.
 
     ``weight`` is a buffer, as in torch. ``epsilon`` and ``gamma`` may be numbers, which can be set to others at any
@@ -31,10 +79,6 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
         tensor(0.2779)
     """
 
-    epsilon: Any
-    gamma: Any
-    polynomial: Polynomial | None
-
     def __init__(
         self,
         weight: Tensor | None = None,
@@ -50,7 +94,7 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
         _check_reduction(reduction)
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         self.implementation = implementation
-        _keep(self, epsilon, gamma, polynomial)
+        self._set_polynomial(epsilon, gamma, polynomial)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` and ``target``."""
@@ -62,7 +106,7 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
             implementation=self.implementation,
-            **_kept(self),
+            polynomial=self._chosen(),
         )
 
     def extra_repr(self) -> str:
@@ -71,7 +115,7 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
         return _shown(self, usual)
 
 
-class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+class PolyBCEWithLogitsLoss(_PolynomialLoss, nn.BCEWithLogitsLoss):
     """:func:`poly_binary_cross_entropy_with_logits` as a module, in the place of :class:`torch.nn.BCEWithLogitsLoss`.
 
     ``weight`` and ``pos_weight`` are buffers, as in torch; so is an ``alpha`` that is a tensor. ``epsilon`` and
@@ -93,9 +137,6 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """
 
     alpha: Any
-    epsilon: Any
-    gamma: Any
-    polynomial: Polynomial | None
 
     def __init__(
         self,
@@ -117,7 +158,9 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         self.ignore_index = ignore_index
         self.alpha_on_epsilon = alpha_on_epsilon
         self.implementation = implementation
-        _keep(self, epsilon, gamma, polynomial, alpha=alpha)
+        _set(self, "alpha", alpha)
+        self._set_polynomial(epsilon, gamma, polynomial)
+        warn_of_bound_with_alpha(self._chosen(), alpha, alpha_on_epsilon)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` and ``target``."""
@@ -131,7 +174,7 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             implementation=self.implementation,
-            **_kept(self),
+            polynomial=self._chosen(),
         )
 
     def extra_repr(self) -> str:
@@ -140,7 +183,7 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         return _shown(self, usual | {"implementation": None})
 
 
-class LinearPolyCrossEntropyLoss(nn.Module):
+class LinearPolyCrossEntropyLoss(_PolynomialLoss):
     """A linear layer and :func:`linear_poly_cross_entropy`, with the arguments of torch's LinearCrossEntropyLoss.
 
     The layer is the attribute ``linear``, a :class:`torch.nn.Linear`. To tie it to an embedding, set
@@ -164,9 +207,6 @@ class LinearPolyCrossEntropyLoss(nn.Module):
         torch.Size([])
     """
 
-    epsilon: Any
-    gamma: Any
-    polynomial: Polynomial | None
     weight: Tensor | None
 
     def __init__(
@@ -194,7 +234,7 @@ class LinearPolyCrossEntropyLoss(nn.Module):
         self.reduction = reduction
         self.label_smoothing = label_smoothing
         self.implementation = implementation
-        _keep(self, epsilon, gamma, polynomial)
+        self._set_polynomial(epsilon, gamma, polynomial)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of hidden states ``input`` and ``target``."""
@@ -208,7 +248,7 @@ class LinearPolyCrossEntropyLoss(nn.Module):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
             implementation=self.implementation,
-            **_kept(self),
+            polynomial=self._chosen(),
         )
 
     def extra_repr(self) -> str:
@@ -293,23 +333,6 @@ class Poly1FocalLoss(PolyBCEWithLogitsLoss):
 def _check_reduction(reduction: str) -> None:
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
-
-
-def _keep(module: nn.Module, epsilon: Any, gamma: Any, polynomial: Polynomial | None, **others: Any) -> None:
-    """Checks what the polynomial is made of, and keeps it: a tensor as a buffer, a parameter as a parameter."""
-    from_arguments(epsilon, gamma, polynomial)
-    for name, value in {"epsilon": epsilon, "gamma": gamma, **others}.items():
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            module.register_buffer(name, value)
-        else:
-            setattr(module, name, value)
-    module.polynomial = polynomial  # type: ignore[assignment]
-
-
-def _kept(module: Any) -> dict[str, Any]:
-    if module.polynomial is None:
-        return {"epsilon": module.epsilon, "gamma": module.gamma}
-    return {"polynomial": module.polynomial}
 
 
 def _shown(module: Any, defaults: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """The sigmoid losses: every class is a yes or no of its own."""
 
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,9 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero
+from polylosses.polynomial import (
+    DEFAULT_EPSILON,
+    Polynomial,
+    from_arguments,
+    is_zero,
+    unchecked,
+    warn_of_negative_series,
+)
+from polylosses.torch.internals import may_look_at
 from polylosses.torch.kernels import MOST_COEFFICIENTS, choose, sigmoid_loss
-from polylosses.torch.likelihood import at_least_float32, log_density, result_dtype
+from polylosses.torch.likelihood import at_least_float32, log_density, polynomial_of_nll, result_dtype
 
 
 def poly_binary_cross_entropy_with_logits(
@@ -47,7 +54,7 @@ def poly_binary_cross_entropy_with_logits(
         pos_weight: a factor for the positive part; broadcasts to ``input``. For classes, of shape :math:`(C)`, or
             :math:`(C, 1, ..., 1)` where ``input`` has :math:`d_1, ..., d_K`.
         alpha: in [0, 1]: focal loss's balance, a factor ``alpha`` for positives and ``1 - alpha`` for negatives; a
-            number or a tensor. Default None: neither.
+            number or a tensor (whose values are checked on CPUs only). Default None: neither.
         alpha_on_epsilon: whether ``alpha`` multiplies the whole loss, which is the balanced listing of the paper.
             False is the variant of most published copies, where it multiplies the logarithm alone and the powers of
             ``1 - p`` stay unbalanced.
@@ -82,8 +89,14 @@ def poly_binary_cross_entropy_with_logits(
         >>> poly_binary_cross_entropy_with_logits(logits, torch.tensor([0, 0]), epsilon=2.0)  # the same, by class ids
         tensor(1.9658)
     """
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    given = polynomial
+    polynomial = from_arguments(epsilon, gamma, polynomial, warn=not torch.compiler.is_compiling())
+    if given is None and not torch.compiler.is_compiling():
+        warn_of_bound_with_alpha(polynomial, alpha, alpha_on_epsilon)
     _check(input, target, weight, pos_weight, alpha, ignore_index, reduction)
+    target = target if target.is_floating_point() else target.long()
+    if ignore_index is not None and not _holds(target.dtype, ignore_index):
+        ignore_index = None
     unsupported = _unsupported(polynomial, input, target, weight, pos_weight, alpha)
     implementation = choose(implementation, input, (target,), ignore_index, unsupported)
     dtype = target.dtype if target.shape == input.shape else input.dtype
@@ -106,12 +119,16 @@ def poly_binary_cross_entropy_with_logits(
         loss = loss + _side(polynomial, -logits, 1.0 - target, None if alpha is None else 1.0 - alpha, alpha_on_epsilon)
     else:
         class_dim = 0 if input.dim() == 1 else 1
-        target = target.long() if kept is None else target.long().masked_fill(~kept, 0)
-        labelled = torch.zeros_like(logits, dtype=torch.bool).scatter(class_dim, target.unsqueeze(class_dim), True)
+        target = target if kept is None else target.masked_fill(~kept, 0)
+        labelled = torch.zeros_like(logits).scatter(class_dim, target.unsqueeze(class_dim), 1.0) == 1.0
         if kept is not None:
             kept = kept.unsqueeze(class_dim).expand(input.shape)
             logits = logits.masked_fill(~kept, 0.0)
-        balance = None if alpha is None else torch.where(labelled, alpha, 1.0 - alpha).to(logits.dtype)
+        balance = None
+        if alpha is not None:
+            # Not torch.where of two numbers, which has the default dtype.
+            sides = (side if isinstance(side, Tensor) else logits.new_full((), side) for side in (alpha, 1.0 - alpha))
+            balance = torch.where(labelled, *sides)
         share = logits.new_ones(()) if pos_weight is None else torch.where(labelled, pos_weight, 1.0)
         loss = _side(polynomial, torch.where(labelled, logits, -logits), share, balance, alpha_on_epsilon)
     if weight is not None:
@@ -151,11 +168,19 @@ def poly_sigmoid(
     if not isinstance(input, Tensor) or not input.is_floating_point():
         got = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    polynomial = from_arguments(epsilon, gamma, polynomial, warn=not torch.compiler.is_compiling())
     logits = at_least_float32(input)
     logp, logq = F.logsigmoid(logits), F.logsigmoid(-logits)
-    yes, no = log_density(polynomial, logp, logq.exp()), log_density(polynomial, logq, logp.exp())
-    return torch.sigmoid(yes - no).to(input.dtype)
+    return torch.sigmoid(log_density(polynomial, logp, logq) - log_density(polynomial, logq, logp)).to(input.dtype)
+
+
+def _holds(dtype: torch.dtype, number: int) -> bool:
+    """Whether the dtype has this integer; torch would compare with the nearest one, or with one modulo 2^bits."""
+    if not dtype.is_floating_point:
+        return torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max
+    size = abs(number)
+    odd_part = size // (size & -size) if size else 0
+    return odd_part < 2.0 / torch.finfo(dtype).eps and size <= torch.finfo(dtype).max
 
 
 def _unsupported(
@@ -196,11 +221,11 @@ def _by_kernel(
 ) -> Tensor:
     """The losses of all elements, or their sum."""
     balance = (1.0, 1.0) if alpha is None else (1.0 - alpha, float(alpha))
-    sides = [polynomial, polynomial]
+    log_weights = (polynomial.log_weight, polynomial.log_weight)
     if not alpha_on_epsilon:
-        sides = [replace(polynomial, log_weight=polynomial.log_weight * factor) for factor in balance]
+        log_weights = tuple(polynomial.log_weight * factor for factor in balance)
         balance = (1.0, 1.0)
-    numbers = (polynomial.gamma, *balance, *(side.log_weight for side in sides), *polynomial.coefficients)
+    numbers = (polynomial.gamma, *balance, *log_weights, *polynomial.coefficients)
     return sigmoid_loss(input, target, ignore_index, numbers, summed, implementation)
 
 
@@ -209,22 +234,11 @@ def _side(polynomial: Polynomial, logits: Tensor, share: Tensor, balance: Any, b
     if balance is not None:
         if balance_epsilon:
             share = share * balance
-        else:
-            polynomial = replace(polynomial, log_weight=polynomial.log_weight * balance)
-            if isinstance(balance, Tensor):  # a number's 0 log 0 is left out by the polynomial
-                infinite = (balance == 0) & (logits == -torch.inf)
-                logits = logits.masked_fill(infinite, torch.finfo(logits.dtype).min)
-    logits = logits.masked_fill((share == 0) & (logits == -torch.inf), 0.0)
-    if is_zero(polynomial.gamma):
-        loss: Tensor = share * polynomial.value(F.logsigmoid(logits), torch.sigmoid(-logits))
-        return loss
-    # As for softmax (likelihood.py): q^gamma has an infinite derivative at q = 0, where q is below the smallest
-    # normal number, and q' = 0 would be multiplied by an infinite logarithm at p = 0.
-    limits = torch.finfo(logits.dtype)
-    certain = torch.sigmoid(-logits) < limits.tiny
-    logits = logits.masked_fill(certain, 0.0)
-    loss = polynomial.value(F.logsigmoid(logits), torch.sigmoid(-logits.clamp(min=limits.min)))
-    return share * loss.masked_fill(certain, 0.0)
+        elif not is_zero(polynomial.log_weight):
+            polynomial = unchecked(polynomial.coefficients, polynomial.gamma, polynomial.log_weight * balance)
+    # Of logits far from 0 a polynomial may be infinite.
+    logits = logits.masked_fill((share == 0) & (logits < -(torch.finfo(logits.dtype).max ** 0.5)), 0.0)
+    return share * polynomial_of_nll(polynomial, -F.logsigmoid(logits))
 
 
 def _check(
@@ -256,6 +270,12 @@ def _check(
                 f"class ids for an input of shape {tuple(input.shape)} must have shape {tuple(places)}; "
                 f"got {tuple(target.shape)}."
             )
+        if input.shape[:2][-1] == 1:
+            raise ValueError(
+                f"integer targets of shape {tuple(target.shape)} for an input of shape {tuple(input.shape)} would be "
+                "class ids of one class, 0. For labels 0 and 1, give floats of the input's shape: "
+                f"target.to(input.dtype).unsqueeze({0 if input.dim() == 1 else 1})."
+            )
         target = torch.zeros_like(input)
     if (
         not isinstance(input, Tensor)
@@ -268,9 +288,22 @@ def _check(
         F.binary_cross_entropy_with_logits(input, target, weight, pos_weight=pos_weight)
 
 
+def warn_of_bound_with_alpha(polynomial: Polynomial, alpha: Any, alpha_on_epsilon: bool) -> None:
+    """Warns where ``alpha``, on the logarithm alone, moves the bound of epsilon above it."""
+    if isinstance(alpha, Real) and not alpha_on_epsilon:
+        for factor in (1.0 - float(alpha), float(alpha)):
+            warn_of_negative_series(
+                unchecked(polynomial.coefficients, polynomial.gamma, polynomial.log_weight * factor)
+            )
+
+
 def check_alpha(alpha: Any) -> None:
     """Raises unless it is None, a tensor or a number in [0, 1]."""
-    if alpha is None or isinstance(alpha, Tensor):
+    if alpha is None:
+        return
+    if isinstance(alpha, Tensor):
+        if may_look_at(alpha) and not ((alpha >= 0.0) & (alpha <= 1.0)).all():
+            raise ValueError(f"alpha must be between 0 and 1, or None for no balance; got {alpha!r}.")
         return
     if isinstance(alpha, bool) or not isinstance(alpha, Real):
         raise TypeError(f"alpha must be a number between 0 and 1, a tensor, or None; got {alpha!r}.")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.torch.internals import may_look_at
 from polylosses.torch.kernels import FEWEST_LOGITS, are_numbers, choose, softmax_loss, softmax_statistics
 from polylosses.torch.likelihood import (
     at_least_float32,
@@ -87,9 +88,9 @@ def poly_cross_entropy(
         >>> poly_cross_entropy(logits, probabilities, epsilon=2.0, reduction="none")
         tensor([0.4823, 1.2567])
     """
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    polynomial = from_arguments(epsilon, gamma, polynomial, warn=not torch.compiler.is_compiling())
     _check(input, target, weight, ignore_index, reduction, label_smoothing)
-    target = as_sharded_as(input, target)
+    target = as_sharded_as(input, as_labels(target))
     weight = None if weight is None else as_sharded_as(input, weight)
     options = (weight, ignore_index, label_smoothing)
     implementation = choose_for(polynomial, input, target, *options, implementation)
@@ -150,7 +151,7 @@ def before_rounding(
 
 def poly_softmax(
     input: Tensor,
-    dim: int = 1,
+    dim: int,
     *,
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
@@ -164,7 +165,7 @@ def poly_softmax(
 
     Args:
         input: logits, of any shape and floating dtype.
-        dim: the class dimension. Default 1.
+        dim: the class dimension, as in :func:`torch.softmax`.
         epsilon, gamma, polynomial: those that the model was trained with; see :func:`poly_cross_entropy`. There is
             no posterior where the loss is not monotone (``epsilon < -1``): there the slope is taken as 0 from below.
 
@@ -176,17 +177,39 @@ def poly_softmax(
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0]])
-        >>> poly_softmax(logits, epsilon=0.0)
+        >>> poly_softmax(logits, dim=1, epsilon=0.0)
         tensor([[0.8808, 0.1192]])
-        >>> poly_softmax(logits, epsilon=2.0)
+        >>> poly_softmax(logits, dim=1, epsilon=2.0)
         tensor([[0.7682, 0.2318]])
     """
     if not isinstance(input, Tensor) or not input.is_floating_point():
         got = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    polynomial = from_arguments(epsilon, gamma, polynomial, warn=not torch.compiler.is_compiling())
     logp = torch.log_softmax(at_least_float32(input), dim)
-    return torch.softmax(log_density(polynomial, logp, -torch.expm1(logp)), dim).to(input.dtype)
+    return torch.softmax(log_density(polynomial, logp, _log_of_others(logp, dim)), dim).to(input.dtype)
+
+
+def _log_of_others(logp: Tensor, dim: int) -> Tensor:
+    """``log(1 - p)``: of the most probable class as the sum of the others, which has digits where ``1 - p`` is 0."""
+    if logp.dim() == 0 or logp.shape[dim] == 0:
+        return torch.log(-torch.expm1(logp))
+    top = torch.zeros_like(logp).scatter(dim, logp.argmax(dim, keepdim=True), 1.0) == 1.0
+    limits = torch.finfo(logp.dtype)
+    # The clamp, where all others are masked: the gradient of the logarithm of an empty sum is nan.
+    others = logp.masked_fill(top, -torch.inf).clamp(min=-(limits.max**0.5))
+    return torch.where(top, others.logsumexp(dim, keepdim=True), torch.log(-torch.expm1(logp.masked_fill(top, -1.0))))
+
+
+def as_labels(target: Tensor) -> Tensor:
+    """The target in the form that the losses take.
+
+    torch takes class indices of dtype uint8, too, in which no ``ignore_index`` below 0 can be asked for; and sparse
+    probabilities.
+    """
+    if target.dtype == torch.uint8:
+        return target.long()
+    return target if target.layout == torch.strided else target.to_dense()
 
 
 def weight_of_indices(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -194,7 +217,7 @@ def weight_of_indices(target: Tensor, weight: Tensor | None, ignore_index: int) 
     kept = target != ignore_index
     if weight is None:
         return kept
-    return weight[target.masked_fill(~kept, 0).long()].masked_fill(~kept, 0.0)
+    return weight[target.masked_fill(~kept, 0)].masked_fill(~kept, 0.0)
 
 
 def dtype_of_the_loss(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:
@@ -232,12 +255,15 @@ def _with_indices(
 ) -> tuple[Tensor, Tensor]:
     """The loss of every position, and how much it counts in the mean."""
     logp = None
-    # Ignored positions have p = 1 and so no loss: every term of the family vanishes there.
+    ignored = target == ignore_index
     if implementation != "plain":
         q, tail = softmax_statistics(input, target, ignore_index, implementation)
         loss = polynomial_of_tail(polynomial, q, tail)
     else:
         logits = at_least_float32(input)
+        if not (may_look_at(target) and not ignored.any()):
+            # Whatever they hold, nan too: the gradient of log_softmax would multiply it by 0.
+            logits = logits.masked_fill(ignored.unsqueeze(class_dim), 0.0)
         logp = None if label_smoothing == 0.0 else log_softmax(logits, class_dim)
         if logp is None or is_sharded(logits):  # whose nll_loss is right after torch's own log_softmax alone
             nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
@@ -247,12 +273,14 @@ def _with_indices(
     if weight is not None:
         weight = weight.to(loss.dtype)
     counted = weight_of_indices(target, weight, ignore_index)
+    # It is 0 already. This keeps an infinite factor, of the mean over nothing, from a learned polynomial.
+    loss = loss.masked_fill(ignored, 0.0)
     if weight is not None:
         loss = loss * counted
     if logp is not None:
         spread = _expectation(polynomial, logp, _along(weight, logp, class_dim), class_dim)
-        share = label_smoothing / logp.shape[class_dim]
-        loss = (1.0 - label_smoothing) * loss + share * spread.masked_fill(target == ignore_index, 0.0)
+        share = label_smoothing / max(1, logp.shape[class_dim])
+        loss = (1.0 - label_smoothing) * loss + share * spread.masked_fill(ignored, 0.0)
     return loss, counted
 
 
@@ -268,13 +296,14 @@ def _with_probabilities(
     logp = log_softmax(at_least_float32(input), class_dim)
     target = at_least_float32(target)
     if label_smoothing != 0.0:
-        target = target * (1.0 - label_smoothing) + label_smoothing / logp.shape[class_dim]
+        target = target * (1.0 - label_smoothing) + label_smoothing / max(1, logp.shape[class_dim])
     return _expectation(polynomial, logp, target * _along(weight, logp, class_dim), class_dim)
 
 
 def _expectation(polynomial: Polynomial, logp: Tensor, share: Tensor, class_dim: int) -> Tensor:
     """``sum_c share[c] * L(p[c])``, where a class with no share and no probability counts nothing: 0 log 0 = 0."""
-    absent = (share == 0) & (logp == -torch.inf)
+    # Where logits are finite but their difference is not far from infinite, a polynomial may be infinite, too.
+    absent = (share == 0) & (logp < -(torch.finfo(logp.dtype).max ** 0.5))
     return (share * polynomial_of_nll(polynomial, -logp.masked_fill(absent, 0.0))).sum(class_dim)
 
 
