@@ -175,7 +175,7 @@ class Polynomial:
 def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None, *, warn: bool = True) -> Polynomial:
     """The polynomial that a loss's ``epsilon``, ``gamma`` and ``polynomial`` arguments stand for.
 
-    ``warn``: whether to warn of an epsilon as :class:`Polynomial` does. (It does so itself, when ``polynomial`` is made.)
+    ``warn``: whether to warn as :class:`Polynomial` does. (Of ``polynomial`` it did so itself, when that was made.)
 
     Raises:
         TypeError: ``polynomial`` is no :class:`Polynomial`, or ``epsilon`` no number, array or sequence of numbers.
@@ -183,18 +183,7 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None, *, w
             ``gamma`` is negative.
     """
     if polynomial is None:
-        dimensions = getattr(epsilon, "ndim", None)
-        if isinstance(epsilon, Real) or dimensions == 0:
-            coefficients: tuple[Any, ...] = (number("epsilon", epsilon),)
-        elif dimensions is None and (isinstance(epsilon, str) or not isinstance(epsilon, Sequence)):
-            raise TypeError(f"epsilon must be a number, an array or a sequence of numbers; got {epsilon!r}.")
-        elif dimensions is not None and dimensions > 1:
-            raise ValueError(
-                f"epsilon must be a number or hold one for each power of 1 - p; got shape {tuple(epsilon.shape)}."
-            )
-        else:
-            coefficients = numbers("epsilon", epsilon)
-        polynomial = unchecked(coefficients, at_least_0("gamma", gamma), 1.0)
+        polynomial = unchecked(_coefficients(epsilon), at_least_0("gamma", gamma), 1.0)
         if warn:
             warn_of_negative_series(polynomial)
         return polynomial
@@ -209,6 +198,19 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None, *, w
             f"polynomial={polynomial!r}."
         )
     return polynomial
+
+
+def _coefficients(epsilon: Any) -> tuple[Any, ...]:
+    if isinstance(epsilon, Real):
+        return (number("epsilon", epsilon),)
+    dimensions = getattr(epsilon, "ndim", None)
+    if dimensions is None and (isinstance(epsilon, str) or not isinstance(epsilon, Sequence)):
+        raise TypeError(f"epsilon must be a number, an array or a sequence of numbers; got {epsilon!r}.")
+    if dimensions is not None and dimensions > 1:
+        raise ValueError(
+            f"epsilon must be a number or hold one for each power of 1 - p; got shape {tuple(epsilon.shape)}."
+        )
+    return (number("epsilon", epsilon),) if dimensions == 0 else numbers("epsilon", epsilon)
 
 
 def unchecked(coefficients: tuple[Any, ...], gamma: Any, log_weight: Any) -> Polynomial:
@@ -239,7 +241,7 @@ def warn_of_negative_series(polynomial: Polynomial) -> None:
 
 
 def _frames_of_ours() -> int:
-    """The ``stacklevel`` of the first caller that is not of this package. (``skip_file_prefixes`` is of Python 3.12.)"""
+    """The ``stacklevel`` of the first caller outside of this package. (``skip_file_prefixes`` is of Python 3.12.)"""
     frame, level = sys._getframe(1), 1
     # dataclasses: dataclasses.replace, which makes a Polynomial for the user.
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("polylosses", "dataclasses"):
