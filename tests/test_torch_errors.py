@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from polylosses.torch import (
     PolyCrossEntropyLoss,
     poly_cross_entropy,
     poly_from_nll,
-    poly_sigmoid,
     poly_softmax,
 )
 
@@ -106,9 +104,14 @@ REFUSED_BY_US: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "polynomial as a name": ({"polynomial": "focal"}, TypeError, "got 'focal'"),
     "epsilon as text": ({"epsilon": "2"}, TypeError, "got '2'"),
     "epsilon None": ({"epsilon": None}, TypeError, "got None"),
-    "epsilon nan": ({"epsilon": float("nan")}, ValueError, "must be finite; got nan"),
+    "epsilon nan": ({"epsilon": float("nan")}, ValueError, "epsilon must be finite; got nan."),
+    "epsilon with inf inside": ({"epsilon": [1.0, float("inf")]}, ValueError, "epsilon[1] must be finite; got inf."),
     "epsilon of two dimensions": ({"epsilon": torch.ones(2, 3)}, ValueError, "(2, 3)"),
-    "epsilon with text inside": ({"epsilon": [1.0, "2"]}, TypeError, "epsilon[1] must be a number"),
+    "epsilon with text inside": (
+        {"epsilon": [1.0, "2"]},
+        TypeError,
+        "epsilon[1] must be a number or a 0-dimensional array or tensor; got '2'",
+    ),
     "gamma below 0": ({"gamma": -1.0}, ValueError, "gamma must be at least 0; got -1.0"),
     "gamma as text": ({"gamma": "2"}, TypeError, "gamma must be a number"),
 }
@@ -133,9 +136,9 @@ def test_an_epsilon_below_the_bound_warns(function: Callable[..., Any]) -> None:
     ("wrong", "named"), [([1.0], "list"), (torch.tensor([1]), "torch.int64"), (None, "NoneType")], ids=str
 )
 def test_neighbours_take_floating_point_tensors(wrong: Any, named: str) -> None:
-    for function, name in ((poly_from_nll, "nll"), (partial(poly_softmax, dim=1), "input"), (poly_sigmoid, "input")):
+    for function, name in ((poly_from_nll, "nll"), (poly_softmax, "input")):
         with pytest.raises(TypeError, match=f"{name} must be a floating-point tensor.*got {named}"):
-            function(wrong)
+            function(wrong, *[0] * (function is poly_softmax))
 
 
 def test_modules_refuse_when_made() -> None:

@@ -75,23 +75,24 @@ def test_class_ids_of_every_integer_dtype(ignore_index: Any, dtype: torch.dtype,
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
-    "ignore_index", [255, 256, 257, 2047, 2049, 65504, 65536, 2**24, 2**24 + 1, 2**53 + 1, 10**400]
+    "ignore_index",
+    [255, 256, 257, 2047, 2049, 65504, 65536, 2**24, 2**24 + 1, 2**53 + 1, 10**400],
+    ids=lambda n: str(n)[:9],
 )
-def test_a_number_that_the_dtype_of_dense_targets_lacks_ignores_nothing(
+def test_dense_targets_hold_the_ignore_index_rounded(
     ignore_index: int, dtype: torch.dtype, implementation: Any
 ) -> None:
     z = torch.randn(4, generator=torch.Generator().manual_seed(0)).to(dtype)
     nearest = torch.tensor(float(ignore_index) if ignore_index < 2**60 else math.inf, dtype=torch.float64).to(dtype)
+    implementation = implementation if nearest.isfinite() and dtype in (torch.float32, torch.bfloat16) else None
     y = torch.tensor([0.0, 1.0, 0.25, 0.0], dtype=dtype)
-    y[3] = nearest if nearest.isfinite() else 1.0
-    held = nearest.double().isfinite() and int(nearest) == ignore_index
-    implementation = implementation if dtype in (torch.float32, torch.bfloat16) else None
+    y[3] = nearest
     found = poly_binary_cross_entropy_with_logits(
         z, y, ignore_index=ignore_index, reduction="none", implementation=implementation
     )
     right = poly_binary_cross_entropy_with_logits(z, y, reduction="none", implementation=implementation)
-    assert torch.equal(found[:3], right[:3])
-    assert torch.equal(found[3], torch.zeros((), dtype=dtype) if held else right[3])
+    torch.testing.assert_close(found[:3], right[:3])
+    assert found[3] == 0
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
@@ -99,7 +100,7 @@ def test_a_number_that_the_dtype_of_dense_targets_lacks_ignores_nothing(
 def test_integers_for_one_logit_are_no_class_ids(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     z = torch.full(shape, -5.0)
     y = torch.zeros(shape[:1] + shape[2:] if len(shape) > 1 else (), dtype=dtype)
-    with pytest.raises(ValueError, match=r"would be class ids of one class.*target\.to\(input\.dtype\)\.unsqueeze"):
+    with pytest.raises(ValueError, match=r"class ids.*has one class.*input\.squeeze.*target\.to\(input\.dtype\)"):
         poly_binary_cross_entropy_with_logits(z, y)
     meant = y.to(z.dtype).unsqueeze(0 if len(shape) == 1 else 1)
     assert poly_binary_cross_entropy_with_logits(z, meant) < 0.1
@@ -121,10 +122,11 @@ def test_sparse_probabilities_are_those_of_torch() -> None:
     torch.testing.assert_close(torch.autograd.grad(found, z), torch.autograd.grad(right, z))
 
 
-def test_smoothing_over_no_classes() -> None:
+def test_smoothing_over_no_classes_is_torchs() -> None:
     z, y = torch.zeros(2, 0), torch.full((2,), -100)
-    for reduction, right in (("none", torch.zeros(2)), ("mean", torch.tensor(math.nan)), ("sum", torch.tensor(0.0))):
+    for reduction in ("none", "mean", "sum"):
         found = poly_cross_entropy(z, y, label_smoothing=0.1, reduction=reduction)
+        right = F.cross_entropy(z, y, label_smoothing=0.1, reduction=reduction)
         torch.testing.assert_close(found, right, equal_nan=True)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from polylosses.polynomial import unchecked
 from polylosses.torch import poly_softmax
 from polylosses.tune import batched, data, splits, statistics
 
@@ -122,8 +121,8 @@ class Experiment:
                 # Where training diverged, every class is as likely as any other.
                 logits = trained.logits(model, one.scored_x).nan_to_num(0.0, 0.0, 0.0).double()
                 softmax = torch.softmax(logits, 1).numpy()
-                # The user has been warned of this epsilon.
-                posterior = poly_softmax(logits, 1, polynomial=unchecked((epsilon,), 0.0, 1.0)).numpy()
+                # The epsilon was checked, and warned of, where the user gave it; a tensor is not checked again.
+                posterior = poly_softmax(logits, 1, epsilon=torch.tensor(epsilon)).numpy()
                 y = one.scored_y
                 runs.append(
                     Run(
