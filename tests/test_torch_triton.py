@@ -62,7 +62,7 @@ def test_it_serves_who_asks_on_cuda_until_it_has_run_on_a_device(monkeypatch: py
         assert kernels.choose("triton", OnCuda(z), (), None, None) == "triton"  # type: ignore[arg-type]
     for installed, z in ((True, Z.double()), (False, Z)):
         monkeypatch.setattr(triton, "_INSTALLED", installed)
-        with pytest.raises(ValueError, match="can't serve here: it (serves|needs)"):
+        with pytest.raises(ValueError, match=r"can't serve here: it (serves|needs)"):
             kernels.choose("triton", OnCuda(z), (), None, None)  # type: ignore[arg-type]
 
 
