@@ -15,8 +15,8 @@
 #include <sys/mman.h>
 #endif
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#ifdef POLYLOSSES_PROCESSORS  // setup.py has found out what the compiler takes
+#define FOR_EACH_PROCESSOR __attribute__((target_clones(POLYLOSSES_PROCESSORS)))
 #else
 #define FOR_EACH_PROCESSOR
 #endif
@@ -873,4 +873,8 @@ int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, void
         with(static_cast<const float*>(of->z));
     return -1;
 }
+
+// native_library.py compares both before it calls anything: what this was compiled from, and how large the structs are.
+char polylosses_source[] = POLYLOSSES_SOURCE;
+int64_t polylosses_sizes[] = {sizeof(Logits), sizeof(Polynomial), sizeof(Statistics), sizeof(Scales), sizeof(Sigmoids)};
 }

@@ -1,7 +1,6 @@
-"""The CPU kernels of native.cpp: found, and called with tensors. What they compute is said in kernels.py."""
+"""The CPU kernels of native.cpp, called with tensors. What they compute is said in kernels.py."""
 
 import ctypes
-import importlib.util
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polylosses.torch import native_library
 from polylosses.torch.layout import as_rows, empty_like_rows, in_order, memory_format
 
 # at::parallel_for's own: less is not worth a thread.
@@ -61,12 +61,10 @@ class _Sigmoids(ctypes.Structure):
     )
 
 
-def _load() -> Any:
-    # It is built like an extension module, which it isn't: so Python knows where it is, and ctypes loads it.
-    found = importlib.util.find_spec("polylosses.torch._native")
-    if found is None or found.origin is None:
-        return None
-    library = ctypes.CDLL(found.origin)
+def _load() -> tuple[Any, str | None]:
+    library, why_none = native_library.load(_Logits, _Polynomial, _Statistics, _Scales, _Sigmoids)
+    if library is None:
+        return None, why_none
     library.polylosses_softmax_statistics.argtypes = [
         *(POINTER(_Logits), c_void_p, c_int64, POINTER(_Statistics), c_void_p, c_int, c_int)
     ]
@@ -78,19 +76,16 @@ def _load() -> Any:
     library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 4, c_int64, c_int]
     library.polylosses_sigmoids.restype = c_int64
     library.polylosses_elements_of_a_sum.restype = c_int64
-    return library
+    return library, None
 
 
-_LIBRARY = _load()
+_LIBRARY, _WHY_NONE = _load()
 
 
 def why_not(logits: Tensor) -> str | None:
     """Why these kernels can't take the logits, if they can't."""
-    if _LIBRARY is None:
-        return (
-            "its kernels were not built when polylosses was installed; that needs Linux and g++. With these, "
-            "pip install --force-reinstall --no-cache-dir --no-deps polylosses"
-        )
+    if _WHY_NONE is not None:
+        return _WHY_NONE
     if logits.device.type != "cpu":
         return f"it serves the CPU, and the logits are on {logits.device}"
     if logits.dtype not in (torch.float32, torch.bfloat16):
