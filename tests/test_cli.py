@@ -1,5 +1,6 @@
 """The command line as a user meets it: what is shown, what is written, and one line for every mistake."""
 
+import itertools
 import json
 import os
 import re
@@ -9,12 +10,15 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from polylosses import catalogue, cli
+from polylosses import tune as tuning
+from polylosses.tune.result import Result
 
 COMMAND = Path(sys.executable).with_name("polylosses")
 QUICK = ["--epsilons", "2", "--learning-rates", "0.01", "--repeats", "2"]
@@ -147,6 +151,151 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert re.search(said, errors), errors
     assert list(tmp_path.iterdir()) == [file], "nothing half-written"
     assert file.read_text() == "mine"
+
+
+REPORT = {"results.csv": "epsilon\n0.0\n", "results.json": "{}\n", "report.html": "<p>"}
+
+
+class Finished:
+    """What a sweep found, as far as it is written."""
+
+    runs = pd.DataFrame({"epsilon": [0.0]})
+    sentence = "no detectable difference"
+    write = Result.write
+
+    def to_dict(self) -> dict[str, Any]:
+        return {}
+
+    def to_html(self) -> str:
+        return "<p>"
+
+
+class Unwritable(Finished):
+    def to_html(self) -> str:
+        raise RuntimeError("no page")
+
+
+# Text of files; None for directories, a path for links to it.
+Tree = dict[str, str | Path | None]
+
+
+def tree(root: Path) -> Tree:
+    def what(path: Path) -> str | Path | None:
+        return path.readlink() if path.is_symlink() else path.read_text() if path.is_file() else None
+
+    return {str(path.relative_to(root)): what(path) for path in root.rglob("*")}
+
+
+def put(root: Path, given: Tree) -> None:
+    for name, what in given.items():
+        path = root / name
+        (path if what is None else path.parent).mkdir(parents=True, exist_ok=True)
+        if isinstance(what, str):
+            path.write_text(what)
+        elif isinstance(what, Path):
+            if path.exists():
+                path.rmdir()
+            path.symlink_to(what)
+
+
+def old_report(directory: str) -> Tree:
+    return {f"{directory}/{name}": "old" for name in REPORT}
+
+
+# Where the report goes, what is there before, and what others put there while the sweep runs.
+OUTS: dict[str, tuple[str, Tree, Tree]] = {
+    "new": ("x", {}, {}),
+    "two new": ("res/a", {}, {}),
+    "beside a report": ("res/a", old_report("res/b"), {}),
+    "in the place of a report": ("res/a", old_report("res/a"), {}),
+    "below a report": ("res/a", old_report("res"), {}),
+    "there and empty": ("res/a", {"res/a": None}, {}),
+    "a link": ("x", {"y": None, "x": Path("y")}, {}),
+    "through a link": ("x/a", {"y": None, "x": Path("y")}, {}),
+    "another run beside it": ("res/a", {}, old_report("res/b")),
+    "another run that has only begun": ("res/a", {}, {"res/b": None}),
+    "another run in it": ("res/a", {}, old_report("res/a")),
+    "another file above it": ("res/a", {}, {"res/notes": "mine"}),
+    "replaced by a link": ("res/a", {}, {"y": None, "res/a": Path("../y")}),
+}
+# How a sweep ends: with an error, with a result, or with a result and an error at one of its files.
+FAILURES: dict[str, Any] = {
+    "a mistake": ValueError("no"),
+    "an accident": RuntimeError("no"),
+    "Ctrl-C": KeyboardInterrupt(),
+    "no page": Unwritable(),
+    **{f"{type(e).__name__} at file {k}": (e, k) for e in (OSError(28, "full"), KeyboardInterrupt()) for k in range(3)},
+}
+
+
+def tune(out: str, meanwhile: Tree, outcome: Any) -> object:
+    """The command's exit code, or the error that gets out of it; it runs in the current directory."""
+    files, write_text = itertools.count(), Path.write_text
+
+    def sweep(*_: Any, **__: Any) -> Any:
+        with pytest.MonkeyPatch.context() as others:
+            others.setattr(Path, "write_text", write_text)
+            put(Path.cwd(), meanwhile)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return Finished() if isinstance(outcome, tuple) else outcome
+
+    def write_or_fail(path: Path, text: str, encoding: str | None = None) -> int:
+        if isinstance(outcome, tuple) and next(files) == outcome[1]:
+            write_text(path, "half")
+            raise outcome[0]
+        return write_text(path, text, encoding)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "load", lambda *_: (None, None))
+        patch.setattr(tuning, "sweep", sweep)
+        patch.setattr(Path, "write_text", write_or_fail)
+        patch.setattr(sys, "argv", ["polylosses", "tune", "iris", "--quiet", "--out", out])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets its own
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # likewise
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0
+        except RuntimeError as error:
+            return error
+    return None
+
+
+@pytest.mark.parametrize("case", OUTS)
+def test_a_sweep_takes_away_nothing_but_what_it_made(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, before, meanwhile = OUTS[case]
+    without = tmp_path / "without"
+    without.mkdir()
+    put(without, before | meanwhile)
+    for number, (name, failure) in enumerate(FAILURES.items()):
+        there = tmp_path / str(number)
+        there.mkdir()
+        monkeypatch.chdir(there)
+        put(there, before)
+        assert tune(out, meanwhile, failure) not in (0, None), name
+        assert tree(there) == tree(without), name
+    there = tmp_path / "whole"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    put(there, before)
+    assert tune(out, meanwhile, Finished()) == 0
+    put(without, {f"{out}/{name}": text for name, text in REPORT.items()})
+    assert tree(there) == tree(without)
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_an_interrupted_sweep_leaves_a_finished_report_alone(
+    report: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, old_report("x") if report else {})
+    before = tree(tmp_path)
+    assert tune("x", {}, tuning.SweepInterrupted(Finished.runs)) == cli.INTERRUPTED
+    name = "interrupted.csv" if report else "results.csv"
+    assert tree(tmp_path) == {"x": None, **before, f"x/{name}": REPORT["results.csv"]}
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_smoothing_without_a_meaning(smoothing: float) -> None:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "poly_cross_entropy": lambda **chosen: poly_cross_entropy(Z, Y, **chosen),
     "poly_from_nll": lambda **chosen: poly_from_nll(torch.ones(2), **chosen),
-    "poly_softmax": lambda **chosen: poly_softmax(Z, **chosen),
+    "poly_softmax": lambda **chosen: poly_softmax(Z, 1, **chosen),
     "PolyCrossEntropyLoss": PolyCrossEntropyLoss,
 }
 FOCAL = polylosses.focal(2.0)
@@ -104,9 +104,14 @@ REFUSED_BY_US: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "polynomial as a name": ({"polynomial": "focal"}, TypeError, "got 'focal'"),
     "epsilon as text": ({"epsilon": "2"}, TypeError, "got '2'"),
     "epsilon None": ({"epsilon": None}, TypeError, "got None"),
-    "epsilon nan": ({"epsilon": float("nan")}, ValueError, "must be finite; got nan"),
+    "epsilon nan": ({"epsilon": float("nan")}, ValueError, "epsilon must be finite; got nan."),
+    "epsilon with inf inside": ({"epsilon": [1.0, float("inf")]}, ValueError, "epsilon[1] must be finite; got inf."),
     "epsilon of two dimensions": ({"epsilon": torch.ones(2, 3)}, ValueError, "(2, 3)"),
-    "epsilon with text inside": ({"epsilon": [1.0, "2"]}, TypeError, "coefficients[1] must be a number"),
+    "epsilon with text inside": (
+        {"epsilon": [1.0, "2"]},
+        TypeError,
+        "epsilon[1] must be a number or a 0-dimensional array or tensor; got '2'",
+    ),
     "gamma below 0": ({"gamma": -1.0}, ValueError, "gamma must be at least 0; got -1.0"),
     "gamma as text": ({"gamma": "2"}, TypeError, "gamma must be a number"),
 }
@@ -133,7 +138,7 @@ def test_an_epsilon_below_the_bound_warns(function: Callable[..., Any]) -> None:
 def test_neighbours_take_floating_point_tensors(wrong: Any, named: str) -> None:
     for function, name in ((poly_from_nll, "nll"), (poly_softmax, "input")):
         with pytest.raises(TypeError, match=f"{name} must be a floating-point tensor.*got {named}"):
-            function(wrong)
+            function(wrong, *[0] * (function is poly_softmax))
 
 
 def test_modules_refuse_when_made() -> None:

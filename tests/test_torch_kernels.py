@@ -17,7 +17,7 @@ from found import SPACING, TINY, compare, report, rounded_once
 from kernel_cases import LAYOUTS, SHAPES, SURE, of_margin
 from on_torch import found_by, tensor
 from polylosses import Polynomial
-from polylosses.torch import PolyCrossEntropyLoss, kernels, native, poly_cross_entropy, triton
+from polylosses.torch import PolyCrossEntropyLoss, kernels, native, native_library, poly_cross_entropy, triton
 from test_softmax_laws import EXTREME, expected, options_of
 from test_torch_transforms import forward_mode, gradients
 
@@ -366,7 +366,7 @@ def test_an_implementation_that_is_none_is_named() -> None:
 
 
 def test_without_a_compiler_the_plain_path_serves_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_LIBRARY", None)
+    monkeypatch.setattr(native, "_WHY_NONE", native_library.NOT_BUILT)
     torch.testing.assert_close(poly_cross_entropy(Z, Y), poly_cross_entropy(Z, Y, implementation="plain"))
     with pytest.raises(ValueError, match=r"not built when polylosses was installed.*g\+\+.*pip install"):
         poly_cross_entropy(Z, Y, implementation="native")

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 import polylosses
 from cases import CELLS, Cell, arrays
-from polylosses.torch import Poly1CrossEntropyLoss, PolyCrossEntropyLoss, poly_cross_entropy
+from polylosses.torch import (
+    LinearPolyCrossEntropyLoss,
+    Poly1CrossEntropyLoss,
+    PolyBCEWithLogitsLoss,
+    PolyCrossEntropyLoss,
+    poly_cross_entropy,
+)
 
 Z = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.5]])
 Y = torch.tensor([0, 2])
@@ -75,7 +81,7 @@ def test_copies_are_the_same_loss(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_its_tensors_are_its_state(name: str) -> None:
     module = copy.deepcopy(MODULES[name])
-    tensors = {n for n in ("weight", "epsilon", "gamma") if isinstance(getattr(module, n), Tensor)}
+    tensors = {n for n in ("weight", "epsilon", "gamma") if isinstance(getattr(module, n, None), Tensor)}
     assert set(module.state_dict()) == tensors
     changed = {n: t + 1 for n, t in module.state_dict().items()}
     before = module(Z, Y)
@@ -143,3 +149,37 @@ def test_they_train_a_model() -> None:
             criterion(model(x), y).backward()
             optimizer.step()
         assert criterion(model(x), y).item() < before
+
+
+def test_epsilon_of_a_loss_made_from_a_polynomial_cannot_be_set() -> None:
+    for module in (
+        PolyCrossEntropyLoss(polynomial=polylosses.focal()),
+        PolyBCEWithLogitsLoss(polynomial=polylosses.focal()),
+        LinearPolyCrossEntropyLoss(3, 5, polynomial=polylosses.focal()),
+    ):
+        for name in ("epsilon", "gamma"):
+            with pytest.raises(AttributeError, match=rf"{name} = 5.0 would have no effect.*Set its polynomial"):
+                setattr(module, name, 5.0)
+        with pytest.raises(TypeError, match=r"polynomial must be a polylosses\.Polynomial.*got 5.0"):
+            module.polynomial = 5.0
+
+
+@pytest.mark.parametrize("epsilon", [2.0, torch.tensor(2.0), torch.nn.Parameter(torch.tensor(2.0))], ids=type)
+def test_a_polynomial_can_be_set(epsilon: object) -> None:
+    module = PolyCrossEntropyLoss(epsilon=epsilon, gamma=1.0)
+    z, y = torch.randn(4, 3), torch.arange(4) % 3
+    module.polynomial = polylosses.taylor_cross_entropy(3)
+    assert torch.equal(module(z, y), poly_cross_entropy(z, y, polynomial=polylosses.taylor_cross_entropy(3)))
+    assert "epsilon" not in repr(module)
+
+
+def test_what_is_set_later_is_checked_then() -> None:
+    module = PolyCrossEntropyLoss()
+    with pytest.raises(ValueError, match="epsilon must be finite; got nan"):
+        module.epsilon = float("nan")
+    with pytest.raises(ValueError, match=r"gamma must be at least 0; got -1\.0"):
+        module.gamma = -1.0
+    assert (module.epsilon, module.gamma) == (1.0, 0.0)
+    module.reduction = "average"
+    with pytest.raises(ValueError, match="'average'"):
+        module(torch.zeros(2, 3), torch.zeros(2).long())

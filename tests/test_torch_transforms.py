@@ -85,7 +85,7 @@ LOSSES: dict[str, Loss] = {
         z, HEAD.to(z), INDICES[rows], linear_bias=HEAD.to(z)[:, 0], epsilon=e, gamma=0.5, label_smoothing=0.1
     ),
     "likelihoods": lambda z, rows, e: poly_from_nll(F.softplus(z), epsilon=e, gamma=0.5),
-    "poly_softmax": lambda z, rows, e: poly_softmax(z, epsilon=e, gamma=0.5),
+    "poly_softmax": lambda z, rows, e: poly_softmax(z, 1, epsilon=e, gamma=0.5),
     "poly_sigmoid": lambda z, rows, e: poly_sigmoid(z, epsilon=e, gamma=0.5),
 }
 ALL_ROWS = torch.arange(ROWS)
@@ -288,7 +288,7 @@ def test_on_the_meta_device(dtype: torch.dtype) -> None:
             torch.zeros(40_000, CLASSES, device="meta", dtype=dtype),
             indices.expand(300, -1),
         ),
-        poly_softmax(z),
+        poly_softmax(z, 1),
         poly_sigmoid(z),
     ]
     assert [tuple(x.shape) for x in results] == [(), (6,), (), (6, 4), (6,), (), (6, 4), (6, 4)]

@@ -4,12 +4,11 @@ import ast
 import inspect
 import json
 import os
-import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -150,8 +149,8 @@ def tune(
                     progress=progress,
                 )
             except tuning.SweepInterrupted as interrupt:
-                tuning.write_runs(interrupt.runs, directory)
-                _complain(f"interrupted; the {len(interrupt.runs)} finished runs are in {directory / 'results.csv'}.")
+                written = tuning.write_runs(interrupt.runs, directory)
+                _complain(f"interrupted; the {len(interrupt.runs)} finished runs are in {written}.")
                 raise typer.Exit(INTERRUPTED) from None
             result.write(directory)
 
@@ -233,20 +232,23 @@ def _progress(silent: bool) -> Iterator[Callable[[float, str], None]]:
 
 @contextmanager
 def _directory(path: Path) -> Iterator[None]:
-    """Make a directory that can be written; if what follows fails, nothing of it stays."""
-    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    """Make a directory that can be written; of what is made here, nothing stays that nobody has put anything into."""
+    made: list[Path] = []
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {path} can't be written ({error.strerror}): give another directory.") from error
-    try:
+        try:
+            for directory in (*reversed(path.parents), path):
+                if not directory.is_dir():
+                    directory.mkdir()
+                    made.append(directory)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise ValueError(f"--out {path} can't be written ({error.strerror}): give another directory.") from error
         yield
-    except Exception as error:
-        if missing and not isinstance(error, typer.Exit):
-            shutil.rmtree(missing[-1])
-        raise
+    finally:
+        for directory in reversed(made):
+            with suppress(OSError):  # it isn't empty: the report is in it, or what others have put there meanwhile
+                directory.rmdir()
 
 
 def _table(columns: dict[str, list[str]]) -> Table:

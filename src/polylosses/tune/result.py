@@ -2,7 +2,7 @@
 
 import json
 import math
-import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,18 +93,25 @@ class Result:
     def write(self, directory: str | Path) -> None:
         """Write ``results.csv`` (the runs), ``results.json`` and ``report.html`` into a directory, made if need be.
 
+        They replace earlier ones when all three have been written.
+
         Raises:
             OSError: the directory can't be written.
         """
+        files = {
+            "results.csv": self.runs.to_csv(index=False),
+            "results.json": json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n",
+            "report.html": self.to_html(),
+        }
         Path(directory).mkdir(parents=True, exist_ok=True)
-        write_runs(self.runs, directory)
-        _replace(Path(directory) / "results.json", json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
-        _replace(Path(directory) / "report.html", self.to_html())
+        _write(files, Path(directory))
 
 
-def write_runs(runs: pd.DataFrame, directory: str | Path) -> None:
-    """Write ``results.csv``."""
-    _replace(Path(directory) / "results.csv", runs.to_csv(index=False))
+def write_runs(runs: pd.DataFrame, directory: str | Path) -> Path:
+    """Write the runs of an interrupted sweep: ``results.csv``, or ``interrupted.csv`` beside a finished report."""
+    name = "interrupted.csv" if (Path(directory) / "results.json").exists() else "results.csv"
+    _write({name: runs.to_csv(index=False)}, Path(directory))
+    return Path(directory) / name
 
 
 def describe(confirmation: Confirmation, metric: str, candidate: float, baseline: float) -> str:
@@ -134,11 +141,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _write(files: dict[str, str], directory: Path) -> None:
+    """Write files into a directory, none before the last of them is written whole."""
+    with tempfile.TemporaryDirectory(prefix=".polylosses-", dir=directory) as unfinished:
+        for name, text in files.items():
+            Path(unfinished, name).write_text(text, encoding="utf-8")
+        for name in files:
+            Path(unfinished, name).replace(directory / name)

@@ -1,0 +1,50 @@
+"""The library that native.cpp is compiled to: found, and loaded if it belongs to the files that it lies with."""
+
+import ctypes
+import hashlib
+import struct
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).with_name("_native.so")
+SOURCE = PATH.with_name("native.cpp")
+
+_REINSTALL = "pip install --force-reinstall --no-cache-dir --no-deps polylosses"
+NOT_BUILT = (
+    "its kernels were not built when polylosses was installed; that needs Linux and g++ or clang++. With these, "
+    f"{_REINSTALL}; add -v to see what the compiler says"
+)
+
+
+def load(*structs: type[ctypes.Structure]) -> tuple[Any, str | None]:
+    """The library, or else why there is none; ``structs`` are those of ``polylosses_sizes`` in native.cpp."""
+    if not PATH.exists():
+        return None, NOT_BUILT
+    try:
+        _check_whole(PATH)
+        library = ctypes.CDLL(str(PATH))
+        source = (ctypes.c_char * 64).in_dll(library, "polylosses_source").value.decode()
+        sizes = (ctypes.c_int64 * len(structs)).in_dll(library, "polylosses_sizes")
+        if source != hashlib.sha256(SOURCE.read_bytes()).hexdigest() or list(sizes) != [*map(ctypes.sizeof, structs)]:
+            raise ValueError(f"{PATH} was built from another version")
+    # Whatever lies there, `import polylosses.torch` must not fail for it.
+    except (OSError, ValueError) as error:
+        return None, f"its kernels can't be loaded ({error}). {_REINSTALL} builds them anew"
+    return library, None
+
+
+def _check_whole(path: Path) -> None:
+    """Raise if the file is no library, or lacks its end: the system would end the process that loads it."""
+    content = path.read_bytes()
+    if content[:5] != b"\x7fELF\x02":
+        raise ValueError(f"{path} is no library of 64-bit Linux")
+    order = "<" if content[5:6] == b"\x01" else ">"
+    try:
+        (first,) = struct.unpack_from(order + "Q", content, 32)
+        size, count = struct.unpack_from(order + "HH", content, 54)
+        # Where the parts that are loaded begin, and how long they are.
+        parts = [struct.unpack_from(order + "Q16xQ", content, first + k * size + 8) for k in range(count)]
+    except struct.error:
+        parts = [(0, len(content) + 1)]
+    if any(sum(part) > len(content) for part in parts):
+        raise ValueError(f"{path} is cut off")
