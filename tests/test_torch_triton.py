@@ -24,7 +24,7 @@ def test_what_the_kernels_become_on_an_h100(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     compiled: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
     assert {one["kernel"] for one in compiled} == {"softmax_statistics", "softmax_gradient", "sigmoids"}
-    assert len({str(one) for one in compiled}) > 30
+    assert len({str(one) for one in compiled}) >= 18
     for one in compiled:
         assert one["bytes"] > 1000
         # Registers suffice.

@@ -17,7 +17,7 @@ VERDICTS = ("better", "worse", "no detectable difference")
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batched, "MINIMUM_STEPS", 40)
+    monkeypatch.setattr(batched, "MINIMUM_STEPS", 20)
 
 
 def blobs(rows: int = 240, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +33,7 @@ def small(**arguments: Any) -> Result:
 @pytest.fixture(scope="module")
 def result() -> Result:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batched, "MINIMUM_STEPS", 40)
+        patch.setattr(batched, "MINIMUM_STEPS", 20)
         return small()
 
 
@@ -194,12 +194,10 @@ def test_diverged_training_is_scored_as_knowing_nothing(tmp_path: Path) -> None:
     assert result.verdict in VERDICTS
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"imbalance": 10.0}, {"label_noise": 0.4}, {"imbalance": 5.0, "label_noise": 0.2}]
-)
-def test_long_tails_and_label_noise_run(arguments: dict[str, float]) -> None:
-    result = small(**arguments, metric="balanced_accuracy")
-    assert result.verdict in VERDICTS
-    assert result.settings["training_rows"] <= 126
+def test_long_tails_and_label_noise_run() -> None:
     clean = small(metric="balanced_accuracy")
-    assert result.table.score.max() < clean.table.score.max()
+    for arguments in ({"imbalance": 10.0}, {"label_noise": 0.4}, {"imbalance": 5.0, "label_noise": 0.2}):
+        result = small(**arguments, metric="balanced_accuracy")
+        assert result.verdict in VERDICTS
+        assert result.settings["training_rows"] <= 126
+        assert result.table.score.max() < clean.table.score.max()
