@@ -40,7 +40,7 @@ def absolute(loss: Polynomial) -> Polynomial:
 
 def times(loss: Polynomial) -> float:
     """Every derivative may take as much as this from a term."""
-    return loss.gamma + len(loss.coefficients) + 1.0
+    return float(loss.gamma + len(loss.coefficients) + 1.0)
 
 
 def sigmoids(m: Any) -> tuple[Any, Any]:

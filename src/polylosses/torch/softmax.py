@@ -146,8 +146,8 @@ def before_rounding(
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":
-            # Positions, not elements: torch's own denominator.
-            loss = loss.sum() / loss.numel()
+            # Positions, not elements: torch's own denominator, which is 0 where there are no classes, too.
+            loss = loss.sum() / (loss.numel() if input.numel() else 0)
         elif reduction == "sum":
             loss = loss.sum()
         return loss
