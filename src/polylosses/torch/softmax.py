@@ -12,7 +12,6 @@ from polylosses.torch.kernels import FEWEST_LOGITS, are_numbers, choose, softmax
 from polylosses.torch.likelihood import (
     at_least_float32,
     given_polynomial,
-    is_ignored,
     is_known_false,
     log_density,
     log_of_others,
@@ -100,12 +99,18 @@ def poly_cross_entropy(
         target = target.long()
     elif target.layout != torch.strided and target.shape == input.shape:
         target = target.to_dense()
+    target = as_int64(target)
     target = as_sharded_as(input, target)
     weight = None if weight is None else as_sharded_as(input, weight)
     options = (weight, ignore_index, label_smoothing)
     implementation = choose_for(polynomial, input, target, *options, implementation)
     loss = before_rounding(polynomial, input, target, *options, reduction, implementation)
     return loss.to(dtype_of_the_loss(input, target, weight))
+
+
+def as_int64(target: Tensor) -> Tensor:
+    """Indices of type uint8, which torch takes too: -100 is none of its numbers."""
+    return target.long() if target.dtype == torch.uint8 else target
 
 
 def choose_for(
@@ -143,8 +148,8 @@ def before_rounding(
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":
-            # Positions, not elements: torch's own denominator.
-            loss = loss.sum() / loss.numel()
+            # Positions, not elements: torch's own denominator, which is 0 where there are no classes, too.
+            loss = loss.sum() / (loss.numel() if input.numel() else 0)
         elif reduction == "sum":
             loss = loss.sum()
         return loss
@@ -242,7 +247,7 @@ def _with_indices(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of every position, how much it counts in the mean, and whether it is ignored."""
     logp = None
-    ignored = is_ignored(target, ignore_index)
+    ignored = target == ignore_index
     # Ignored positions have p = 1 and so no loss: every term of the family vanishes there.
     if implementation != "plain":
         q, tail = softmax_statistics(input, target, ignore_index, implementation)
