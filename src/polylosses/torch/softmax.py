@@ -79,9 +79,10 @@ def poly_cross_entropy(
         RuntimeError, IndexError, ValueError: those of ``F.cross_entropy``, for shapes, dtypes and indices out of range.
 
     Note:
-        The kernels are exact in ``1 - p``, so that losses and gradients keep their digits however sure the model is:
-        the plain implementation rounds ``1 - p`` to 0 from a logit margin of some 17 on. They read the logits again in
-        the backward pass, which must not have been changed in place since.
+        The kernels are exact in ``1 - p``, so that losses and gradients keep their digits however sure the model is
+        (but for ``finfo.eps * (1 - p)^2``, where Poly-N cancels the second power as well): the plain implementation
+        rounds ``1 - p`` to 0 from a logit margin of some 17 on. They read the logits again in the backward pass, which
+        must not have been changed in place since.
 
     Source: Leng et al., ICLR 2022 (arXiv 2204.12511), equations 3 and 4 and listing 1.
 
