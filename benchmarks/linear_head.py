@@ -65,7 +65,7 @@ HEADS: dict[str, Head] = {
     "F.linear + F.cross_entropy": torchs_cross_entropy,
     "F.linear + poly_cross_entropy": all_logits,
     "poly_from_nll(F.linear_cross_entropy)": torchs_chunks,
-    OURS: partial(linear_poly_cross_entropy, epsilon=EPSILON),
+    OURS: partial(linear_poly_cross_entropy, epsilon=EPSILON, implementation="triton" if CUDA else None),
 }
 for peer, (_, module, function) in PEERS_ON_CUDA.items() if CUDA else ():
     with suppress(ImportError):

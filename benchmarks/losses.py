@@ -11,13 +11,15 @@ to copy what has to move: the logits are read twice and the gradient is written,
 The others are installed at the versions that docs/coming_from.py names, into a temporary folder. For optax, see
 jax_losses.py: XLA's threads and torch's are in each other's way.
 
-With a CUDA device, all this is done there, at larger shapes; and with Liger-Kernel and quack, if they are installed:
+With a CUDA device, all this is done there with the Triton kernels, at larger shapes (see cuda.py); and with
+Liger-Kernel and quack, if they are installed:
 
     pip install liger-kernel==0.8.5 quack-kernels==0.6.5
 """
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -45,13 +47,16 @@ SECONDS_A_SHAPE = {"cpu": 20.0, "cuda": 4.0}
 UPSTREAM = 0.125
 FLOOR = "floor"
 
+# On CUDA, where it is not the default until the kernels have passed on a device.
+KERNEL: dict[str, Any] = {"implementation": "triton"} if torch.cuda.is_available() else {}
+
 SOFTMAX_BASELINE = "F.cross_entropy"
 SOFTMAX: dict[str, Loss] = {
     SOFTMAX_BASELINE: F.cross_entropy,
     "torch.compile(F.cross_entropy)": torch.compile(F.cross_entropy),
-    "Poly-1": partial(poly_cross_entropy, epsilon=1.0),
-    "focal, gamma 0.5": partial(poly_cross_entropy, epsilon=0.0, gamma=0.5),
-    "Poly-3": partial(poly_cross_entropy, epsilon=(1.0, 0.5, 0.25)),
+    "Poly-1": partial(poly_cross_entropy, epsilon=1.0, **KERNEL),
+    "focal, gamma 0.5": partial(poly_cross_entropy, epsilon=0.0, gamma=0.5, **KERNEL),
+    "Poly-3": partial(poly_cross_entropy, epsilon=(1.0, 0.5, 0.25), **KERNEL),
     "Poly-1, plain": partial(poly_cross_entropy, epsilon=1.0, implementation="plain"),
 }
 SOFTMAX_PEERS = {"timm": "timm", "Holocron": "Holocron", "spells": "pytorch-lightning-spells", "polyloss": "polyloss"}
@@ -66,11 +71,12 @@ SOFTMAX_SHAPES_ON_CUDA: list[Shape] = [(8192, 128256), (8, 150, 512, 512)]
 BALANCED: dict[str, Any] = {"epsilon": 0.0, "gamma": 2.0, "alpha": 0.25}
 POLY: dict[str, Any] = BALANCED | {"epsilon": 1.0}
 SIGMOID_BASELINE = "torchvision"
+SIGMOID_BASELINE_OF_TORCH = "F.binary_cross_entropy_with_logits"  # where torchvision could not be installed
 SIGMOID: dict[str, Loss] = {
     "F.binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
-    "focal": partial(poly_binary_cross_entropy_with_logits, **BALANCED),
-    "Poly-1 focal": partial(poly_binary_cross_entropy_with_logits, **POLY),
-    "Poly-1 focal, class ids": partial(poly_binary_cross_entropy_with_logits, **POLY),
+    "focal": partial(poly_binary_cross_entropy_with_logits, **BALANCED, **KERNEL),
+    "Poly-1 focal": partial(poly_binary_cross_entropy_with_logits, **POLY, **KERNEL),
+    "Poly-1 focal, class ids": partial(poly_binary_cross_entropy_with_logits, **POLY, **KERNEL),
     "Poly-1 focal, plain": partial(poly_binary_cross_entropy_with_logits, **POLY, implementation="plain"),
 }
 SIGMOID_PEERS = {"torchvision": "torchvision", "timm": "timm", "spells": "pytorch-lightning-spells"}
@@ -102,6 +108,8 @@ def losses(folder: str, link: str) -> dict[str, Loss]:
     options = {"epsilon": 1.0} if link == "softmax" else BALANCED
     for name, title in peers.items():
         (peer,) = (peer for peer in coming_from.PEERS if peer.title == title)
+        if not Path(folder, title).exists():
+            continue  # it could not be installed
         module = coming_from.load(peer, f"{folder}/{title}")
         (loss,) = (loss for loss in peer.losses if loss.link is of_link)
         found[name] = partial(loss.call, module, **options)
@@ -184,6 +192,8 @@ def works(loss: Loss, logits: Tensor, target: Tensor) -> str:
 def measure(folder: str, link: str, shape: Shape, device: str) -> list[dict[str, Any]]:
     torch._dynamo.reset()
     baseline = SOFTMAX_BASELINE if link == "softmax" else SIGMOID_BASELINE
+    if baseline not in losses(folder, link):
+        baseline = SIGMOID_BASELINE_OF_TORCH
     calls: dict[str, Callable[[], Any]] = {}
     results: dict[str, dict[str, Any]] = {}
     for name, loss in losses(folder, link).items():
@@ -244,8 +254,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for peer in coming_from.PEERS:
             if peer.title in {*SOFTMAX_PEERS.values(), *SIGMOID_PEERS.values()}:
-                coming_from.install(peer, f"{folder}/{peer.title}")
-                about[peer.title] = " ".join(peer.requirements)
+                try:
+                    coming_from.install(peer, f"{folder}/{peer.title}")
+                except subprocess.CalledProcessError:
+                    about[peer.title] = "not installed"
+                else:
+                    about[peer.title] = " ".join(peer.requirements)
         for name, (package, module, _) in SOFTMAX_PEERS_ON_CUDA.items() if device == "cuda" else ():
             about[name] = f"{package}=={version(package)}" if find_spec(module.partition(".")[0]) else "not installed"
         for name, value in about.items():

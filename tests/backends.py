@@ -1,8 +1,9 @@
 """Which adapters the laws run on. A new backend writes one, names it here, and has its tests.
 
 An adapter is a module with some of the functions ``cross_entropy``, ``binary_cross_entropy``, ``softmax``, ``sigmoid``
-and ``from_nll``, each from a :class:`polylosses.Polynomial` and NumPy arrays to NumPy arrays; for options that the
-backend has not, they return None. ``LOW_PRECISION`` says whether the backend takes float16 and bfloat16.
+and ``from_nll``, each from a :class:`polylosses.Polynomial` and NumPy arrays to NumPy arrays. ``LOW_PRECISION`` says
+whether the backend takes float16 and bfloat16, ``serves_binary`` which cells of :data:`cases.BINARY_CELLS` it has the
+options for.
 """
 
 from collections.abc import Callable
@@ -27,8 +28,8 @@ def on_every_backend(function: str, *, low_precision: bool = False) -> Callable[
 
 
 def on_every_backend_in_full_precision(function: str) -> Callable[[Any], Any]:
-    """The same, in each full precision that the backend is to be tested in: JAX compiles for minutes for another."""
+    """The same, in each full precision that the backend is to be tested in: JAX compiles for long for another."""
     having = [backend for backend in BACKENDS if hasattr(backend, function)]
-    pairs = [(b, dtype) for b in having for dtype in (["float32"] if b is on_jax else FULL)]
+    pairs = [(b, dtype) for b in having for dtype in (["float64"] if b is on_jax else FULL)]
     names = [f"{b.__name__.removeprefix('on_')}-{dtype}" for b, dtype in pairs]
     return pytest.mark.parametrize(("backend", "dtype"), pairs, ids=names)

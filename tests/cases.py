@@ -5,10 +5,11 @@ exact in every dtype down to bfloat16, and one oracle value serves all dtypes an
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
-from typing import Any
+from itertools import combinations, product
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,7 @@ SHAPES = [(CLASSES,), (6, CLASSES), (3, CLASSES, 2), (2, CLASSES, 2, 2)]
 WEIGHT = np.array([1.0, 2.5, 0.25, 0.0, 4.0])
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One combination of options. ``ignore_index`` None: torch's default, and no position is ignored."""
 
     target: str
@@ -70,7 +70,7 @@ class Arrays:
     upstream: Array  # what the positions' losses are multiplied by before the backward pass of reduction "none"
 
 
-CELLS: list[Cell] = [
+CELLS: tuple[Cell, ...] = tuple(
     Cell(*options)
     for options in product(
         ["indices", "probabilities"],
@@ -81,7 +81,35 @@ CELLS: list[Cell] = [
         ["none", "mean", "sum"],
     )
     if options[0] == "indices" or options[4] is None
-]
+)
+
+
+C = TypeVar("C", bound=tuple[Any, ...])
+
+# What runs over all cells; every other loss has some of them.
+WHOLE = ("poly1", "everything")
+
+
+def covering(cells: Sequence[C], first: int = 0) -> list[C]:
+    """Few of the cells, in which any two options that are together in one of ``cells`` are together in one.
+
+    Other values of ``first`` give other such sets.
+    """
+    cells = [*cells[first % len(cells) :], *cells[: first % len(cells)]]
+    pairs = [set(combinations(enumerate(cell), 2)) for cell in cells]
+    left = set[Any]().union(*pairs)
+    chosen = []
+    while left:
+        best = max(range(len(cells)), key=lambda k: len(pairs[k] & left))
+        chosen.append(cells[best])
+        left -= pairs[best]
+    return chosen
+
+
+@cache
+def some(cells: tuple[C, ...], name: str) -> list[C]:
+    """The cells that a loss runs over."""
+    return list(cells) if name in WHOLE else covering(cells, 31 * list(LOSSES).index(name))
 
 
 @cache
@@ -122,8 +150,7 @@ def to_class_axis(rows: Array, shape: tuple[int, ...]) -> Array:
 ALPHAS: list[tuple[float | None, bool]] = [(None, True), (0.25, True), (0.25, False)]
 
 
-@dataclass(frozen=True)
-class BinaryCell:
+class BinaryCell(NamedTuple):
     """One combination of the options of binary cross-entropy. ``weighted``: both ``weight`` and ``pos_weight``."""
 
     target: str
@@ -152,13 +179,13 @@ class BinaryArrays:
     upstream: Array  # what the elements' losses are multiplied by before the backward pass of reduction "none"
 
 
-BINARY_CELLS: list[BinaryCell] = [
+BINARY_CELLS: tuple[BinaryCell, ...] = tuple(
     BinaryCell(target, shape, weighted, *alpha, ignore_index, reduction)
     for target, shape, weighted, alpha, ignore_index, reduction in product(
         ["class ids", "hard", "soft"], SHAPES, [False, True], ALPHAS, [None, -100, 255, 1], ["none", "mean", "sum"]
     )
     if target != "soft" or ignore_index in (None, -100)
-]
+)
 
 
 @cache

@@ -15,6 +15,9 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # tests/test_keras.py runs the other one too.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
+# XLA compiles much longer here than the result runs.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
 # What one process has compiled, the others need not: JAX compiles much longer here than it computes. The first process
 # makes the folder, and those that it starts have its environment.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

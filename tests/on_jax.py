@@ -1,6 +1,6 @@
 """The adapter of ``polylosses.jax`` to the laws that hold for every backend.
 
-Its losses are one for each example, so the adapter writes weights, ignored targets and reductions as a user would.
+Its losses are one for each example: weights, soft labels' smoothing and reductions are the adapter's, and NumPy's.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cases import Array
+from cases import LOSSES, Array, BinaryCell
 from found import Found
 from polylosses import Polynomial
 from polylosses.jax import (
@@ -30,25 +30,14 @@ def numbers(found: Any) -> Array:
     return np.asarray(found, dtype=np.float64)
 
 
-def losses(
-    how: tuple[bool, int], polynomial: Any, logits: Any, target: Any, weight: Any, kept: Any, label_smoothing: Any
-) -> Any:
+def losses(how: tuple[bool, int], polynomial: Any, logits: Any, target: Any, kept: Any, label_smoothing: Any) -> Any:
     """One for each example."""
     soft, axis = how
     chosen: dict[str, Any] = {"polynomial": polynomial, "axis": axis, "where": kept}
-    weights = None if weight is None else weight.reshape([-1 if k == axis else 1 for k in range(logits.ndim)])
-    classes = logits.shape[axis]
     if soft:
-        labels = target if label_smoothing is None else (1 - label_smoothing) * target + label_smoothing / classes
-        return poly_cross_entropy(logits, labels if weight is None else weights * labels, **chosen)
-    if weight is None:
-        smoothed = {} if label_smoothing is None else {"label_smoothing": label_smoothing}
-        return poly_cross_entropy_with_integer_labels(logits, target, **smoothed, **chosen)
-    of_label = weight[target] * poly_cross_entropy_with_integer_labels(logits, target, **chosen)
-    if label_smoothing is None:
-        return of_label
-    spread = poly_cross_entropy(logits, weights / classes, **chosen)
-    return (1 - label_smoothing) * of_label + label_smoothing * spread
+        return poly_cross_entropy(logits, target, **chosen)
+    smoothed = {} if label_smoothing is None else {"label_smoothing": label_smoothing}
+    return poly_cross_entropy_with_integer_labels(logits, target, **smoothed, **chosen)
 
 
 def with_gradients(how: Any, polynomial: Any, upstream: Any, logits: Any, target: Any, *others: Any) -> Any:
@@ -56,7 +45,7 @@ def with_gradients(how: Any, polynomial: Any, upstream: Any, logits: Any, target
         return losses(how, polynomial, z, y, *others)
 
     value, pull = jax.vjp(of, logits, target) if how[0] else jax.vjp(of, logits)
-    return value, pull(upstream.astype(value.dtype))
+    return value, *pull(upstream.astype(value.dtype))
 
 
 # Compiled in a hurry: compiling takes most of the time here.
@@ -65,6 +54,9 @@ jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # The numbers of a polynomial are known when it is compiled, or not until it runs: both have to be right.
 KNOWN = jit(with_gradients, static_argnames=("how", "polynomial"))
 TRACED = jit(with_gradients, static_argnames="how")
+
+# One loss for each way in which the numbers may be 0: for these the program is another one.
+OF_EACH_KIND = {(bool(p.coefficients), p.gamma == 0, p.log_weight == 0): p for p in LOSSES.values()}.values()
 
 
 def padded(loss: Polynomial) -> Polynomial:
@@ -88,53 +80,57 @@ def cross_entropy(
     soft = target.shape == logits.shape
     places = logits.shape[:axis] + logits.shape[axis + 1 :]
     kept = np.ones(places, bool) if soft or ignore_index is None else target != ignore_index
+    weights = np.ones(logits.shape[axis]) if weight is None else weight
+    along = np.broadcast_to(weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)]), logits.shape)
+    of_label = np.ones(places) if soft else weights[np.where(kept, target, 0)]
     factor = np.ones(places)
     if reduction == "none" and upstream is not None:
         factor = upstream
     elif reduction == "mean":
-        counts = kept if soft or weight is None else np.where(kept, weight[np.where(kept, target, 0)], 0)
         with np.errstate(divide="ignore"):
-            factor = factor / (np.float64(kept.size) if soft else counts.sum())
-    known = logits.ndim == 2 and weight is None and dtype == "float32"
-    with jax.enable_x64(True):
-        value, pulled = (KNOWN if known else TRACED)(
-            (soft, axis),
-            loss if known else padded(loss),
-            jnp.asarray(factor, dtype),
-            jnp.asarray(logits, dtype),
-            jnp.asarray(target, dtype if soft else "int32"),
-            None if weight is None else jnp.asarray(weight, dtype),
-            None if soft or ignore_index is None else jnp.asarray(kept),
-            None if label_smoothing == 0 else jnp.asarray(label_smoothing, dtype),
-        )
-        found, gradients = numbers(value), [numbers(gradient) for gradient in pulled]
+            factor = factor / (np.float64(kept.size) if soft else (kept * of_label).sum())
+
+    def found_by(soft: bool, target: Array, times: Array, smoothing: float = 0.0) -> list[Array]:
+        known = dtype == "float32" and loss in OF_EACH_KIND
+        with jax.enable_x64(True):
+            found = (KNOWN if known else TRACED)(
+                (soft, axis),
+                loss if known else padded(loss),
+                jnp.asarray(factor * times, dtype),
+                jnp.asarray(logits, dtype),
+                jnp.asarray(target, dtype if soft else "int32"),
+                None if ignore_index is None else jnp.asarray(kept),
+                None if smoothing == 0 else jnp.asarray(smoothing, dtype),
+            )
+            value, *gradients = map(numbers, found)
+        return [times * value, *gradients]
+
+    if soft:
+        labels = along * ((1 - label_smoothing) * target + label_smoothing / len(weights))
+        value, gradient, by_labels = found_by(True, labels, np.ones(places))
+        gradients = [gradient, by_labels * along * (1 - label_smoothing)]
+    elif weight is None:
+        value, *gradients = found_by(False, target, np.ones(places), label_smoothing)
+    else:
+        value, *gradients = found_by(False, target, (1 - label_smoothing) * of_label)
+        if label_smoothing:
+            spread, by_spread, _ = found_by(True, along / len(weights), np.full(places, label_smoothing))
+            value, gradients = value + spread, [gradients[0] + by_spread]
     if reduction != "none":
         with np.errstate(invalid="ignore"):
-            found = np.asarray((found * factor).sum() if found.size else np.float64(0) * factor.sum())
-    return Found(found, *gradients)
+            value = np.asarray((value * factor).sum() if value.size else np.float64(0) * factor.sum())
+    return Found(value, *gradients)
 
 
-def binary_losses(how: Any, polynomial: Polynomial, logits: Any, target: Any, weight: Any, pos_weight: Any) -> Any:
-    alpha, dense = how
-    axis = min(1, logits.ndim - 1)
-    labels = target if dense else jax.nn.one_hot(target, logits.shape[axis], axis=axis, dtype=logits.dtype)
-    chosen: dict[str, Any] = {"polynomial": polynomial, "alpha": alpha}
-    loss = sigmoid_poly_cross_entropy(logits, labels, **chosen)
-    if pos_weight is not None:
-        # What the positive part weighs more: linear in the labels.
-        no = sigmoid_poly_cross_entropy(logits, jnp.zeros_like(labels), **chosen)
-        yes = sigmoid_poly_cross_entropy(logits, jnp.ones_like(labels), **chosen)
-        loss = pos_weight * labels * yes + (1 - labels) * no
-    return loss if weight is None else weight * loss
+@partial(jit, static_argnames="alpha")
+def binary_with_gradients(alpha: float | None, polynomial: Any, upstream: Any, logits: Any, labels: Any) -> Any:
+    of = partial(sigmoid_poly_cross_entropy, alpha=alpha, polynomial=polynomial)
+    value, pull = jax.vjp(of, logits, labels)
+    return value, *pull(upstream.astype(value.dtype))
 
 
-@partial(jit, static_argnames="how")
-def binary_with_gradients(how: Any, polynomial: Any, upstream: Any, logits: Any, target: Any, *others: Any) -> Any:
-    def of(z: Any, y: Any = target) -> Any:
-        return binary_losses(how, polynomial, z, y, *others)
-
-    value, pull = jax.vjp(of, logits, target) if how[1] else jax.vjp(of, logits)
-    return value, pull(upstream.astype(value.dtype))
+def serves_binary(cell: BinaryCell) -> bool:
+    return cell.alpha_on_epsilon and cell.ignore_index is None
 
 
 def binary_cross_entropy(
@@ -150,27 +146,37 @@ def binary_cross_entropy(
     reduction: str = "mean",
     upstream: Array | None = None,
     dtype: str = "float64",
-) -> Found | None:
-    if not alpha_on_epsilon or ignore_index is not None:
-        return None  # not among the options
+) -> Found:
+    assert alpha_on_epsilon
+    assert ignore_index is None
     dense = target.shape == logits.shape
+    labels = target
+    if not dense:
+        labels = np.moveaxis(np.eye(logits.shape[min(1, logits.ndim - 1)])[target], -1, min(1, logits.ndim - 1))
     factor = np.ones(logits.shape)
     if reduction == "none" and upstream is not None:
         factor = upstream
     elif reduction == "mean":
         factor = factor / np.float64(factor.size)
-    with jax.enable_x64(True):
-        value, pulled = binary_with_gradients(
-            (alpha, dense),
-            padded(loss),
-            jnp.asarray(factor, dtype),
-            jnp.asarray(logits, dtype),
-            jnp.asarray(target, dtype if dense else "int32"),
-            None if weight is None else jnp.asarray(weight, dtype),
-            None if pos_weight is None else jnp.asarray(pos_weight, dtype),
-        )
-        found, gradients = numbers(value), [numbers(gradient) for gradient in pulled]
-    return Found(found if reduction == "none" else np.asarray((found * factor).sum()), *gradients)
+    times = np.broadcast_to(1.0 if weight is None else weight, logits.shape)
+
+    def found_by(labels: Array, times: Array) -> list[Array]:
+        given = factor * times, logits, labels
+        with jax.enable_x64(True):
+            found = binary_with_gradients(alpha, padded(loss), *(jnp.asarray(array, dtype) for array in given))
+            value, *gradients = map(numbers, found)
+        return [times * value, *gradients]
+
+    if pos_weight is None:
+        value, *gradients = found_by(labels, times)
+    else:
+        # What the positive part weighs more: linear in the labels.
+        yes, by_yes, _ = found_by(np.ones(logits.shape), times * pos_weight * labels)
+        no, by_no, _ = found_by(np.zeros(logits.shape), times * (1 - labels))
+        value, gradients = yes + no, [by_yes + by_no]
+        of_yes, of_no = (found_by(np.full(logits.shape, y), times)[0] for y in (1.0, 0.0))
+        gradients.append(factor * (pos_weight * of_yes - of_no))
+    return Found(value if reduction == "none" else np.asarray((value * factor).sum()), *gradients[: 1 + dense])
 
 
 def softmax(loss: Polynomial, logits: Array, dtype: str = "float64") -> Array:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import torch
 
-from cases import Array
+from cases import Array, BinaryCell
 from found import Found
 from polylosses import Polynomial
 from polylosses.keras import (
@@ -96,6 +96,10 @@ def cross_entropy(
     return reduced(found, factor, reduction)
 
 
+def serves_binary(cell: BinaryCell) -> bool:
+    return cell.alpha_on_epsilon and cell.ignore_index is None and not cell.weighted and cell.target != "class ids"
+
+
 def binary_cross_entropy(
     loss: Polynomial,
     logits: Array,
@@ -109,9 +113,11 @@ def binary_cross_entropy(
     reduction: str = "mean",
     upstream: Array | None = None,
     dtype: str = "float64",
-) -> Found | None:
-    if not alpha_on_epsilon or ignore_index is not None or pos_weight is not None or target.shape != logits.shape:
-        return None  # not among the options
+) -> Found:
+    assert alpha_on_epsilon
+    assert ignore_index is None
+    assert pos_weight is None
+    assert target.shape == logits.shape
     factor = np.ones(logits.shape)
     if reduction == "none" and upstream is not None:
         factor = upstream

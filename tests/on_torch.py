@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cases import Array
+from cases import Array, BinaryCell
 from found import Found
 from polylosses import Polynomial
 from polylosses.torch import (
@@ -31,8 +31,10 @@ def found_by(value: Tensor, logits: Tensor, target: Tensor | None, upstream: Arr
     ones = torch.ones_like(value) if upstream is None else torch.tensor(upstream, dtype=value.dtype)
     value.backward(ones)  # type: ignore[no-untyped-call]
     assert logits.grad is not None
-    by_target = None if target is None or target.grad is None else numbers(target.grad)
-    return Found(numbers(value), numbers(logits.grad), by_target)
+    if target is None or not target.requires_grad:
+        return Found(numbers(value), numbers(logits.grad))
+    assert target.grad is not None, "the target has no gradient"
+    return Found(numbers(value), numbers(logits.grad), numbers(target.grad))
 
 
 def cross_entropy(
@@ -60,6 +62,10 @@ def cross_entropy(
         polynomial=loss,
     )
     return found_by(value, z, y, upstream if reduction == "none" else None)
+
+
+def serves_binary(cell: BinaryCell) -> bool:
+    return True
 
 
 def binary_cross_entropy(

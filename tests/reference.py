@@ -105,11 +105,14 @@ def row(loss: Polynomial, logits: tuple[float, ...]) -> Row:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a loss has to return, its gradients, and the scale of the rounding errors of each."""
+    """What a loss has to return, its gradients, and the scale of the rounding errors of each.
+
+    ``target_gradient`` None: there is none, since the target is class indices or is taken for constant.
+    """
 
     value: Array
     gradient: Array
-    target_gradient: Array
+    target_gradient: Array | None
     value_scale: Array
     gradient_scale: Array
     target_gradient_scale: Array
@@ -174,7 +177,7 @@ def cross_entropy(
         return Expected(
             value=losses([r.value for r in rows]),
             gradient=gradients([r.slope for r in rows], -1),
-            target_gradient=target_gradients([r.value for r in rows]),
+            target_gradient=target_gradients([r.value for r in rows]) if target.shape == logits.shape else None,
             value_scale=losses([r.value_scale for r in rows]),
             gradient_scale=gradients([r.slope_scale for r in rows], 1),
             target_gradient_scale=target_gradients([r.value_scale for r in rows]),
@@ -250,7 +253,7 @@ def binary_cross_entropy(
     return Expected(
         value=reduced(totals["value"]),
         gradient=factor * totals["gradient"],
-        target_gradient=factor * totals["target"],
+        target_gradient=factor * totals["target"] if target.shape == logits.shape else None,
         value_scale=reduced(totals["vs"]),
         gradient_scale=factor * totals["gs"],
         target_gradient_scale=factor * totals["ts"],

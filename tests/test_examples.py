@@ -203,7 +203,7 @@ class TestSkorch:
             nn.Linear(4, 3),
             criterion=PolyCrossEntropyLoss,
             criterion__epsilon=2.0,
-            predict_nonlinearity=lambda logits: poly_softmax(logits, epsilon=2.0),
+            predict_nonlinearity=lambda logits: poly_softmax(logits, 1, epsilon=2.0),
             train_split=None,
             verbose=0,
             max_epochs=2,
@@ -212,7 +212,9 @@ class TestSkorch:
         x = random.random((12, 4), dtype=np.float32)
         net.fit(x, random.integers(0, 3, 12))
         logits = net.module_(torch.tensor(x))
-        np.testing.assert_allclose(net.predict_proba(x), poly_softmax(logits, epsilon=2.0).detach().numpy(), rtol=1e-6)
+        np.testing.assert_allclose(
+            net.predict_proba(x), poly_softmax(logits, 1, epsilon=2.0).detach().numpy(), rtol=1e-6
+        )
 
     @pytest.mark.parametrize(
         "chosen", [{}, {"epsilon": 1.0}, {"epsilon": 2.0, "gamma": 0.5}, {"polynomial": "focal"}], ids=str

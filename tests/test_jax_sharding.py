@@ -63,7 +63,7 @@ json.dump(results, sys.stdout)
 
 @cache
 def results() -> list[dict[str, Any]]:
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-W", "error", "-c", CASES]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -112,6 +112,6 @@ mesh = jax.make_mesh((4,), ("x",), devices=jax.devices()[:4])
 z = jax.device_put(jnp.ones((16, 512)), NamedSharding(mesh, P(None, "x")))
 print(jax.jit(lambda z: z, out_shardings=NamedSharding(mesh, P())).lower(z).compile().as_text())
 """
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "all-gather" in done.stdout

@@ -1,6 +1,8 @@
 """What ``poly_cross_entropy`` and its neighbours refuse, and how they say it."""
 
+import dataclasses
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +13,16 @@ from torch import Tensor
 
 import polylosses
 from polylosses.torch import (
+    LinearPolyCrossEntropyLoss,
     Poly1CrossEntropyLoss,
+    Poly1FocalLoss,
+    PolyBCEWithLogitsLoss,
     PolyCrossEntropyLoss,
+    linear_poly_cross_entropy,
+    poly_binary_cross_entropy_with_logits,
     poly_cross_entropy,
     poly_from_nll,
+    poly_sigmoid,
     poly_softmax,
 )
 
@@ -37,6 +45,11 @@ REFUSED_BY_TORCH: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "class above the last, weights": ((Z, torch.tensor([0, 3]), torch.ones(3)), {}),
     "class above the last, smoothing": ((Z, torch.tensor([0, 3])), {"label_smoothing": 0.1}),
     "class above the last, weights and smoothing": ((Z, torch.tensor([0, 3]), torch.ones(3)), {"label_smoothing": 0.1}),
+    "class of uint8 above the last": ((Z, torch.tensor([0, 255], dtype=torch.uint8)), {}),
+    "class of uint8 above the last, smoothing": (
+        (Z, torch.tensor([0, 255], dtype=torch.uint8)),
+        {"label_smoothing": 0.1},
+    ),
     "ignored by default, but not here": ((Z, torch.tensor([0, -100])), {"ignore_index": 255}),
     "integer logits": ((Z.long(), Y), {}),
     "bool logits": ((Z > 0, Y), {}),
@@ -89,7 +102,7 @@ def test_smoothing_without_a_meaning(smoothing: float) -> None:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "poly_cross_entropy": lambda **chosen: poly_cross_entropy(Z, Y, **chosen),
     "poly_from_nll": lambda **chosen: poly_from_nll(torch.ones(2), **chosen),
-    "poly_softmax": lambda **chosen: poly_softmax(Z, **chosen),
+    "poly_softmax": lambda **chosen: poly_softmax(Z, 1, **chosen),
     "PolyCrossEntropyLoss": PolyCrossEntropyLoss,
 }
 FOCAL = polylosses.focal(2.0)
@@ -104,9 +117,14 @@ REFUSED_BY_US: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "polynomial as a name": ({"polynomial": "focal"}, TypeError, "got 'focal'"),
     "epsilon as text": ({"epsilon": "2"}, TypeError, "got '2'"),
     "epsilon None": ({"epsilon": None}, TypeError, "got None"),
-    "epsilon nan": ({"epsilon": float("nan")}, ValueError, "must be finite; got nan"),
+    "epsilon nan": ({"epsilon": float("nan")}, ValueError, "epsilon must be finite; got nan."),
+    "epsilon with inf inside": ({"epsilon": [1.0, float("inf")]}, ValueError, "epsilon[1] must be finite; got inf."),
     "epsilon of two dimensions": ({"epsilon": torch.ones(2, 3)}, ValueError, "(2, 3)"),
-    "epsilon with text inside": ({"epsilon": [1.0, "2"]}, TypeError, "coefficients[1] must be a number"),
+    "epsilon with text inside": (
+        {"epsilon": [1.0, "2"]},
+        TypeError,
+        "epsilon[1] must be a number or a 0-dimensional array or tensor; got '2'",
+    ),
     "gamma below 0": ({"gamma": -1.0}, ValueError, "gamma must be at least 0; got -1.0"),
     "gamma as text": ({"gamma": "2"}, TypeError, "gamma must be a number"),
 }
@@ -121,10 +139,57 @@ def test_arguments_that_are_no_polynomial(
         function(**chosen)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_an_epsilon_below_the_bound_warns(function: Callable[..., Any]) -> None:
-    with pytest.warns(UserWarning, match=r"epsilon = -1\.5 .* below the bound -1"):
-        function(epsilon=-1.5)
+BCE: Callable[..., Tensor] = poly_binary_cross_entropy_with_logits
+# Whoever takes an epsilon, called in this file.
+TAKING_EPSILON: dict[str, Callable[[Any], Any]] = {
+    "poly_cross_entropy": lambda e: poly_cross_entropy(Z, Y, epsilon=e),
+    "a gradient": lambda e: torch.func.grad(lambda z: poly_cross_entropy(z, Y, epsilon=e))(Z),
+    "poly_binary_cross_entropy_with_logits": lambda e: BCE(Z, SOFT, epsilon=e),
+    "class ids": lambda e: BCE(Z, Y, epsilon=e),
+    "alpha": lambda e: BCE(Z, SOFT, epsilon=e, alpha=0.25),
+    "alpha on the logarithm": lambda e: BCE(Z, SOFT, epsilon=e, alpha=0.25, alpha_on_epsilon=False),
+    "linear_poly_cross_entropy": lambda e: linear_poly_cross_entropy(Z, torch.eye(3), Y, epsilon=e),
+    "poly_from_nll": lambda e: poly_from_nll(torch.ones(2), epsilon=e),
+    "poly_softmax": lambda e: poly_softmax(Z, 1, epsilon=e),
+    "poly_sigmoid": lambda e: poly_sigmoid(Z, epsilon=e),
+    "PolyCrossEntropyLoss": lambda e: PolyCrossEntropyLoss(epsilon=e)(Z, Y),
+    "Poly1CrossEntropyLoss": lambda e: Poly1CrossEntropyLoss(e)(Z, Y),
+    "PolyBCEWithLogitsLoss": lambda e: PolyBCEWithLogitsLoss(epsilon=e)(Z, SOFT),
+    "Poly1FocalLoss": lambda e: Poly1FocalLoss(e, alpha_on_epsilon=False)(Z, SOFT),
+    "LinearPolyCrossEntropyLoss": lambda e: LinearPolyCrossEntropyLoss(3, 3, epsilon=e)(Z, Y),
+    "an epsilon that is set": lambda e: setattr(PolyCrossEntropyLoss(), "epsilon", e),
+    "Polynomial": lambda e: poly_cross_entropy(Z, Y, polynomial=polylosses.Polynomial((e,))),
+    "replace": lambda e: dataclasses.replace(polylosses.poly1(), coefficients=(e,)),
+    "poly1": lambda e: PolyCrossEntropyLoss(polynomial=polylosses.poly1(e))(Z, Y),
+    "poly_n": lambda e: BCE(Z, SOFT, polynomial=polylosses.poly_n(e, 0.5)),
+    "poly1_focal": lambda e: BCE(Z, SOFT, polynomial=polylosses.poly1_focal(e)),
+}
+
+
+@pytest.mark.parametrize("call", TAKING_EPSILON.values(), ids=TAKING_EPSILON)
+def test_an_epsilon_below_the_bound_warns_once_at_the_users_line(call: Callable[[Any], Any]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(-1.5)
+    (warning,) = caught
+    assert re.search(r"epsilon = -1\.5 .* below the bound -(1|0\.25):", str(warning.message))
+    code = call.__code__
+    lines = {line for _, _, line in code.co_lines()}
+    assert (warning.filename, warning.lineno in lines) == (__file__, True)
+
+
+def test_a_module_does_not_warn_again() -> None:
+    with pytest.warns(UserWarning, match="below the bound"):
+        modules: list[Any] = [PolyCrossEntropyLoss(epsilon=-1.5), Poly1FocalLoss(-1.5, alpha_on_epsilon=False)]
+    for module, target in zip(modules, (Y, SOFT), strict=True):
+        module(Z.clone().requires_grad_(), target).backward()
+
+
+def test_a_compiled_loss_has_no_break_at_the_warning() -> None:
+    compiled = torch.compile(lambda z: poly_cross_entropy(z, Y, epsilon=-1.5), fullgraph=True, backend="eager")
+    with pytest.warns(UserWarning, match="below the bound"):
+        right = poly_cross_entropy(Z, Y, epsilon=-1.5)
+    torch.testing.assert_close(compiled(Z), right)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +198,7 @@ def test_an_epsilon_below_the_bound_warns(function: Callable[..., Any]) -> None:
 def test_neighbours_take_floating_point_tensors(wrong: Any, named: str) -> None:
     for function, name in ((poly_from_nll, "nll"), (poly_softmax, "input")):
         with pytest.raises(TypeError, match=f"{name} must be a floating-point tensor.*got {named}"):
-            function(wrong)
+            function(wrong, *[0] * (function is poly_softmax))
 
 
 def test_modules_refuse_when_made() -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import reference
-from cases import CELLS, LOSSES, Array, Cell, arrays
+from cases import CELLS, LOSSES, Array, C, Cell, arrays, some
 from found import SPACING, TINY, compare, report, rounded_once
 from kernel_cases import LAYOUTS, SHAPES, SURE, of_margin
 from on_torch import found_by, tensor
@@ -34,12 +34,10 @@ each_kernel = pytest.mark.parametrize("implementation", KERNELS)
 DTYPES = ["float32", "bfloat16"]
 SERVED = [cell for cell in CELLS if cell.target == "indices" and cell.label_smoothing == 0]
 
-T = TypeVar("T")
 
-
-def share_of(cells: list[T], name: str, implementation: str) -> list[T]:
-    """All of them; but Triton's interpreter takes 20 ms for each kernel: there each loss has its own share."""
-    return cells if implementation == "native" else cells[list(LOSSES).index(name) :: len(LOSSES)]
+def share_of(cells: list[C], name: str, implementation: str) -> list[C]:
+    """Triton's interpreter takes 20 ms for each kernel: there each loss has its own share."""
+    return some(tuple(cells), name) if implementation == "native" else cells[list(LOSSES).index(name) :: len(LOSSES)]
 
 
 def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str) -> Any:

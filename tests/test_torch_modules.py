@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 
 import polylosses
 from cases import CELLS, Cell, arrays
-from polylosses.torch import Poly1CrossEntropyLoss, PolyCrossEntropyLoss, poly_cross_entropy
+from polylosses.torch import (
+    LinearPolyCrossEntropyLoss,
+    Poly1CrossEntropyLoss,
+    PolyBCEWithLogitsLoss,
+    PolyCrossEntropyLoss,
+    poly_cross_entropy,
+)
 
 Z = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.5]])
 Y = torch.tensor([0, 2])
@@ -75,7 +82,7 @@ def test_copies_are_the_same_loss(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_its_tensors_are_its_state(name: str) -> None:
     module = copy.deepcopy(MODULES[name])
-    tensors = {n for n in ("weight", "epsilon", "gamma") if isinstance(getattr(module, n), Tensor)}
+    tensors = {n for n in ("weight", "epsilon", "gamma") if isinstance(getattr(module, n, None), Tensor)}
     assert set(module.state_dict()) == tensors
     changed = {n: t + 1 for n, t in module.state_dict().items()}
     before = module(Z, Y)
@@ -111,6 +118,43 @@ def test_epsilon_may_be_set() -> None:
         assert f"epsilon={epsilon}" in repr(module)
 
 
+@pytest.mark.parametrize(
+    "make", [PolyCrossEntropyLoss, PolyBCEWithLogitsLoss, partial(LinearPolyCrossEntropyLoss, 3, 3)]
+)
+def test_a_polynomial_may_be_set_and_is_in_the_place_of_epsilon(make: Any) -> None:
+    target = Z.softmax(1)
+    modules = [
+        make(polynomial=polylosses.focal(2.0)),
+        make(epsilon=3.0),
+        copy.deepcopy(make(gamma=nn.Parameter(Y + 1.0))),
+    ]
+    for module in (*modules, pickle.loads(pickle.dumps(modules[0]))):
+        module.load_state_dict(modules[0].state_dict(), strict=False)
+        module.polynomial = polylosses.poly_n(1.0, 0.5)
+        for name, value in (("epsilon", 5.0), ("epsilon", torch.tensor(5.0)), ("gamma", 1.0)):
+            with pytest.raises(AttributeError, match=rf"{name} = .*5?.* would have no effect: .* Set its polynomial"):
+                setattr(module, name, value)
+        right = make(polynomial=polylosses.poly_n(1.0, 0.5))
+        right.load_state_dict(modules[0].state_dict(), strict=False)
+        assert torch.equal(module(Z, target), right(Z, target))
+
+
+def test_what_is_set_is_checked() -> None:
+    module = PolyCrossEntropyLoss()
+    for name, value, error in (
+        ("epsilon", "2", TypeError),
+        ("epsilon", float("nan"), ValueError),
+        ("gamma", -1.0, ValueError),
+        ("polynomial", 2.0, TypeError),
+    ):
+        with pytest.raises(error, match=name):
+            setattr(module, name, value)
+    assert torch.equal(module(Z, Y), PolyCrossEntropyLoss()(Z, Y))
+    module.reduction = "foo"
+    with pytest.raises(ValueError, match="'foo'"):
+        module(Z, Y)
+
+
 REPRS = {
     "default": "PolyCrossEntropyLoss(epsilon=1.0, gamma=0.0)",
     "epsilon": "PolyCrossEntropyLoss(epsilon=2.0, gamma=0.5)",
@@ -143,3 +187,37 @@ def test_they_train_a_model() -> None:
             criterion(model(x), y).backward()
             optimizer.step()
         assert criterion(model(x), y).item() < before
+
+
+def test_epsilon_of_a_loss_made_from_a_polynomial_cannot_be_set() -> None:
+    for module in (
+        PolyCrossEntropyLoss(polynomial=polylosses.focal()),
+        PolyBCEWithLogitsLoss(polynomial=polylosses.focal()),
+        LinearPolyCrossEntropyLoss(3, 5, polynomial=polylosses.focal()),
+    ):
+        for name in ("epsilon", "gamma"):
+            with pytest.raises(AttributeError, match=rf"{name} = 5.0 would have no effect.*Set its polynomial"):
+                setattr(module, name, 5.0)
+        with pytest.raises(TypeError, match=r"polynomial must be a polylosses\.Polynomial.*got 5.0"):
+            module.polynomial = 5.0  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("epsilon", [2.0, torch.tensor(2.0), torch.nn.Parameter(torch.tensor(2.0))], ids=type)
+def test_a_polynomial_can_be_set(epsilon: object) -> None:
+    module = PolyCrossEntropyLoss(epsilon=epsilon, gamma=1.0)
+    z, y = torch.randn(4, 3), torch.arange(4) % 3
+    module.polynomial = polylosses.taylor_cross_entropy(3)
+    assert torch.equal(module(z, y), poly_cross_entropy(z, y, polynomial=polylosses.taylor_cross_entropy(3)))
+    assert "epsilon" not in repr(module)
+
+
+def test_what_is_set_later_is_checked_then() -> None:
+    module = PolyCrossEntropyLoss()
+    with pytest.raises(ValueError, match="epsilon must be finite; got nan"):
+        module.epsilon = float("nan")
+    with pytest.raises(ValueError, match=r"gamma must be at least 0; got -1\.0"):
+        module.gamma = -1.0
+    assert (module.epsilon, module.gamma) == (1.0, 0.0)
+    module.reduction = "average"
+    with pytest.raises(ValueError, match="'average'"):
+        module(torch.zeros(2, 3), torch.zeros(2).long())

@@ -54,13 +54,16 @@ class OnCuda:
         self.dtype, self.shape, self.dim, self.numel = logits.dtype, logits.shape, logits.dim, logits.numel
 
 
-def test_it_is_taken_on_cuda_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "Tensor", OnCuda)
+def test_it_serves_who_asks_on_cuda_until_it_has_run_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("is_ordinary", "is_by_address"):
+        monkeypatch.setattr(kernels, name, lambda tensor: True)
     for z in (Z, Z.half(), Z.bfloat16(), Z[:1, :2]):
-        assert kernels.choose(None, OnCuda(z), (), None, None, kernels.FEWEST_LOGITS) == "triton"  # type: ignore[arg-type]
-    assert kernels.choose(None, OnCuda(Z.double()), (), None, None) == "plain"  # type: ignore[arg-type]
-    monkeypatch.setattr(triton, "_INSTALLED", False)
-    assert kernels.choose(None, OnCuda(Z), (), None, None) == "plain"  # type: ignore[arg-type]
+        assert kernels.choose(None, OnCuda(z), (), None, None, kernels.FEWEST_LOGITS) == "plain"  # type: ignore[arg-type]
+        assert kernels.choose("triton", OnCuda(z), (), None, None) == "triton"  # type: ignore[arg-type]
+    for installed, z in ((True, Z.double()), (False, Z)):
+        monkeypatch.setattr(triton, "_INSTALLED", installed)
+        with pytest.raises(ValueError, match=r"can't serve here: it (serves|needs)"):
+            kernels.choose("triton", OnCuda(z), (), None, None)  # type: ignore[arg-type]
 
 
 def test_elsewhere_it_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

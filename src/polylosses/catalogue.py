@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from polylosses.polynomial import Polynomial
+from polylosses.polynomial import Polynomial, at_least_0, number, numbers
 
 __all__ = [
     "cross_entropy",
@@ -37,7 +37,7 @@ def poly1(epsilon: Any = 1.0) -> Polynomial:
         >>> poly1(2.0)
         Polynomial(coefficients=(2.0,), gamma=0.0, log_weight=1.0)
     """
-    return Polynomial((epsilon,))
+    return Polynomial((number("epsilon", epsilon),))
 
 
 def poly_n(*epsilons: Any) -> Polynomial:
@@ -50,7 +50,7 @@ def poly_n(*epsilons: Any) -> Polynomial:
         >>> poly_n(1.0, 0.5).series(3)
         (2.0, 1.0, 0.3333333333333333)
     """
-    return Polynomial(epsilons)
+    return Polynomial(numbers("epsilons", epsilons))
 
 
 def focal(gamma: Any = 2.0) -> Polynomial:
@@ -77,7 +77,7 @@ def poly1_focal(epsilon: Any = 1.0, gamma: Any = 2.0) -> Polynomial:
         >>> poly1_focal(1.0, 2.0).series(2)  # of (1 - p)^3 and (1 - p)^4
         (2.0, 0.5)
     """
-    return Polynomial((epsilon,), gamma)
+    return Polynomial((number("epsilon", epsilon),), gamma)
 
 
 def taylor_cross_entropy(order: int = 2) -> Polynomial:
@@ -125,12 +125,13 @@ def symmetric_cross_entropy(alpha: float = 0.1, beta: float = 1.0, A: float = -4
         A: what stands for log 0; negative.
 
     Raises:
-        ValueError: ``A`` is not below 0.
+        ValueError: ``A`` is not below 0, ``alpha`` is negative, or a number is not finite.
 
     Example:
         >>> symmetric_cross_entropy(alpha=0.5, beta=1.0, A=-4.0)
         Polynomial(coefficients=(4.0,), gamma=0.0, log_weight=0.5)
     """
+    alpha, beta, A = at_least_0("alpha", alpha), number("beta", beta), number("A", A)
     if not A < 0:
         raise ValueError(f"A stands for log 0 and must be below 0, such as -4; got {A!r}.")
     return Polynomial((beta * -A,), log_weight=alpha)

@@ -1,6 +1,7 @@
 """The one idea of the library: a classification loss is a polynomial in 1 - p, held as data."""
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,33 +64,10 @@ class Polynomial:
                 f"coefficients must be a sequence of numbers, one for each power of 1 - p; got {given!r}. "
                 "For a single one, write (epsilon,)."
             )
-        coefficients = tuple(_number(f"coefficients[{j}]", given[j]) for j in range(len(given)))
-        gamma = _number("gamma", self.gamma)
-        log_weight = _number("log_weight", self.log_weight)
-        for name, number in (("gamma", gamma), ("log_weight", log_weight)):
-            if isinstance(number, float) and number < 0:
-                raise ValueError(f"{name} must be at least 0; got {number!r}.")
-        object.__setattr__(self, "coefficients", coefficients)
-        object.__setattr__(self, "gamma", gamma)
-        object.__setattr__(self, "log_weight", log_weight)
-        self._warn_of_negative_coefficients()
-
-    def _warn_of_negative_coefficients(self) -> None:
-        if not isinstance(self.log_weight, float):
-            return
-        for j, epsilon in enumerate(self.coefficients, start=1):
-            if isinstance(epsilon, float) and epsilon < -self.log_weight / j:
-                # Below the bound of j = 1 both harms are certain: near p = 1 the loss is about (1 + epsilon) (1 - p).
-                # Those of a later j can be outweighed by the powers before it.
-                harm = (
-                    "the loss is no longer monotone in p and goes negative near p = 1"
-                    if j == 1
-                    else "the loss may no longer be monotone in p and may go negative"
-                )
-                warnings.warn(
-                    f"epsilon = {epsilon:g} for (1 - p)^{j} is below the bound {-self.log_weight / j:g}: {harm}.",
-                    stacklevel=5,
-                )
+        object.__setattr__(self, "coefficients", numbers("coefficients", given))
+        object.__setattr__(self, "gamma", at_least_0("gamma", self.gamma))
+        object.__setattr__(self, "log_weight", at_least_0("log_weight", self.log_weight))
+        warn_of_negative_series(self)
 
     def __str__(self) -> str:
         """The formula."""
@@ -134,17 +112,22 @@ class Polynomial:
 
         It is :meth:`value` without what cancels there for ``epsilon`` near -1: for ``epsilon = -1`` the loss *is* the
         tail, about ``q^2 / 2`` near ``p = 1``, which the difference of ``-log p`` and ``q`` can't give. So a kernel
-        that knows ``q`` and the tail to all their digits knows the loss to all its digits.
+        that knows ``q`` and the tail to all their digits knows the loss to all its digits, as long as the second power
+        does not cancel too: for Poly-N with ``-1, -1/2, ...`` the error is ``finfo.eps * q^2``, of a loss of ``q^3``.
 
         Args:
-            q: as for :meth:`value`.
+            q: as for :meth:`value`; not 0, unless ``gamma`` is the number 0.
             tail: :math:`-\log(1 - q) - q = \sum_{j \ge 2} q^j / j`, at least 0, of the same shape.
         """
         first, *following = self.coefficients or (0.0,)
-        loss = horner((self.log_weight + first, *following), q) * q
+        powers = horner((self.log_weight + first, *following), q)
+        if is_zero(self.gamma):
+            return powers * q if is_zero(self.log_weight) else powers * q + self.log_weight * tail
         if not is_zero(self.log_weight):
-            loss = loss + self.log_weight * tail
-        return loss if is_zero(self.gamma) else q**self.gamma * loss
+            powers = powers + self.log_weight * (tail / q)
+        # With one more power of q, the second derivative is finite wherever q is a normal number; that of q^gamma
+        # overflows below some 1e-19 in float32.
+        return q ** (self.gamma + 1.0) * powers
 
     def slope(self, logp: Any, q: Any) -> Any:
         """The derivative dL / d log p, elementwise: all that a backward pass needs.
@@ -190,24 +173,21 @@ class Polynomial:
         return tuple(self.log_weight / j + padded[j - 1] for j in range(1, n + 1))
 
 
-def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> Polynomial:
+def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None, *, warn: bool = True) -> Polynomial:
     """The polynomial that a loss's ``epsilon``, ``gamma`` and ``polynomial`` arguments stand for.
+
+    ``warn``: whether to warn as :class:`Polynomial` does. (Of ``polynomial`` it did so itself, when that was made.)
 
     Raises:
         TypeError: ``polynomial`` is no :class:`Polynomial`, or ``epsilon`` no number, array or sequence of numbers.
-        ValueError: ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its default.
+        ValueError: ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its default; a number is not finite, or
+            ``gamma`` is negative.
     """
     if polynomial is None:
-        if isinstance(epsilon, Real):
-            return Polynomial((epsilon,), gamma)
-        dimensions = getattr(epsilon, "ndim", None)
-        if dimensions is None and (isinstance(epsilon, str) or not isinstance(epsilon, Sequence)):
-            raise TypeError(f"epsilon must be a number, an array or a sequence of numbers; got {epsilon!r}.")
-        if dimensions is not None and dimensions > 1:
-            raise ValueError(
-                f"epsilon must be a number or hold one for each power of 1 - p; got shape {tuple(epsilon.shape)}."
-            )
-        return Polynomial((epsilon,) if dimensions == 0 else epsilon, gamma)
+        polynomial = unchecked(_coefficients(epsilon), at_least_0("gamma", gamma), 1.0)
+        if warn:
+            warn_of_negative_series(polynomial)
+        return polynomial
     if not isinstance(polynomial, Polynomial):
         raise TypeError(
             f"polynomial must be a polylosses.Polynomial, such as polylosses.poly1(2.0); got {polynomial!r}."
@@ -221,7 +201,57 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> P
     return polynomial
 
 
-def _number(name: str, value: Any) -> Any:
+def _coefficients(epsilon: Any) -> tuple[Any, ...]:
+    if isinstance(epsilon, Real):
+        return (number("epsilon", epsilon),)
+    dimensions = getattr(epsilon, "ndim", None)
+    if dimensions is None and (isinstance(epsilon, str) or not isinstance(epsilon, Sequence)):
+        raise TypeError(f"epsilon must be a number, an array or a sequence of numbers; got {epsilon!r}.")
+    if dimensions is not None and dimensions > 1:
+        raise ValueError(
+            f"epsilon must be a number or hold one for each power of 1 - p; got shape {tuple(epsilon.shape)}."
+        )
+    return (number("epsilon", epsilon),) if dimensions == 0 else numbers("epsilon", epsilon)
+
+
+def unchecked(coefficients: tuple[Any, ...], gamma: Any, log_weight: Any) -> Polynomial:
+    """A :class:`Polynomial` of numbers that have been checked, and of which the user has been warned."""
+    polynomial = object.__new__(Polynomial)
+    object.__setattr__(polynomial, "coefficients", coefficients)
+    object.__setattr__(polynomial, "gamma", gamma)
+    object.__setattr__(polynomial, "log_weight", log_weight)
+    return polynomial
+
+
+def warn_of_negative_series(polynomial: Polynomial) -> None:
+    """Warns, at the user's line, of series coefficients that are numbers and negative."""
+    if not isinstance(polynomial.log_weight, float):
+        return
+    for j, epsilon in enumerate(polynomial.coefficients, start=1):
+        bound = -polynomial.log_weight / j
+        if isinstance(epsilon, float) and epsilon < bound:
+            # Below the bound of j = 1 both harms are certain: near p = 1 the loss is about (1 + epsilon) (1 - p).
+            # Those of a later j can be outweighed by the powers before it.
+            harm = (
+                "the loss is no longer monotone in p and goes negative near p = 1"
+                if j == 1
+                else "the loss may no longer be monotone in p and may go negative"
+            )
+            message = f"epsilon = {epsilon:g} for (1 - p)^{j} is below the bound {bound:g}: {harm}."
+            warnings.warn(message, stacklevel=_frames_of_ours())
+
+
+def _frames_of_ours() -> int:
+    """The ``stacklevel`` of the first caller outside of this package. (``skip_file_prefixes`` is of Python 3.12.)"""
+    frame, level = sys._getframe(1), 1
+    # dataclasses: dataclasses.replace, which makes a Polynomial for the user.
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("polylosses", "dataclasses"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def number(name: str, value: Any) -> Any:
+    """``value`` as a float if it is a number, and as it is if it is a tensor or array; raises for anything else."""
     # NumPy's 0-dimensional arrays too: they would take a tensor's arithmetic over.
     if isinstance(value, Real) or (type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0):
         value = float(value)
@@ -229,6 +259,19 @@ def _number(name: str, value: Any) -> Any:
             raise ValueError(f"{name} must be finite; got {value!r}.")
     elif isinstance(value, str) or not hasattr(value, "dtype"):
         raise TypeError(f"{name} must be a number or a 0-dimensional array or tensor; got {value!r}.")
+    return value
+
+
+def numbers(name: str, values: Any) -> tuple[Any, ...]:
+    """:func:`number` of every one of a sequence, or of an array of one dimension."""
+    return tuple(number(f"{name}[{j}]", values[j]) for j in range(len(values)))
+
+
+def at_least_0(name: str, value: Any) -> Any:
+    """:func:`number`, which also raises for what is negative."""
+    value = number(name, value)
+    if isinstance(value, float) and value < 0:
+        raise ValueError(f"{name} must be at least 0; got {value!r}.")
     return value
 
 

@@ -1,26 +1,27 @@
-"""The operators that do in one pass what is of the logits' size, for every polynomial; and the choice between them.
+"""Fused loss operators, and the dispatch between their implementations.
 
 A polynomial loss needs two numbers of every row: ``q = 1 - p`` and the tail ``-log p - q``. All else is arithmetic on
 these: done by the kernel for a polynomial of numbers, and in Python for one with tensors in it (a learned epsilon). The
 gradient with respect to the logits is one number for every row times ``softmax - onehot``, so that nothing of the
-logits' size is kept between the passes.
+logits' size is kept between forward and backward.
 
-The operators are torch's (``torch.ops.polylosses``): they can be compiled and exported.
+The operators are torch's (``torch.ops.polylosses``): they can be compiled and exported. Whoever calls them, they check
+dtype, device and shape of all that a kernel reads by address; so does every backward, since what was saved may have
+been changed since.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from polylosses.polynomial import Polynomial
+from polylosses.polynomial import Polynomial, unchecked
 from polylosses.torch import native, triton
-from polylosses.torch.layout import as_rows, in_order
+from polylosses.torch.internals import is_by_address, is_ordinary, is_traced, why_not_by_address
+from polylosses.torch.layout import as_rows, empty_like_rows, memory_format
+from polylosses.torch.likelihood import polynomial_of_nll
 
 _KERNELS = {"native": native, "triton": triton}
 
@@ -56,15 +57,13 @@ def choose(
     if implementation == "plain":
         return "plain"
     if implementation is None:
-        wanted = "triton" if logits.device.type == "cuda" else "native"
-        if wanted == "native" and logits.numel() < fewest_logits:
+        # Not "triton" on CUDA: no kernel of ours has passed tests/on_cuda.py on a device yet.
+        if logits.device.type != "cpu" or logits.numel() < fewest_logits:
             return "plain"
-    elif implementation in _KERNELS:
-        wanted = implementation
+        wanted = "native"
     else:
-        names = ", ".join(map(repr, ("plain", *_KERNELS)))
-        raise ValueError(f"implementation must be {names} or None; got {implementation!r}.")
-    reason = unsupported or _why_not(logits, others, ignore_index) or _KERNELS[wanted].why_not(logits)
+        wanted = _known(implementation)
+    reason = unsupported or _KERNELS[wanted].why_not(logits) or _why_not(logits, others, ignore_index)
     if reason is None:
         return wanted
     if implementation is None:
@@ -72,12 +71,22 @@ def choose(
     raise ValueError(f"implementation={implementation!r} can't serve here: {reason}.")
 
 
+def _known(implementation: str) -> str:
+    if implementation not in _KERNELS:
+        names = ", ".join(map(repr, ("plain", *_KERNELS)))
+        raise ValueError(f"implementation must be {names} or None; got {implementation!r}.")
+    return implementation
+
+
 def _why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int | None) -> str | None:
-    """Why no kernel can read these, if none can: kernels take addresses, which nobody checks."""
+    """Why no kernel can read these tensors by address, or None."""
+    # First: torch.compile can't trace all of the questions below inside of torch.func's transforms.
+    if reason := why_not_by_address():
+        return reason
     for tensor in (logits, *others):
         if tensor is None:
             continue
-        if type(tensor) not in (Tensor, nn.Parameter):
+        if not is_ordinary(tensor):
             return f"kernels take ordinary tensors, and one is a {type(tensor).__name__}"
         if tensor.layout != torch.strided:
             return f"kernels take dense tensors, and one is {tensor.layout}"
@@ -85,22 +94,159 @@ def _why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int 
             return f"kernels take tensors of one device, and these are on {logits.device} and {tensor.device}"
     if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
         return f"kernels take an ignore_index of 64 bits, and it is {ignore_index}"
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-        return "torch.func and forward-mode derivatives take the plain implementation"
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return "torch.jit.trace takes the plain implementation"
+    if not is_traced() and not all(tensor is None or is_by_address(tensor) for tensor in (logits, *others)):
+        return "kernels read memory, and one tensor has none of its own"
     return None
-
-
-def _is_watched() -> bool:
-    """Whether somebody has to see the operators: a compiler, or a mode that records or replaces operations."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def are_numbers(polynomial: Polynomial) -> bool:
     """Whether a kernel can evaluate the polynomial itself."""
     numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
     return all(isinstance(number, float) for number in numbers) and len(polynomial.coefficients) <= MOST_COEFFICIENTS
+
+
+# The implementations below are what the registered operators call. Each checks all that its kernel reads by address.
+
+
+def _check(
+    implementation: str,
+    logits: Tensor,
+    target: Tensor,
+    *,
+    dense: bool = False,
+    weight: Tensor | None = None,
+    numbers: int | None = None,
+    row_stats: Tensor | None = None,
+    grad_output: Tensor | None = None,
+) -> None:
+    """Raises ValueError for what a kernel must not read.
+
+    Args:
+        implementation: the name of a kernel.
+        logits, target, weight, row_stats, grad_output: as for the operators.
+        dense: whether the target may have the logits' shape and dtype.
+        numbers: how many numbers describe the coefficients.
+    """
+    others = (target, weight, row_stats, grad_output)
+    reason = _KERNELS[_known(implementation)].why_not(logits) or _why_not(logits, others, None)
+    positions = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
+    grad_shapes = [torch.Size(()), logits.shape if row_stats is None else positions]
+    if dense and target.shape == logits.shape:
+        if target.dtype != logits.dtype:
+            reason = (
+                reason or f"a target of the logits' shape must have their dtype, {logits.dtype}; got {target.dtype}"
+            )
+    elif logits.dim() == 0 or target.dtype != torch.int64 or target.shape != positions:
+        reason = reason or (
+            f"class indices for logits of shape {tuple(logits.shape)} must be torch.int64 of shape "
+            f"{tuple(positions)}; got {target.dtype} of shape {tuple(target.shape)}"
+        )
+    if weight is not None and (not weight.is_floating_point() or weight.shape != logits.shape[:2][-1:]):
+        reason = reason or (
+            f"the class weights must be floating-point, of shape {tuple(logits.shape[:2][-1:])}; "
+            f"got {weight.dtype} of shape {tuple(weight.shape)}"
+        )
+    if numbers is not None and not 0 <= numbers <= MOST_COEFFICIENTS:
+        reason = reason or f"kernels take at most {MOST_COEFFICIENTS} coefficients; got {numbers}"
+    if row_stats is not None and (row_stats.dtype != torch.float32 or row_stats.shape != (4, *positions)):
+        reason = reason or (
+            f"row_stats must be torch.float32 of shape {(4, *positions)}; "
+            f"got {row_stats.dtype} of shape {tuple(row_stats.shape)}"
+        )
+    if grad_output is not None and (not grad_output.is_floating_point() or grad_output.shape not in grad_shapes):
+        reason = reason or (
+            f"grad_output must be floating-point, of shape {' or '.join(str(tuple(s)) for s in grad_shapes)}; "
+            f"got {grad_output.dtype} of shape {tuple(grad_output.shape)}"
+        )
+    if reason:
+        raise ValueError(f"the kernel {implementation!r} can't take these arguments: {reason}.")
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
+
+
+def _softmax_loss(
+    implementation: str,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    numbers: Sequence[float],
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """The loss; and ``row_stats``, four numbers of every row: the factor of its gradient ``softmax - onehot``, ``q``,
+    the largest logit, and 1 over the sum of ``exp(z - largest)``, which is 0 where the row is ignored.
+    """
+    _check(implementation, logits, target, weight=weight, numbers=len(numbers) - 2)
+    _check_reduction(reduction)
+    arguments = (logits, target, weight, ignore_index, numbers, reduction)
+    result: tuple[Tensor, Tensor] = _KERNELS[implementation].softmax_loss(*arguments)
+    return result
+
+
+def _softmax_statistics(
+    implementation: str, logits: Tensor, target: Tensor, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``q``, the tail and ``p`` of every row; and ``row_stats``, where all factors are 1."""
+    _check(implementation, logits, target)
+    result: tuple[Tensor, Tensor, Tensor, Tensor]
+    result = _KERNELS[implementation].softmax_statistics(logits, target, ignore_index)
+    return result
+
+
+def _softmax_gradient(
+    implementation: str, logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor
+) -> Tensor:
+    """The gradient with respect to the logits; ``grad_output`` is one number, or one for every row."""
+    _check(implementation, logits, target, row_stats=row_stats, grad_output=grad_output)
+    result: Tensor = _KERNELS[implementation].softmax_gradient(logits, target, row_stats.contiguous(), grad_output)
+    return result
+
+
+def _sigmoid_loss(
+    implementation: str,
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    summed: bool,
+) -> Tensor:
+    """See :func:`sigmoid_loss`."""
+    _check(implementation, logits, target, dense=True, numbers=len(numbers) - 5)
+    result: Tensor = _KERNELS[implementation].sigmoid_loss(logits, target, ignore_index, numbers, summed)
+    return result
+
+
+def _sigmoid_gradient(
+    implementation: str,
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    grad_output: Tensor,
+) -> Tensor:
+    """The gradient with respect to the logits; ``grad_output`` is one number, or one for every element."""
+    _check(implementation, logits, target, dense=True, numbers=len(numbers) - 5, grad_output=grad_output)
+    arguments = (logits, target, ignore_index, numbers, grad_output)
+    result: Tensor = _KERNELS[implementation].sigmoid_gradient(*arguments)
+    return result
+
+
+def _apply_gradient(gradient: Callable[[Tensor], Tensor], grad_output: Tensor, per_row: bool) -> Tensor:
+    """``gradient(grad_output)``, where ``gradient`` is linear and may read its argument by address.
+
+    What can't be read so (a tensor subclass, a batched or a zero tensor) is multiplied by torch.
+    """
+    if is_traced() or is_by_address(grad_output):
+        return gradient(grad_output)
+    unit = gradient(torch.ones((), dtype=torch.float32, device=grad_output.device))
+    if per_row and grad_output.dim() > 0:
+        grad_output = grad_output.unsqueeze(1)
+    return (unit * grad_output).to(unit.dtype)
 
 
 def softmax_loss(
@@ -128,7 +274,7 @@ def softmax_loss(
         IndexError: a target is not in [0, C), and not ignored.
     """
     numbers = (polynomial.gamma, polynomial.log_weight, *polynomial.coefficients)
-    operator: Any = torch.ops.polylosses.softmax_loss if _is_watched() else _SoftmaxLoss.apply
+    operator: Any = torch.ops.polylosses.softmax_loss if is_traced() else _SoftmaxLoss.apply
     loss: Tensor = operator(implementation, logits, target, weight, ignore_index, numbers, reduction)[0]
     return loss
 
@@ -139,116 +285,100 @@ def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int, implem
     Both are right to a few units in the last place of themselves, however small; 0 in ignored rows. Arguments and
     errors as for :func:`softmax_loss`, both results in float32 and the shape of ``target``.
     """
-    operator: Any = torch.ops.polylosses.softmax_statistics if _is_watched() else _SoftmaxStatistics.apply
+    operator: Any = torch.ops.polylosses.softmax_statistics if is_traced() else _SoftmaxStatistics.apply
     q, tail, *_ = operator(implementation, logits, target, ignore_index)
     return q, tail
 
 
-def _softmax_loss(implementation: str, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """The loss; and four numbers of every row: the factor of its gradient ``softmax - onehot``, ``q``, the largest
-    logit, and 1 over the sum of ``exp(z - largest)``, which is 0 where the row is ignored.
-    """
-    result: tuple[Tensor, Tensor] = _KERNELS[implementation].softmax_loss(*arguments)
-    return result
-
-
-def _softmax_statistics(implementation: str, *arguments: Any) -> tuple[Tensor, ...]:
-    """``q``, the tail and ``p``; and the four numbers as above, the factors being 1."""
-    result: tuple[Tensor, ...] = _KERNELS[implementation].softmax_statistics(*arguments)
-    return result
-
-
-def _softmax_gradient(implementation: str, *arguments: Any) -> Tensor:
-    """The gradient, from logits, target, the four numbers and what is to be multiplied with the losses."""
-    result: Tensor = _KERNELS[implementation].softmax_gradient(*arguments)
-    return result
-
-
-def _keep_of_loss(ctx: Any, inputs: Any, output: Any) -> None:
+def _save_softmax_loss(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.implementation, logits, target, weight, ctx.ignore_index, ctx.numbers, ctx.reduction = inputs
-    _, rows = output
-    ctx.mark_non_differentiable(rows)
+    _, row_stats = output
+    ctx.mark_non_differentiable(row_stats)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, target, weight, rows)
+    ctx.save_for_backward(logits, target, weight, row_stats)
 
 
-def _pull_loss(operator: Any, ctx: Any, upstream: Tensor, *_: Any) -> Any:
-    logits, target, weight, rows = ctx.saved_tensors
-    if not torch.is_grad_enabled():
-        result = operator(ctx.implementation, logits, target, rows, upstream)
-    else:
-        result = _gradient_again(logits, target, ctx.ignore_index, upstream * _factor(ctx, logits, target, weight))
+def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any:
+    logits, target, weight, row_stats = ctx.saved_tensors
+    result = None
+    if grad_output is not None and torch.is_grad_enabled():
+        loss = polynomial_of_nll(_polynomial(ctx.numbers), _nll(logits, target, ctx.ignore_index))
+        valid = (target != ctx.ignore_index).float()
+        valid = valid if weight is None else weight.float()[target.masked_fill(valid == 0, 0)] * valid
+        valid = valid / valid.sum() if ctx.reduction == "mean" else valid
+        loss = loss * valid if ctx.reduction == "none" else (loss * valid).sum()
+        (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
+    elif grad_output is not None:
+        result = _softmax_backward(ctx.implementation, logits, target, row_stats, grad_output)
     return None, result, *(None,) * 5
 
 
-def _factor(ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    """That of each row's ``softmax - onehot``, to be differentiated."""
-    class_dim = 0 if logits.dim() == 1 else 1
-    ignored = target == ctx.ignore_index
-    label = target.masked_fill(ignored, 0)
-    logp = torch.log_softmax(logits.float(), class_dim).gather(class_dim, label.unsqueeze(class_dim)).squeeze(class_dim)
-    logp = logp.masked_fill(ignored, -1.0)
-    gamma, log_weight, *coefficients = ctx.numbers
-    with warnings.catch_warnings(action="ignore"):  # the user has been warned
-        polynomial = Polynomial(tuple(coefficients), gamma, log_weight)
-    counted = torch.ones_like(logp) if weight is None else weight.float()[label]
-    counted = counted.masked_fill(ignored, 0.0)
-    if ctx.reduction == "mean":
-        counted = counted / counted.sum()
-    factor: Tensor = -polynomial.slope(logp, -torch.expm1(logp)) * counted
-    return factor
-
-
-def _keep_of_statistics(ctx: Any, inputs: Any, output: Any) -> None:
+def _save_softmax_statistics(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.implementation, logits, target, ctx.ignore_index = inputs
-    q, _, p, rows = output
-    ctx.mark_non_differentiable(p, rows)
-    ctx.save_for_backward(logits, target, q, p, rows)
+    q, _, p, row_stats = output
+    ctx.mark_non_differentiable(p, row_stats)
+    ctx.save_for_backward(logits, target, q, p, row_stats)
 
 
-def _pull_statistics(operator: Any, ctx: Any, by_q: Tensor, by_tail: Tensor, *_: Any) -> Any:
-    logits, target, q, p, rows = ctx.saved_tensors
-    # With respect to the logits, d(-log p) is softmax - onehot, dq is p times and d(tail) is q times that.
-    if not torch.is_grad_enabled():
-        result = operator(ctx.implementation, logits, target, rows, torch.addcmul(by_q * p, by_tail, q))
+def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_: Any) -> Any:
+    logits, target, q, p, row_stats = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        nll = _nll(logits, target, ctx.ignore_index)
+        again = -torch.expm1(-nll)
+        (result,) = torch.autograd.grad((again, nll - again), logits, (grad_q, grad_tail), create_graph=True)
     else:
-        p = 1.0 - q
-        result = _gradient_again(logits, target, ctx.ignore_index, torch.addcmul(by_q * p, by_tail, q))
+        # With respect to the logits, d(-log p) is softmax - onehot, dq is p times and d(tail) is q times that.
+        grad_output = grad_q * p + grad_tail * q
+        result = _softmax_backward(ctx.implementation, logits, target, row_stats, grad_output)
     return None, result, None, None
 
 
-def _gradient_again(logits: Tensor, target: Tensor, ignore_index: int, factor: Tensor) -> Tensor:
-    """``factor * (softmax - onehot)`` of torch's own operations, to be differentiated."""
-    class_dim = 0 if logits.dim() == 1 else 1
-    ignored = target == ignore_index
-    factor = factor.masked_fill(ignored, 0.0).unsqueeze(class_dim)
-    label = target.masked_fill(ignored, 0).unsqueeze(class_dim)
-    softmax = torch.softmax(logits.float(), class_dim)
-    return (factor * softmax).scatter_add(class_dim, label, -factor).to(logits.dtype)
+def _polynomial(numbers: Sequence[float]) -> Polynomial:
+    gamma, log_weight, *coefficients = numbers
+    return unchecked(tuple(coefficients), gamma, log_weight)
+
+
+def _nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    return F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="none")
+
+
+def _softmax_backward(
+    implementation: str, logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor
+) -> Tensor:
+    operator = torch.ops.polylosses.softmax_gradient if is_traced() else _softmax_gradient
+
+    def gradient(grad_output: Tensor) -> Tensor:
+        result: Tensor = operator(implementation, logits, target, row_stats, grad_output)
+        return result
+
+    return _apply_gradient(gradient, grad_output, per_row=True)
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """The operator without its dispatch, which takes some 80 us more: as long as 100 000 logits."""
+    """The operator without torch's dispatch, which takes some 80 us more: as long as 100 000 logits.
+
+    :func:`choose` has checked the arguments.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        output = _softmax_loss(*inputs)
-        _keep_of_loss(ctx, inputs, output)
+    def forward(ctx: Any, implementation: str, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output: tuple[Tensor, Tensor] = _KERNELS[implementation].softmax_loss(*inputs)
+        _save_softmax_loss(ctx, (implementation, *inputs), output)
         return output
 
-    backward = staticmethod(partial(_pull_loss, _softmax_gradient))
+    backward = staticmethod(_backward_softmax_loss)
 
 
 class _SoftmaxStatistics(torch.autograd.Function):
-    """As above."""
+    """:class:`_SoftmaxLoss` of the operator ``softmax_statistics``."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        output = _softmax_statistics(*inputs)
-        _keep_of_statistics(ctx, inputs, output)
+    def forward(ctx: Any, implementation: str, *inputs: Any) -> tuple[Tensor, ...]:
+        output: tuple[Tensor, ...] = _KERNELS[implementation].softmax_statistics(*inputs)
+        _save_softmax_statistics(ctx, (implementation, *inputs), output)
         return output
 
-    backward = staticmethod(partial(_pull_statistics, _softmax_gradient))
+    backward = staticmethod(_backward_softmax_statistics)
 
 
 def sigmoid_loss(
@@ -275,40 +405,38 @@ def sigmoid_loss(
     Raises:
         RuntimeError: a class id is not in [0, C), and not ignored.
     """
-    operator: Any = torch.ops.polylosses.sigmoid_loss if _is_watched() else _SigmoidLoss.apply
+    operator: Any = torch.ops.polylosses.sigmoid_loss if is_traced() else _SigmoidLoss.apply
     loss: Tensor = operator(implementation, logits, target, ignore_index, numbers, summed)
     return loss
 
 
-def _sigmoid_loss(implementation: str, *arguments: Any) -> Tensor:
-    result: Tensor = _KERNELS[implementation].sigmoid_loss(*arguments)
-    return result
-
-
-def _sigmoid_gradient(implementation: str, *arguments: Any) -> Tensor:
-    """From the arguments of the loss but ``summed``, and what is to be multiplied with the losses."""
-    result: Tensor = _KERNELS[implementation].sigmoid_gradient(*arguments)
-    return result
-
-
-def _keep_of_sigmoid(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.implementation, logits, target, ctx.ignore_index, ctx.numbers, _ = inputs
+def _save_sigmoid_loss(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.implementation, logits, target, ctx.ignore_index, ctx.numbers, ctx.summed = inputs
     ctx.save_for_backward(logits, target)
 
 
-def _pull_sigmoid(operator: Any, ctx: Any, upstream: Tensor) -> Any:
+def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
     logits, target = ctx.saved_tensors
-    if not torch.is_grad_enabled():
-        result = operator(ctx.implementation, logits, target, ctx.ignore_index, ctx.numbers, upstream)
+    arguments = (target, ctx.ignore_index, ctx.numbers)
+    if torch.is_grad_enabled():
+        loss = _sigmoid_loss_of_torch(logits, *arguments)
+        loss = loss.sum() if ctx.summed else loss
+        (result,) = torch.autograd.grad(loss, logits, grad_output.to(loss.dtype), create_graph=True)
     else:
-        result = _sigmoid_gradient_again(logits, target, ctx.ignore_index, ctx.numbers, upstream)
+        operator = torch.ops.polylosses.sigmoid_gradient if is_traced() else _sigmoid_gradient
+
+        def gradient(grad_output: Tensor) -> Tensor:
+            result: Tensor = operator(ctx.implementation, logits, *arguments, grad_output)
+            return result
+
+        result = _apply_gradient(gradient, grad_output, per_row=False)
     return None, result, None, None, None, None
 
 
-def _sigmoid_gradient_again(
-    logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float], upstream: Tensor
+def _sigmoid_loss_of_torch(
+    logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float]
 ) -> Tensor:
-    """:func:`_sigmoid_gradient` of torch's own operations, to be differentiated."""
+    """The losses of all elements by torch's own operations, in float32."""
     gamma, *of_sides = numbers[:5]
     ignored = torch.zeros_like(target, dtype=torch.bool) if ignore_index is None else target == ignore_index
     y = target.float()
@@ -316,27 +444,26 @@ def _sigmoid_gradient_again(
         y = torch.zeros_like(logits, dtype=torch.float32)
         y = y.scatter(1, target.masked_fill(ignored, 0).unsqueeze(1), 1.0)
         ignored = ignored.unsqueeze(1).expand(logits.shape)
-    gradient: Any = 0.0
+    total: Any = 0.0
     for sign, share, factor, log_weight in zip((-1, 1), (1 - y, y), of_sides[:2], of_sides[2:], strict=True):
-        with warnings.catch_warnings(action="ignore"):  # the user has been warned
-            polynomial = Polynomial(tuple(numbers[5:]), gamma, log_weight)
+        polynomial = unchecked(tuple(numbers[5:]), gamma, log_weight)
         # Elements without a share may be infinite.
         s = (sign * logits.float()).masked_fill(ignored | (share == 0), 0.0)
-        q = torch.sigmoid(-s)
-        gradient = gradient + sign * factor * share * polynomial.slope(F.logsigmoid(s), q) * q
-    result: Tensor = (gradient * upstream).masked_fill(ignored, 0.0).to(logits.dtype)
+        total = total + factor * share * polynomial_of_nll(polynomial, -F.logsigmoid(s))
+    result: Tensor = total.masked_fill(ignored, 0.0)
     return result
 
 
 class _SigmoidLoss(torch.autograd.Function):
-    """As above."""
+    """:class:`_SoftmaxLoss` of the operator ``sigmoid_loss``."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _keep_of_sigmoid(ctx, inputs, None)
-        return _sigmoid_loss(*inputs)
+    def forward(ctx: Any, implementation: str, *inputs: Any) -> Tensor:
+        output: Tensor = _KERNELS[implementation].sigmoid_loss(*inputs)
+        _save_sigmoid_loss(ctx, (implementation, *inputs), output)
+        return output
 
-    backward = staticmethod(partial(_pull_sigmoid, _sigmoid_gradient))
+    backward = staticmethod(_backward_sigmoid_loss)
 
 
 def _register() -> None:
@@ -345,12 +472,12 @@ def _register() -> None:
         "float[] numbers, str reduction) -> (Tensor, Tensor)",
         "softmax_statistics": "(str implementation, Tensor logits, Tensor target, SymInt ignore_index)"
         " -> (Tensor, Tensor, Tensor, Tensor)",
-        "softmax_gradient": "(str implementation, Tensor logits, Tensor target, Tensor rows, Tensor upstream)"
+        "softmax_gradient": "(str implementation, Tensor logits, Tensor target, Tensor row_stats, Tensor grad_output)"
         " -> Tensor",
         "sigmoid_loss": "(str implementation, Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
         "bool summed) -> Tensor",
         "sigmoid_gradient": "(str implementation, Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
-        "Tensor upstream) -> Tensor",
+        "Tensor grad_output) -> Tensor",
     }
 
     def rows_of(target: Tensor, *first: int) -> Tensor:
@@ -364,13 +491,13 @@ def _register() -> None:
         return rows_of(target), rows_of(target), rows_of(target), rows_of(target, 4)
 
     def like_gradient(_: str, logits: Tensor, *__: Any) -> Tensor:
-        return torch.empty_like(as_rows(logits)).view(logits.shape)
+        return empty_like_rows(as_rows(logits)).view(logits.shape)
 
     def like_sigmoid_loss(_: str, logits: Tensor, *others: Any) -> Tensor:
-        return logits.new_empty((), dtype=torch.float32) if others[-1] else torch.empty_like(in_order(logits))
+        return logits.new_empty((), dtype=torch.float32) if others[-1] else like_sigmoid_gradient(_, logits)
 
     def like_sigmoid_gradient(_: str, logits: Tensor, *__: Any) -> Tensor:
-        return torch.empty_like(in_order(logits))
+        return torch.empty_like(logits, memory_format=memory_format(logits))
 
     kernels: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "softmax_loss": (_softmax_loss, like_loss),
@@ -383,13 +510,12 @@ def _register() -> None:
         torch.library.define(f"polylosses::{name}", schemas[name])
         torch.library.impl(f"polylosses::{name}", "default", kernel)
         torch.library.register_fake(f"polylosses::{name}", fake)
-    operators = torch.ops.polylosses
-    for name, pull, keep in (
-        ("softmax_loss", partial(_pull_loss, operators.softmax_gradient), _keep_of_loss),
-        ("softmax_statistics", partial(_pull_statistics, operators.softmax_gradient), _keep_of_statistics),
-        ("sigmoid_loss", partial(_pull_sigmoid, operators.sigmoid_gradient), _keep_of_sigmoid),
+    for name, backward, save in (
+        ("softmax_loss", _backward_softmax_loss, _save_softmax_loss),
+        ("softmax_statistics", _backward_softmax_statistics, _save_softmax_statistics),
+        ("sigmoid_loss", _backward_sigmoid_loss, _save_sigmoid_loss),
     ):
-        torch.library.register_autograd(f"polylosses::{name}", pull, setup_context=keep)
+        torch.library.register_autograd(f"polylosses::{name}", backward, setup_context=save)
 
 
 _register()

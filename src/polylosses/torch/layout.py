@@ -9,8 +9,27 @@ def as_rows(logits: Tensor) -> Tensor:
     rows = logits.resolve_neg()  # of a view that is to be negated when it is read, as of conjugates
     rows = rows.unsqueeze(0) if rows.dim() == 1 else rows
     rows = rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
-    beside = rows.stride(2) == 1 and rows.shape[2] > 1
-    return rows if rows.stride(1) == 1 or beside else rows.contiguous()
+    return rows if _classes_contiguous(rows) or _inner_contiguous(rows) else rows.contiguous()
+
+
+def empty_like_rows(rows: Tensor) -> Tensor:
+    """Memory for a result of :func:`as_rows`'s shape, without gaps, whose contiguous axis is that of ``rows``.
+
+    ``torch.empty_like`` doesn't promise that: where elements of ``rows`` share memory, or two strides are equal, it
+    takes another order of axes.
+    """
+    _, classes, inners = rows.shape
+    if _classes_contiguous(rows):
+        return rows.new_empty_strided(rows.shape, (classes * inners, 1, classes))
+    return rows.new_empty_strided(rows.shape, (classes * inners, inners, 1))
+
+
+def _classes_contiguous(rows: Tensor) -> bool:
+    return rows.stride(1) == 1 or rows.shape[1] == 1
+
+
+def _inner_contiguous(rows: Tensor) -> bool:
+    return rows.stride(2) == 1 and rows.shape[2] > 1
 
 
 def in_order(tensor: Tensor) -> Tensor:

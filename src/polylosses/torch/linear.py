@@ -1,6 +1,6 @@
 """A linear layer and a softmax loss in one, so that the logits of a large vocabulary never exist all at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -10,10 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
-from polylosses.torch.likelihood import at_least_float32, autocast_dtype
-from polylosses.torch.sharded import is_sharded
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, unchecked
+from polylosses.torch.internals import is_by_address
+from polylosses.torch.likelihood import (
+    at_least_float32,
+    autocast_dtype,
+    given_polynomial,
+    is_known_false,
+)
+from polylosses.torch.sharded import as_sharded_as, is_sharded
 from polylosses.torch.softmax import (
+    as_int64,
     before_rounding,
     choose_for,
     dtype_of_the_loss,
@@ -89,11 +96,13 @@ def linear_poly_cross_entropy(
         >>> poly_cross_entropy((hidden @ head.T)[0], torch.tensor([0, 2]), epsilon=2.0)
         tensor(1.1521)
     """
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    polynomial = given_polynomial(epsilon, gamma, polynomial)
     _check(input, linear_weight, linear_bias, target)
     rows = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
     classes = linear_weight.shape[0]
+    target = target.long() if target.dtype == torch.uint8 else target
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
+    labels = as_int64(labels)
     options: dict[str, Any] = {
         "ignore_index": ignore_index,
         "label_smoothing": label_smoothing,
@@ -107,25 +116,29 @@ def linear_poly_cross_entropy(
         or (weight is not None and weight.requires_grad)
         or is_sharded(rows)
         or is_sharded(linear_weight)
+        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # it would record no gradient
     ):
-        logits = F.linear(rows, linear_weight, linear_bias)
+        logits = F.linear(_without_ignored(rows, labels, ignore_index), linear_weight, linear_bias)
         loss = poly_cross_entropy(logits, labels, weight, reduction=reduction, polynomial=polynomial, **options)
     else:
         # No rows, but all options: a mistake is found before much is computed.
         logits = F.linear(rows[:0], linear_weight, linear_bias)
         poly_cross_entropy(logits, labels[:0], weight, reduction=reduction, polynomial=polynomial, **options)
         by_kernel = choose_for(polynomial, logits, labels[:0], weight, **options) != "plain"
-        scale = None
-        if reduction == "sum":
-            scale = rows.new_ones((), dtype=torch.promote_types(rows.dtype, torch.float32))
+        one = rows.new_ones((), dtype=torch.promote_types(rows.dtype, torch.float32))
+        scale, nothing = None if reduction == "none" else one, None
+        if reduction == "mean" and labels.dim() == 1:
+            ignored = labels == ignore_index
+            nothing = ignored.all()
+            count = weight_of_indices(labels, weight, ignored).sum(dtype=one.dtype)
+            scale = (one / count).masked_fill(nothing, 0.0)
         elif reduction == "mean":
-            kept = (
-                weight_of_indices(labels, weight, ignore_index) if labels.dim() == 1 else labels.new_ones(rows.shape[0])
-            )
-            scale = 1.0 / kept.sum(dtype=torch.promote_types(rows.dtype, torch.float32))
+            scale = one / rows.shape[0]
         layer = (rows, linear_weight, linear_bias)
         how = (partial(_losses, **options), polynomial, chunk_rows)
         loss = _in_chunks(how, by_kernel, scale, labels, weight, layer)
+        if nothing is not None:
+            loss = loss.masked_fill(nothing, torch.nan)
         loss = loss.to(dtype_of_the_loss(rows, labels, weight))
     return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
 
@@ -196,15 +209,13 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(how: Any, wanted: Any, scale: Any, labels: Any, weight: Any, *inputs: Any) -> tuple[Tensor, ...]:
         rows, linear_weight, *others = inputs
-        chunk_rows, dtype = how[2:4]
+        dtype = how[3]
         with _without_autocast(rows):
             if scale is not None and any(wanted):
-                before, after = _before_and_after(scale)
-                total, *gradients = _loss_and_gradients(how, wanted, before, labels, weight, *inputs)
-                return total * after, *gradients
-            chunks = zip(rows.split(chunk_rows), labels.split(chunk_rows), strict=True)
+                total, *gradients = _loss_and_gradients(how, wanted, torch.ones_like(scale), labels, weight, *inputs)
+                return total * scale, *gradients
             linear_weight = linear_weight.to(dtype)
-            losses = (_of_logits(how, y, weight, x, linear_weight, *others) for x, y in chunks)
+            losses = (_of_logits(how, y, weight, x, linear_weight, *others) for x, y in _chunks(how, rows, labels))
             loss = torch.cat([of(*given) for of, given in losses])
             return (loss if scale is None else (loss * scale).sum(),)
 
@@ -228,14 +239,14 @@ class _Chunked(torch.autograd.Function):
             with _without_autocast(scales):
                 gradients = list(_loss_and_gradients(ctx.how, ctx.wanted, scales, *tensors)[1:])
         else:
-            before, after = _before_and_after(scale)
-            ready, factor = ctx.ready, upstream * after
-            if torch.compiler.is_compiling():
+            ready, factor = ctx.ready, upstream * scale
+            if not ready and not torch.compiler.is_compiling():
+                with _without_autocast(upstream):
+                    ready = _loss_and_gradients(ctx.how, ctx.wanted, torch.ones_like(scale), *tensors)[1:]
+            if torch.compiler.is_compiling() or not is_by_address(factor):
                 gradients = [(at_least_float32(gradient) * factor).to(gradient.dtype) for gradient in ready]
             else:
-                with _without_autocast(upstream):
-                    ready = ready or _loss_and_gradients(ctx.how, ctx.wanted, before, *tensors)[1:]
-                # In place, and given away: they may be as large as the weight. Who comes again has them made again.
+                # In place, and given away: they may be as large as the weight. A second backward recomputes them.
                 ctx.ready = ()
                 # In float32: a GradScaler starts with a scale that float16 can't hold.
                 gradients = [at_least_float32(gradient).mul_(factor).to(gradient.dtype) for gradient in ready]
@@ -271,8 +282,7 @@ class _ChunkedBothWays(_Chunked):
         chunk_rows, dtype = ctx.how[2:4]
         linear_weight = linear_weight.to(dtype)
         parts = []
-        for k in range(0, rows.shape[0], chunk_rows):
-            x, y = rows[k : k + chunk_rows], labels[k : k + chunk_rows]
+        for k, (x, y) in zip(range(0, rows.shape[0], chunk_rows), _chunks(ctx.how, rows, labels), strict=True):
             with _without_autocast(rows):
                 of, given = _of_logits(ctx.how, y, weight, x, linear_weight, linear_bias, *tensors)
                 along = torch.zeros_like(given[0])
@@ -304,14 +314,18 @@ def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if autocast_dtype(input) is None else torch.autocast(input.device.type, enabled=False)
 
 
-def _before_and_after(scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of a gradient before and after it is rounded to the dtype of the inputs.
+def _without_ignored(rows: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """The rows, 0 where they are ignored: they may be nan or infinite, and would make the weight's gradient so too."""
+    if labels.dim() != 1 or not isinstance(ignore_index, int):
+        return rows
+    ignored = labels == ignore_index
+    return rows if is_known_false(ignored.any()) else rows.masked_fill(as_sharded_as(rows, ignored.unsqueeze(1)), 0.0)
 
-    1 over the number of rows, before the scale of a GradScaler has come, would make it vanish in float16. But where no
-    row is kept, that is 1 over 0, and gradients stay 0 only if they are masked after it.
-    """
-    infinite = scale.isinf()
-    return torch.where(infinite, scale, 1.0), torch.where(infinite, 1.0, scale)
+
+def _chunks(how: Any, rows: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    losses, _, chunk_rows = how[:3]
+    for x, y in zip(torch.split(rows, chunk_rows), torch.split(labels, chunk_rows), strict=True):
+        yield _without_ignored(x, y, losses.keywords["ignore_index"]), y
 
 
 def _loss_and_gradients(
@@ -323,16 +337,15 @@ def _loss_and_gradients(
     linear_weight = linear_weight.to(dtype)  # once, and not for every chunk
     # Gradients that are to be differentiated again are made anew; others are written and added up in place. (Some
     # transforms have no rule for that; and small pieces kept between large ones that come and go scatter the memory.)
-    again = torch.is_grad_enabled()
+    again = torch.is_grad_enabled() or not (torch.compiler.is_compiling() or is_by_address(scale))
     loss: Any = 0.0
     by_rows = torch.empty_like(rows)
     by_weight: Any = 0.0 if again else None  # never twice: it is as large as the weight
     by_bias: Any = 0.0
     by_tensors: list[Any] = [0.0] * len(tensors)
     pieces = []
-    scales = scale.expand(rows.shape[0])
-    chunks = zip(*(torch.split(t, chunk_rows) for t in (rows, labels, scales, by_rows)), strict=True)
-    for x, y, s, by_x in chunks:
+    pieces_of = (torch.split(tensor, chunk_rows) for tensor in (scale.expand(rows.shape[0]), by_rows))
+    for (x, y), s, by_x in zip(_chunks(how, rows, labels), *pieces_of, strict=True):
         some, pull = _value_and_pullback(*_of_logits(how, y, weight, x, linear_weight, linear_bias, *tensors))
         loss = loss + (some * s).sum()
         by_logits, *more = pull(s.to(some.dtype), retain_graph=again)
@@ -409,4 +422,4 @@ def _with_tensors(polynomial: Polynomial, tensors: Sequence[Tensor]) -> Polynomi
     def new(number: Any) -> Any:
         return next(given) if isinstance(number, Tensor) else number
 
-    return Polynomial(tuple(new(c) for c in polynomial.coefficients), new(polynomial.gamma), new(polynomial.log_weight))
+    return unchecked(tuple(new(c) for c in polynomial.coefficients), new(polynomial.gamma), new(polynomial.log_weight))

@@ -7,15 +7,49 @@ from torch import Tensor, nn
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 from polylosses.torch.linear import linear_poly_cross_entropy
-from polylosses.torch.sigmoid import check_alpha, poly_binary_cross_entropy_with_logits
+from polylosses.torch.sigmoid import balanced_polynomial, check_alpha, of_polynomial
 from polylosses.torch.softmax import poly_cross_entropy
 
 
-class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
+class _OfAPolynomial(nn.Module):
+    """What the losses have in common: ``epsilon`` and ``gamma``, or in their place ``polynomial``, which can be set."""
+
+    epsilon: Any
+    gamma: Any
+    polynomial: Polynomial | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("epsilon", "gamma", "polynomial"):
+            if name != "polynomial" and self.polynomial is not None:
+                raise AttributeError(
+                    f"{name} = {value!r} would have no effect: this {type(self).__name__} has a polynomial, which is "
+                    "in the place of epsilon and gamma. Set its polynomial instead."
+                )
+            from_arguments(**{"epsilon": DEFAULT_EPSILON, "gamma": 0.0, "polynomial": None, name: value})
+        super().__setattr__(name, value)
+
+    def _keep(self, epsilon: Any, gamma: Any, polynomial: Polynomial | None, **others: Any) -> None:
+        """A tensor as a buffer, a parameter as a parameter; all have been checked."""
+        for name, value in {"epsilon": epsilon, "gamma": gamma, **others}.items():
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            else:
+                super().__setattr__(name, value)
+        super().__setattr__("polynomial", polynomial)  # type: ignore[arg-type]
+
+    def _kept(self) -> Polynomial:
+        """The polynomial, of which the user was warned when it was set."""
+        if self.polynomial is not None:
+            return self.polynomial
+        return from_arguments(self.epsilon, self.gamma, None, warn=False)
+
+
+class PolyCrossEntropyLoss(_OfAPolynomial, nn.CrossEntropyLoss):
     """:func:`poly_cross_entropy` as a module, in the place of :class:`torch.nn.CrossEntropyLoss`.
 
     ``weight`` is a buffer, as in torch. ``epsilon`` and ``gamma`` may be numbers, which can be set to others at any
     time; tensors, which become buffers; or an :class:`torch.nn.Parameter`, which is learned along with the model.
+    ``polynomial`` can be set, too, and takes the place of both; setting them is an AttributeError then.
 
     Args:
         weight, ignore_index, reduction, label_smoothing: as for :class:`torch.nn.CrossEntropyLoss`.
@@ -31,10 +65,6 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
         tensor(0.2779)
     """
 
-    epsilon: Any
-    gamma: Any
-    polynomial: Polynomial | None
-
     def __init__(
         self,
         weight: Tensor | None = None,
@@ -48,9 +78,10 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
         implementation: str | None = None,
     ) -> None:
         _check_reduction(reduction)
+        from_arguments(epsilon, gamma, polynomial)
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         self.implementation = implementation
-        _keep(self, epsilon, gamma, polynomial)
+        self._keep(epsilon, gamma, polynomial)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` and ``target``."""
@@ -62,7 +93,7 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
             implementation=self.implementation,
-            **_kept(self),
+            polynomial=self._kept(),
         )
 
     def extra_repr(self) -> str:
@@ -71,7 +102,7 @@ class PolyCrossEntropyLoss(nn.CrossEntropyLoss):
         return _shown(self, usual)
 
 
-class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+class PolyBCEWithLogitsLoss(_OfAPolynomial, nn.BCEWithLogitsLoss):
     """:func:`poly_binary_cross_entropy_with_logits` as a module, in the place of :class:`torch.nn.BCEWithLogitsLoss`.
 
     ``weight`` and ``pos_weight`` are buffers, as in torch; so is an ``alpha`` that is a tensor. ``epsilon`` and
@@ -93,9 +124,6 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """
 
     alpha: Any
-    epsilon: Any
-    gamma: Any
-    polynomial: Polynomial | None
 
     def __init__(
         self,
@@ -112,26 +140,27 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         implementation: str | None = None,
     ) -> None:
         _check_reduction(reduction)
-        check_alpha(alpha)
+        balanced_polynomial(epsilon, gamma, polynomial, alpha, alpha_on_epsilon)
         super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)
         self.ignore_index = ignore_index
         self.alpha_on_epsilon = alpha_on_epsilon
         self.implementation = implementation
-        _keep(self, epsilon, gamma, polynomial, alpha=alpha)
+        self._keep(epsilon, gamma, polynomial, alpha=alpha)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` and ``target``."""
-        return poly_binary_cross_entropy_with_logits(
+        check_alpha(self.alpha)
+        return of_polynomial(
+            self._kept(),
             input,
             target,
             self.weight,
-            pos_weight=self.pos_weight,
-            alpha=self.alpha,
-            alpha_on_epsilon=self.alpha_on_epsilon,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            implementation=self.implementation,
-            **_kept(self),
+            self.pos_weight,
+            self.alpha,
+            self.alpha_on_epsilon,
+            self.ignore_index,
+            self.reduction,
+            self.implementation,
         )
 
     def extra_repr(self) -> str:
@@ -140,7 +169,7 @@ class PolyBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         return _shown(self, usual | {"implementation": None})
 
 
-class LinearPolyCrossEntropyLoss(nn.Module):
+class LinearPolyCrossEntropyLoss(_OfAPolynomial):
     """A linear layer and :func:`linear_poly_cross_entropy`, with the arguments of torch's LinearCrossEntropyLoss.
 
     The layer is the attribute ``linear``, a :class:`torch.nn.Linear`. To tie it to an embedding, set
@@ -164,9 +193,6 @@ class LinearPolyCrossEntropyLoss(nn.Module):
         torch.Size([])
     """
 
-    epsilon: Any
-    gamma: Any
-    polynomial: Polynomial | None
     weight: Tensor | None
 
     def __init__(
@@ -187,6 +213,7 @@ class LinearPolyCrossEntropyLoss(nn.Module):
         implementation: str | None = None,
     ) -> None:
         _check_reduction(reduction)
+        from_arguments(epsilon, gamma, polynomial)
         super().__init__()
         self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
         self.register_buffer("weight", weight)
@@ -194,7 +221,7 @@ class LinearPolyCrossEntropyLoss(nn.Module):
         self.reduction = reduction
         self.label_smoothing = label_smoothing
         self.implementation = implementation
-        _keep(self, epsilon, gamma, polynomial)
+        self._keep(epsilon, gamma, polynomial)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of hidden states ``input`` and ``target``."""
@@ -208,7 +235,7 @@ class LinearPolyCrossEntropyLoss(nn.Module):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
             implementation=self.implementation,
-            **_kept(self),
+            polynomial=self._kept(),
         )
 
     def extra_repr(self) -> str:
@@ -293,23 +320,6 @@ class Poly1FocalLoss(PolyBCEWithLogitsLoss):
 def _check_reduction(reduction: str) -> None:
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
-
-
-def _keep(module: nn.Module, epsilon: Any, gamma: Any, polynomial: Polynomial | None, **others: Any) -> None:
-    """Checks what the polynomial is made of, and keeps it: a tensor as a buffer, a parameter as a parameter."""
-    from_arguments(epsilon, gamma, polynomial)
-    for name, value in {"epsilon": epsilon, "gamma": gamma, **others}.items():
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            module.register_buffer(name, value)
-        else:
-            setattr(module, name, value)
-    module.polynomial = polynomial  # type: ignore[assignment]
-
-
-def _kept(module: Any) -> dict[str, Any]:
-    if module.polynomial is None:
-        return {"epsilon": module.epsilon, "gamma": module.gamma}
-    return {"polynomial": module.polynomial}
 
 
 def _shown(module: Any, defaults: dict[str, Any]) -> str:

@@ -240,10 +240,37 @@ constexpr int64_t HELD = 32;
 // Shorter rows than this are worked on side by side, like logits whose rows are contiguous.
 constexpr int64_t SHORT = 128;
 
+// Keeps the first row whose target is out of range; -1 is none.
+INLINE void report(int64_t row, int64_t* wrong) {
+    int64_t before = __atomic_load_n(wrong, __ATOMIC_RELAXED);
+    while (before < 0 || row < before)
+        if (__atomic_compare_exchange_n(wrong, &before, row, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return;
+}
+
+INLINE bool in_range(int64_t label, int64_t classes) { return uint64_t(label) < uint64_t(classes); }
+
+// The labels of a block of rows, 0 where a row is ignored. A target is read once and then only used as it was checked:
+// it may be memory that another thread writes to. One that is out of range is reported, and ignored.
+struct Labels {
+    int64_t of[TOGETHER];
+    bool ignored[TOGETHER];
+
+    INLINE Labels(const int64_t* target, int64_t ignore_index, int64_t classes, int64_t row, int64_t count,
+                  int64_t* wrong) {
+        for (int64_t j = 0; j < count; j++) {
+            const int64_t label = target[row + j];
+            ignored[j] = label == ignore_index || !in_range(label, classes);
+            of[j] = ignored[j] ? 0 : label;
+            if (ignored[j] && label != ignore_index) report(row + j, wrong);
+        }
+    }
+};
+
 // The statistics of `count` rows from `row` on: of their maxima, their sums of exp(z - maximum) over the other classes,
 // and their labels' logits.
 INLINE void finish(int64_t row, int64_t count, const float* maximum, const double* others, const float* labelled,
-                   const bool* ignored, const int64_t* target, const Statistics& out) {
+                   const Labels& labels, const Statistics& out) {
+    const bool* ignored = labels.ignored;
     float p[TOGETHER], q[TOGETHER], nll[TOGETHER];
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
@@ -287,7 +314,7 @@ INLINE void finish(int64_t row, int64_t count, const float* maximum, const doubl
     times_power(polynomial, count, q, log_q, bracket);
     times_power(polynomial, count, q, log_q, slope);
     for (int64_t j = 0; j < count; j++) {
-        const float weight = ignored[j] ? 0.f : out.weight ? out.weight[target[row + j]] : 1.f;
+        const float weight = ignored[j] ? 0.f : out.weight ? out.weight[labels.of[j]] : 1.f;
         out.losses[row + j] = ignored[j] ? 0.f : weight * bracket[j];
         out.scales[row + j] = weight * slope[j];
     }
@@ -319,42 +346,37 @@ INLINE double sum_of_exponentials(const T* z, int64_t count, float maximum) {
 
 // One row after another.
 template <class T>
-INLINE void long_rows(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target, int64_t ignore_index,
-                      int64_t row, int64_t count, const Statistics& out) {
+INLINE void long_rows(const T* z, Strides by, int64_t classes, int64_t inners, const Labels& labels, int64_t row,
+                      int64_t count, const Statistics& out) {
     float maximum[TOGETHER], labelled[TOGETHER];
     double others[TOGETHER];
-    bool ignored[TOGETHER];
     Rows<const T> rows(z, by, inners, row);
     for (int64_t j = 0; j < count; j++) {
         const T* at = rows.next();
-        const int64_t y = target[row + j];
-        ignored[j] = y == ignore_index;
+        const int64_t y = labels.of[j];
         maximum[j] = labelled[j] = 0;
         others[j] = 0;
-        if (ignored[j]) continue;
+        if (labels.ignored[j]) continue;
         maximum[j] = maximum_of(at, classes);
         labelled[j] = load(at + y);
         others[j] = sum_of_exponentials(at, y, maximum[j]) + sum_of_exponentials(at + y + 1, classes - y - 1, maximum[j]);
     }
-    finish(row, count, maximum, others, labelled, ignored, target, out);
+    finish(row, count, maximum, others, labelled, labels, out);
 }
 
 // Rows side by side: what is contiguous, or will be in `held`, is the same class of many rows.
 template <class T>
-INLINE void rows_together(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,
-                          int64_t ignore_index, int64_t row, int64_t count, const Statistics& out) {
+INLINE void rows_together(const T* z, Strides by, int64_t classes, int64_t inners, const Labels& labels, int64_t row,
+                          int64_t count, const Statistics& out) {
     float held[HELD][TOGETHER], maximum[TOGETHER], shift[TOGETHER], part[TOGETHER], labelled[TOGETHER];
     double others[TOGETHER];
     int32_t label[TOGETHER];
-    bool ignored[TOGETHER];
     const T* at[TOGETHER];
     Rows<const T> rows(z, by, inners, row);
     for (int64_t j = 0; j < count; j++) {
-        const int64_t y = target[row + j];
-        ignored[j] = y == ignore_index;
-        label[j] = ignored[j] ? 0 : int32_t(y);
+        label[j] = int32_t(labels.of[j]);
         at[j] = rows.next();
-        labelled[j] = load(at[j] + label[j] * by.classes);
+        labelled[j] = classes == 0 ? 0.f : load(at[j] + label[j] * by.classes);
         maximum[j] = -INFINITY;
         others[j] = 0;
     }
@@ -395,20 +417,21 @@ INLINE void rows_together(const T* z, Strides by, int64_t classes, int64_t inner
 #pragma omp simd
         for (int64_t j = 0; j < count; j++) others[j] += part[j];
     }
-    finish(row, count, maximum, others, labelled, ignored, target, out);
+    finish(row, count, maximum, others, labelled, labels, out);
 }
 
 template <class T>
 INLINE void statistics_of(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,
-                          int64_t ignore_index, int64_t row, int64_t end, const Statistics& out) {
+                          int64_t ignore_index, int64_t row, int64_t end, const Statistics& out, int64_t* wrong) {
     const bool side_by_side = by.classes != 1 || classes < SHORT;
     while (row < end) {
         int64_t count = end - row < TOGETHER ? end - row : TOGETHER;
         if (by.classes != 1 && inners - row % inners < count) count = inners - row % inners;
+        const Labels labels(target, ignore_index, classes, row, count, wrong);
         if (side_by_side)
-            rows_together(z, by, classes, inners, target, ignore_index, row, count, out);
+            rows_together(z, by, classes, inners, labels, row, count, out);
         else
-            long_rows(z, by, classes, inners, target, ignore_index, row, count, out);
+            long_rows(z, by, classes, inners, labels, row, count, out);
         row += count;
     }
 }
@@ -423,10 +446,11 @@ struct Scales {
     INLINE float of(int64_t row) const { return scales[row] * upstream[row * by_upstream]; }
 };
 
-// scale * (softmax - onehot) of each row; at the label, the difference is -q.
+// scale * (softmax - onehot) of each row; at the label, the difference is -q. Targets may have changed since the forward
+// pass: what is stored through is checked here.
 template <class T>
 INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,
-                        const Scales& with, T* gradient, Strides to, int64_t row, int64_t end) {
+                        const Scales& with, T* gradient, Strides to, int64_t row, int64_t end, int64_t* wrong) {
     if (by.classes == 1) {
         Rows<const T> rows(z, by, inners, row);
         Rows<T> gradients(gradient, to, inners, row);
@@ -440,7 +464,11 @@ INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners,
             const float maximum = with.maximum[row], scale = with.of(row), factor = scale * with.inverse[row];
 #pragma omp simd
             for (int64_t k = 0; k < classes; k++) store(into + k, factor * exponential(load(at + k) - maximum));
-            store(into + target[row], -scale * with.q[row]);
+            const int64_t label = target[row];
+            if (in_range(label, classes))
+                store(into + label, -scale * with.q[row]);
+            else
+                report(row, wrong);
         }
         return;
     }
@@ -463,10 +491,13 @@ INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners,
                 store(into_line + j, factor[j] * exponential(load(line + j) - maximum[j]));
         }
         for (int64_t j = 0; j < count; j++) {
-            if (with.inverse[row + j] != 0)
-                store(into + target[row + j] * to.classes + j, -scale[j] * with.q[row + j]);
-            else
+            const int64_t label = target[row + j];
+            if (with.inverse[row + j] == 0)
                 for (int64_t k = 0; k < classes; k++) store(into + k * to.classes + j, 0.f);
+            else if (in_range(label, classes))
+                store(into + label * to.classes + j, -scale[j] * with.q[row + j]);
+            else
+                report(row + j, wrong);
         }
         row += count;
     }
@@ -545,8 +576,8 @@ INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, f
             if (of.ignores && of.ids[row] == of.ignore_index) {
                 const int64_t end = first + of.classes < count ? first + of.classes : count;
                 for (int64_t j = first < 0 ? 0 : first; j < end; j++) kept[j] = 0;
-            } else if (const int64_t j = first + of.ids[row]; j >= 0 && j < count) {
-                y[j] = 1;
+            } else if (const int64_t id = of.ids[row]; in_range(id, of.classes) && in_range(first + id, count)) {
+                y[first + id] = 1;
             }
         }
         return;
@@ -690,12 +721,14 @@ INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, con
 
 #define KERNELS(T)                                                                                                      \
     FOR_EACH_PROCESSOR void statistics(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,  \
-                                       int64_t ignore_index, int64_t row, int64_t end, const Statistics& out) {         \
-        statistics_of(z, by, classes, inners, target, ignore_index, row, end, out);                                    \
+                                       int64_t ignore_index, int64_t row, int64_t end, const Statistics& out,           \
+                                       int64_t* wrong) {                                                                \
+        statistics_of(z, by, classes, inners, target, ignore_index, row, end, out, wrong);                              \
     }                                                                                                                   \
     FOR_EACH_PROCESSOR void gradient(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,    \
-                                     const Scales& with, T* into, Strides to, int64_t row, int64_t end) {               \
-        gradient_of(z, by, classes, inners, target, with, into, to, row, end);                                         \
+                                     const Scales& with, T* into, Strides to, int64_t row, int64_t end,                 \
+                                     int64_t* wrong) {                                                                  \
+        gradient_of(z, by, classes, inners, target, with, into, to, row, end, wrong);                                   \
     }                                                                                                                   \
     FOR_EACH_PROCESSOR void sigmoids(const T* z, const Polynomial& of, const Sides& both, const Targets<T>& targets,    \
                                      int64_t from, int64_t end, const Results<T>& into) {                               \
@@ -753,25 +786,26 @@ struct Logits {
     Strides by;
 };
 
-// Returns the first row whose target is neither a class nor ignored, and has written nothing then; else -1.
+// Returns the first row whose target is neither a class nor ignored, else -1.
 // With a polynomial, `sum` (if there is one) gets the sum of all losses, or their mean; then scales are the mean's.
 int64_t polylosses_softmax_statistics(const Logits* z, const int64_t* target, int64_t ignore_index,
                                       const Statistics* out, float* sum, int mean, int threads) {
     const int64_t rows = z->outers * z->inners;
-    for (int64_t row = 0; row < rows; row++)
-        if (target[row] != ignore_index && (target[row] < 0 || target[row] >= z->classes)) return row;
-    in_parallel(rows, threads, [=](int64_t from, int64_t to) {
-        if (z->in_bfloat16)
-            statistics(static_cast<bfloat16*>(z->data), z->by, z->classes, z->inners, target, ignore_index, from, to, *out);
-        else
-            statistics(static_cast<float*>(z->data), z->by, z->classes, z->inners, target, ignore_index, from, to, *out);
+    int64_t wrong = -1;
+    in_parallel(rows, threads, [=, &wrong](int64_t from, int64_t to) {
+        const auto of = [=, &wrong](auto* data) {
+            statistics(data, z->by, z->classes, z->inners, target, ignore_index, from, to, *out, &wrong);
+        };
+        z->in_bfloat16 ? of(static_cast<bfloat16*>(z->data)) : of(static_cast<float*>(z->data));
     });
-    if (!sum) return -1;
+    if (wrong >= 0 || !sum) return wrong;
     double total = 0, weights = 0;
     for (int64_t row = 0; row < rows; row++) total += out->losses[row];
     if (mean) {
-        for (int64_t row = 0; row < rows; row++)
-            if (target[row] != ignore_index) weights += out->weight ? out->weight[target[row]] : 1;
+        for (int64_t row = 0; row < rows; row++) {
+            const int64_t label = target[row];
+            if (label != ignore_index && in_range(label, z->classes)) weights += out->weight ? out->weight[label] : 1;
+        }
         total /= weights;
         const float share = float(1 / weights);
         for (int64_t row = 0; row < rows; row++) out->scales[row] *= share;
@@ -780,20 +814,23 @@ int64_t polylosses_softmax_statistics(const Logits* z, const int64_t* target, in
     return -1;
 }
 
-void polylosses_softmax_gradient(const Logits* z, const int64_t* target, const Scales* with, const Logits* into,
-                                 int threads) {
+// Returns the first row that is not ignored and whose target is no class, else -1. Logits and gradient must have the same
+// axis of stride 1: the classes, or else the rows side by side.
+int64_t polylosses_softmax_gradient(const Logits* z, const int64_t* target, const Scales* with, const Logits* into,
+                                    int threads) {
     const int64_t row_bytes = z->classes * (z->in_bfloat16 ? 2 : 4);
     // About a megabyte; of rows side by side, all those of one `outer`, which share their pages.
     const int64_t rows_at_once = z->inners > 1 && into->by.classes != 1 ? z->inners : (1 << 20) / (row_bytes + 1) + 1;
     const int64_t rows = z->outers * z->inners;
-    in_parallel_into(into->data, row_bytes, rows_at_once, rows, threads, [=](int64_t from, int64_t to) {
-        if (z->in_bfloat16)
-            gradient(static_cast<bfloat16*>(z->data), z->by, z->classes, z->inners, target, *with,
-                     static_cast<bfloat16*>(into->data), into->by, from, to);
-        else
-            gradient(static_cast<float*>(z->data), z->by, z->classes, z->inners, target, *with,
-                     static_cast<float*>(into->data), into->by, from, to);
+    int64_t wrong = -1;
+    in_parallel_into(into->data, row_bytes, rows_at_once, rows, threads, [=, &wrong](int64_t from, int64_t to) {
+        const auto of = [=, &wrong](auto* data) {
+            gradient(data, z->by, z->classes, z->inners, target, *with, static_cast<decltype(data)>(into->data),
+                     into->by, from, to, &wrong);
+        };
+        z->in_bfloat16 ? of(static_cast<bfloat16*>(z->data)) : of(static_cast<float*>(z->data));
     });
+    return wrong;
 }
 
 // Logits as they lie in memory, and what to take of them.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polylosses.torch import native_library
-from polylosses.torch.layout import as_rows, in_order, memory_format
+from polylosses.torch.layout import as_rows, empty_like_rows, in_order, memory_format
 
 # at::parallel_for's own: less is not worth a thread.
 _LOGITS_A_THREAD = 32768
@@ -40,8 +40,8 @@ class _Statistics(ctypes.Structure):
 
 class _Scales(ctypes.Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("scales", "q", "maximum", "inverse", "upstream")),
-        ("by_upstream", c_int64),
+        *((name, c_void_p) for name in ("scales", "q", "maximum", "inverse", "grad_output")),
+        ("grad_stride", c_int64),
     )
 
 
@@ -72,7 +72,7 @@ def _load() -> tuple[Any, str | None]:
     library.polylosses_softmax_gradient.argtypes = [
         *(POINTER(_Logits), c_void_p, POINTER(_Scales), POINTER(_Logits), c_int)
     ]
-    library.polylosses_softmax_gradient.restype = None
+    library.polylosses_softmax_gradient.restype = c_int64
     library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 4, c_int64, c_int]
     library.polylosses_sigmoids.restype = c_int64
     library.polylosses_elements_of_a_sum.restype = c_int64
@@ -131,13 +131,18 @@ def _softmax_statistics(
         raise IndexError(f"Target {target.flatten()[wrong].item()} is out of bounds.")  # torch's own words
 
 
-def softmax_gradient(logits: Tensor, target: Tensor, rows: Tensor, upstream: Tensor) -> Tensor:
+def softmax_gradient(logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor) -> Tensor:
     """See :func:`polylosses.torch.kernels.softmax_gradient`."""
     x, target = as_rows(logits), target.contiguous()
-    gradient = torch.empty_like(x)
-    upstream = upstream.float().contiguous().resolve_neg()
-    scales = _Scales(*_rows(rows), upstream.data_ptr(), 0 if upstream.shape != target.shape else 1)
-    _LIBRARY.polylosses_softmax_gradient(_described(x), target.data_ptr(), scales, _described(gradient), _threads(x))
+    gradient = empty_like_rows(x)
+    grad_output = grad_output.float().contiguous().resolve_neg()
+    scales = _Scales(*_rows(row_stats), grad_output.data_ptr(), 0 if grad_output.shape != target.shape else 1)
+    wrong = _LIBRARY.polylosses_softmax_gradient(
+        _described(x), target.data_ptr(), scales, _described(gradient), _threads(x)
+    )
+    if wrong >= 0:
+        label = target.flatten()[wrong].item()
+        raise IndexError(f"Target {label} is out of bounds: it was changed in place after the forward pass.")
     return gradient.view(logits.shape)
 
 
@@ -147,7 +152,7 @@ def sigmoid_loss(
     """See :func:`polylosses.torch.kernels.sigmoid_loss`."""
     logits = in_order(logits)
     if not summed:
-        losses = torch.empty_like(logits)
+        losses = torch.empty_like(logits, memory_format=memory_format(logits))
         _sigmoids(logits, target, ignore_index, numbers, losses=losses)
         return losses
     blocks = -(-logits.numel() // _LIBRARY.polylosses_elements_of_a_sum())
@@ -161,14 +166,14 @@ def sigmoid_gradient(
     target: Tensor,
     ignore_index: int | None,
     numbers: Sequence[float],
-    upstream: Tensor,
+    grad_output: Tensor,
 ) -> Tensor:
     """See :func:`polylosses.torch.kernels.sigmoid_gradient`."""
     logits = in_order(logits)
-    gradient = torch.empty_like(logits)
-    if upstream.shape == logits.shape:
-        upstream = upstream.contiguous(memory_format=memory_format(logits))
-    _sigmoids(logits, target, ignore_index, numbers, gradient=gradient, upstream=upstream)
+    gradient = torch.empty_like(logits, memory_format=memory_format(logits))
+    if grad_output.shape == logits.shape:
+        grad_output = grad_output.contiguous(memory_format=memory_format(logits))
+    _sigmoids(logits, target, ignore_index, numbers, gradient=gradient, grad_output=grad_output)
     return gradient
 
 
@@ -214,7 +219,7 @@ def _sigmoids(
     losses: Tensor | None = None,
     sums: Tensor | None = None,
     gradient: Tensor | None = None,
-    upstream: Tensor | None = None,
+    grad_output: Tensor | None = None,
 ) -> None:
     gamma, *of_sides = numbers[:5]
     coefficients = numbers[5:]
@@ -222,7 +227,7 @@ def _sigmoids(
     dense = target.shape == logits.shape
     order = memory_format(logits) if dense else torch.contiguous_format
     target = target.contiguous(memory_format=order).resolve_neg()
-    upstream = None if upstream is None else upstream.float().resolve_neg()
+    grad_output = None if grad_output is None else grad_output.float().resolve_neg()
     of = _Sigmoids(
         logits.data_ptr(),
         logits.dtype == torch.bfloat16,
@@ -239,9 +244,9 @@ def _sigmoids(
         (c_float * 2)(*of_sides[:2]),
         (c_float * 2)(*of_sides[2:]),
     )
-    to = (_pointer(tensor) for tensor in (losses, sums, gradient, upstream))
-    by_upstream = 0 if upstream is None or upstream.shape != logits.shape else 1
-    wrong = _LIBRARY.polylosses_sigmoids(of, *to, by_upstream, _threads(logits))
+    to = (_pointer(tensor) for tensor in (losses, sums, gradient, grad_output))
+    grad_stride = 0 if grad_output is None or grad_output.shape != logits.shape else 1
+    wrong = _LIBRARY.polylosses_sigmoids(of, *to, grad_stride, _threads(logits))
     if wrong >= 0:
         # As torch's own scatter has it, of which one-hot rows are made.
         raise RuntimeError(

@@ -1,6 +1,5 @@
 """The sigmoid losses: every class is a yes or no of its own."""
 
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,9 +7,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero
+from polylosses.polynomial import (
+    DEFAULT_EPSILON,
+    Polynomial,
+    from_arguments,
+    is_zero,
+    unchecked,
+    warn_of_negative_series,
+)
 from polylosses.torch.kernels import MOST_COEFFICIENTS, choose, sigmoid_loss
-from polylosses.torch.likelihood import at_least_float32, log_density, result_dtype
+from polylosses.torch.likelihood import (
+    at_least_float32,
+    given_polynomial,
+    held_by,
+    in_dtype_of,
+    is_known_false,
+    log_density,
+    mean_of_kept,
+    polynomial_at,
+    result_dtype,
+)
 
 
 def poly_binary_cross_entropy_with_logits(
@@ -42,17 +58,21 @@ def poly_binary_cross_entropy_with_logits(
         input: logits of any shape and floating dtype. float16 and bfloat16 are computed in float32.
         target: of ``input``'s shape and a floating dtype, in [0, 1], hard or soft; or class ids in [0, C) of an
             integer dtype, of shape :math:`(N)` or :math:`(N, d_1, ..., d_K)` for an ``input`` of shape :math:`(N, C)`
-            or :math:`(N, C, d_1, ..., d_K)` (one class against all: 1 for that class and 0 for all others).
+            or :math:`(N, C, d_1, ..., d_K)` with C of at least 2 (one class against all: 1 for that class and 0 for all
+            others).
         weight: a factor for each element; broadcasts to ``input``.
         pos_weight: a factor for the positive part; broadcasts to ``input``. For classes, of shape :math:`(C)`, or
             :math:`(C, 1, ..., 1)` where ``input`` has :math:`d_1, ..., d_K`.
         alpha: in [0, 1]: focal loss's balance, a factor ``alpha`` for positives and ``1 - alpha`` for negatives; a
-            number or a tensor. Default None: neither.
+            number or a tensor (whose values are checked on CPUs only, outside of transformations and compilers).
+            Default None: neither.
         alpha_on_epsilon: whether ``alpha`` multiplies the whole loss, which is the balanced listing of the paper.
             False is the variant of most published copies, where it multiplies the logarithm alone and the powers of
             ``1 - p`` stay unbalanced.
-        ignore_index: elements with this target (for class ids: all classes there) give no loss and no gradient, and
-            don't count in the mean. It may be any integer, a class included. Default None: nothing is ignored.
+        ignore_index: elements with this target (for class ids: all classes there) give no loss and no gradient,
+            whatever their logits are, and don't count in the mean. It may be any integer, a class included; a floating
+            target holds it rounded to its dtype, and one that an integer dtype can't hold ignores nothing. Default
+            None: nothing is ignored.
         reduction: ``"mean"`` over all elements that are kept, ``"sum"`` or ``"none"``.
         epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
         implementation: as for :func:`poly_cross_entropy`. The kernels serve numbers (not tensors) as
@@ -62,11 +82,11 @@ def poly_binary_cross_entropy_with_logits(
     Returns:
         The loss, a scalar or of ``input``'s shape for ``reduction="none"``, in the dtype that
         ``F.binary_cross_entropy_with_logits`` gives: ``target``'s (``input``'s for class ids), or float32 under
-        autocast. The mean over nothing is nan.
+        autocast. The mean over nothing is nan, and its derivatives are 0.
 
     Raises:
         TypeError, ValueError: as for :func:`poly_cross_entropy`; for an ``alpha`` outside [0, 1]; for class ids whose
-            shape does not fit ``input``; if ``implementation`` can't serve.
+            shape does not fit ``input``, or of one class only; if ``implementation`` can't serve.
         ValueError, RuntimeError, NotImplementedError: those of ``F.binary_cross_entropy_with_logits``.
         RuntimeError: a class id is out of range.
 
@@ -82,44 +102,91 @@ def poly_binary_cross_entropy_with_logits(
         >>> poly_binary_cross_entropy_with_logits(logits, torch.tensor([0, 0]), epsilon=2.0)  # the same, by class ids
         tensor(1.9658)
     """
-    polynomial = from_arguments(epsilon, gamma, polynomial)
-    _check(input, target, weight, pos_weight, alpha, ignore_index, reduction)
+    polynomial = balanced_polynomial(epsilon, gamma, polynomial, alpha, alpha_on_epsilon)
+    return of_polynomial(
+        polynomial,
+        input,
+        target,
+        weight,
+        pos_weight,
+        alpha,
+        alpha_on_epsilon,
+        ignore_index,
+        reduction,
+        implementation,
+    )
+
+
+def balanced_polynomial(
+    epsilon: Any, gamma: Any, polynomial: Polynomial | None, alpha: Any, alpha_on_epsilon: bool
+) -> Polynomial:
+    """:func:`from_arguments`, with a warning of what is below the bound that ``alpha`` on the logarithm moves."""
+    check_alpha(alpha)
+    moved = not alpha_on_epsilon and isinstance(alpha, Real)
+    if not moved or torch.compiler.is_compiling():
+        return given_polynomial(epsilon, gamma, polynomial)
+    given = from_arguments(epsilon, gamma, polynomial, warn=False)
+    warn_of_negative_series(_with_balance(given, min(float(alpha), 1.0 - float(alpha))))
+    return given
+
+
+def of_polynomial(
+    polynomial: Polynomial,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    alpha: Any,
+    alpha_on_epsilon: bool,
+    ignore_index: int | None,
+    reduction: str,
+    implementation: str | None,
+) -> Tensor:
+    """:func:`poly_binary_cross_entropy_with_logits` of a polynomial that the user has been warned of."""
+    _check(input, target, weight, pos_weight, ignore_index, reduction)
     unsupported = _unsupported(polynomial, input, target, weight, pos_weight, alpha)
+    ignore_index = held_by(target.dtype, ignore_index)
     implementation = choose(implementation, input, (target,), ignore_index, unsupported)
     dtype = target.dtype if target.shape == input.shape else input.dtype
-    kept = None if ignore_index is None else target != ignore_index
+    ignored: Any = None if ignore_index is None else target == ignore_index
     if implementation != "plain":
+        if ignore_index is not None:
+            ignore_index = int(ignore_index)
         loss = _by_kernel(
             polynomial, input, target, alpha, alpha_on_epsilon, ignore_index, reduction != "none", implementation
         )
-        if reduction == "mean":
+        if reduction == "mean" and ignored is None:
+            loss = loss / input.numel()
+        elif reduction == "mean":
             classes = input.numel() // max(1, target.numel())
-            loss = loss / (input.numel() if kept is None else kept.sum() * classes)
+            loss = mean_of_kept(loss, (~ignored).sum() * classes, ignored)
         return loss.to(result_dtype(input, dtype))
     logits = at_least_float32(input)
+    alpha = in_dtype_of(logits, alpha)
     if target.shape == input.shape:
-        if kept is not None:
-            target, logits = target.masked_fill(~kept, 0.0), logits.masked_fill(~kept, 0.0)
         target = at_least_float32(target)
+        if ignored is not None:
+            target, logits = target.masked_fill(ignored, 0.0), logits.masked_fill(ignored, 0.0)
         positive = target if pos_weight is None else pos_weight * target
-        loss = _side(polynomial, logits, positive, alpha, alpha_on_epsilon)
-        loss = loss + _side(polynomial, -logits, 1.0 - target, None if alpha is None else 1.0 - alpha, alpha_on_epsilon)
+        loss = _side(polynomial, -logits, positive, alpha, alpha_on_epsilon)
+        loss = loss + _side(polynomial, logits, 1.0 - target, None if alpha is None else 1.0 - alpha, alpha_on_epsilon)
     else:
         class_dim = 0 if input.dim() == 1 else 1
-        target = target.long() if kept is None else target.long().masked_fill(~kept, 0)
-        labelled = torch.zeros_like(logits, dtype=torch.bool).scatter(class_dim, target.unsqueeze(class_dim), True)
-        if kept is not None:
-            kept = kept.unsqueeze(class_dim).expand(input.shape)
-            logits = logits.masked_fill(~kept, 0.0)
-        balance = None if alpha is None else torch.where(labelled, alpha, 1.0 - alpha).to(logits.dtype)
-        share = logits.new_ones(()) if pos_weight is None else torch.where(labelled, pos_weight, 1.0)
-        loss = _side(polynomial, torch.where(labelled, logits, -logits), share, balance, alpha_on_epsilon)
+        target = target.long() if ignored is None else target.long().masked_fill(ignored, 0)
+        # Of numbers: torch.jit.trace can't scatter a truth value.
+        labelled = torch.zeros_like(logits).scatter(class_dim, target.unsqueeze(class_dim), 1.0) == 1.0
+        if ignored is not None:
+            ignored = ignored.unsqueeze(class_dim).expand(input.shape)
+            logits = logits.masked_fill(ignored, 0.0)
+        balance = None if alpha is None else _where(labelled, alpha, 1.0 - alpha, logits)
+        share = logits.new_ones(()) if pos_weight is None else _where(labelled, pos_weight, 1.0, logits)
+        loss = _side(polynomial, torch.where(labelled, -logits, logits), share, balance, alpha_on_epsilon)
     if weight is not None:
         loss = loss * weight
-    if kept is not None:
-        loss = loss.masked_fill(~kept, 0.0)
+    if ignored is not None:
+        loss = loss.masked_fill(ignored, 0.0)
     if reduction == "mean":
-        loss = loss.mean() if kept is None else loss.sum() / kept.sum()
+        loss = loss.mean() if ignored is None else mean_of_kept(loss.sum(), (~ignored).sum(), ignored)
     elif reduction == "sum":
         loss = loss.sum()
     return loss.to(result_dtype(input, dtype))
@@ -151,10 +218,10 @@ def poly_sigmoid(
     if not isinstance(input, Tensor) or not input.is_floating_point():
         got = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    polynomial = given_polynomial(epsilon, gamma, polynomial)
     logits = at_least_float32(input)
     logp, logq = F.logsigmoid(logits), F.logsigmoid(-logits)
-    yes, no = log_density(polynomial, logp, logq.exp()), log_density(polynomial, logq, logp.exp())
+    yes, no = log_density(polynomial, logp, logq), log_density(polynomial, logq, logp)
     return torch.sigmoid(yes - no).to(input.dtype)
 
 
@@ -198,33 +265,37 @@ def _by_kernel(
     balance = (1.0, 1.0) if alpha is None else (1.0 - alpha, float(alpha))
     sides = [polynomial, polynomial]
     if not alpha_on_epsilon:
-        sides = [replace(polynomial, log_weight=polynomial.log_weight * factor) for factor in balance]
+        sides = [_with_balance(polynomial, factor) for factor in balance]
         balance = (1.0, 1.0)
     numbers = (polynomial.gamma, *balance, *(side.log_weight for side in sides), *polynomial.coefficients)
     return sigmoid_loss(input, target, ignore_index, numbers, summed, implementation)
 
 
-def _side(polynomial: Polynomial, logits: Tensor, share: Tensor, balance: Any, balance_epsilon: bool) -> Tensor:
-    """``share * balance * L(sigmoid(logits))``, where what has no share counts nothing, even at p = 0."""
+def _with_balance(polynomial: Polynomial, factor: Any) -> Polynomial:
+    """The polynomial with its logarithm times ``factor``."""
+    log_weight = polynomial.log_weight if is_zero(polynomial.log_weight) else polynomial.log_weight * factor
+    return unchecked(polynomial.coefficients, polynomial.gamma, log_weight)
+
+
+def _where(condition: Tensor, a: Any, b: Any, like: Tensor) -> Tensor:
+    """:func:`torch.where` of numbers and tensors; numbers alone would give it the default dtype."""
+    a, b = (x if isinstance(x, Tensor) and x.is_floating_point() else like.new_ones(()) * x for x in (a, b))
+    return torch.where(condition, a, b)
+
+
+def _side(polynomial: Polynomial, wrong: Tensor, share: Tensor, balance: Any, balance_epsilon: bool) -> Tensor:
+    """``share * balance * L(p)`` for ``1 - p = sigmoid(wrong)``, where what has no share counts nothing."""
     if balance is not None:
         if balance_epsilon:
             share = share * balance
         else:
-            polynomial = replace(polynomial, log_weight=polynomial.log_weight * balance)
-            if isinstance(balance, Tensor):  # a number's 0 log 0 is left out by the polynomial
-                infinite = (balance == 0) & (logits == -torch.inf)
-                logits = logits.masked_fill(infinite, torch.finfo(logits.dtype).min)
-    logits = logits.masked_fill((share == 0) & (logits == -torch.inf), 0.0)
-    if is_zero(polynomial.gamma):
-        loss: Tensor = share * polynomial.value(F.logsigmoid(logits), torch.sigmoid(-logits))
-        return loss
-    # As for softmax (likelihood.py): q^gamma has an infinite derivative at q = 0, where q is below the smallest
-    # normal number, and q' = 0 would be multiplied by an infinite logarithm at p = 0.
-    limits = torch.finfo(logits.dtype)
-    certain = torch.sigmoid(-logits) < limits.tiny
-    logits = logits.masked_fill(certain, 0.0)
-    loss = polynomial.value(F.logsigmoid(logits), torch.sigmoid(-logits.clamp(min=limits.min)))
-    return share * loss.masked_fill(certain, 0.0)
+            polynomial = _with_balance(polynomial, balance)
+    absent = (share == 0) & (wrong > torch.finfo(wrong.dtype).max ** 0.5)
+    wrong = wrong.masked_fill(absent, 0.0)
+    # It is logsigmoid(-wrong), whose second derivative is 0 in torch where p rounds to 1. (From the threshold on,
+    # softplus is its argument: the default is for float32.)
+    logp = -F.softplus(wrong, threshold=40.0)
+    return share * polynomial_at(polynomial, logp, torch.sigmoid(wrong))
 
 
 def _check(
@@ -232,14 +303,12 @@ def _check(
     target: Tensor,
     weight: Tensor | None,
     pos_weight: Tensor | None,
-    alpha: Any,
     ignore_index: Any,
     reduction: str,
 ) -> None:
     """Raises what torch would raise, by asking torch, and what only the options beyond torch's can get wrong."""
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
-    check_alpha(alpha)
     if ignore_index is not None and not isinstance(ignore_index, Integral):
         raise TypeError(f"ignore_index must be an integer, or None to ignore nothing; got {ignore_index!r}.")
     if (
@@ -256,6 +325,13 @@ def _check(
                 f"class ids for an input of shape {tuple(input.shape)} must have shape {tuple(places)}; "
                 f"got {tuple(target.shape)}."
             )
+        if input.shape[:2][-1:] == (1,):
+            raise ValueError(
+                f"target holds class ids (its dtype is {target.dtype}, its shape {tuple(target.shape)}), and an input "
+                f"of shape {tuple(input.shape)} has one class, so that all would be 0. For labels 0 and 1, give both "
+                f"one shape and the target a floating dtype: input.squeeze({min(1, input.dim() - 1)}), "
+                "target.to(input.dtype)."
+            )
         target = torch.zeros_like(input)
     if (
         not isinstance(input, Tensor)
@@ -263,18 +339,23 @@ def _check(
         or target.shape != input.shape
         or not input.is_floating_point()
         or not target.is_floating_point()
+        or target.layout != torch.strided
         or not all(factor is None or _fits(factor, input) for factor in (weight, pos_weight))
     ):
         F.binary_cross_entropy_with_logits(input, target, weight, pos_weight=pos_weight)
 
 
 def check_alpha(alpha: Any) -> None:
-    """Raises unless it is None, a tensor or a number in [0, 1]."""
-    if alpha is None or isinstance(alpha, Tensor):
+    """Raises unless it is None, or a number or tensor in [0, 1]; tensors that can't be read at once pass."""
+    if alpha is None:
         return
-    if isinstance(alpha, bool) or not isinstance(alpha, Real):
+    if isinstance(alpha, bool) or not isinstance(alpha, (Real, Tensor)):
         raise TypeError(f"alpha must be a number between 0 and 1, a tensor, or None; got {alpha!r}.")
-    if not 0.0 <= float(alpha) <= 1.0:
+    if isinstance(alpha, Tensor):
+        outside = is_known_false(((alpha >= 0) & (alpha <= 1)).all())
+    else:
+        outside = not 0.0 <= float(alpha) <= 1.0
+    if outside:
         raise ValueError(f"alpha must be between 0 and 1, or None for no balance; got {alpha!r}.")
 
 

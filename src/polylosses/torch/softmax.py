@@ -1,16 +1,21 @@
 """The softmax losses, composed of torch's own cross-entropy and arithmetic on its result."""
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial
 from polylosses.torch.kernels import FEWEST_LOGITS, are_numbers, choose, softmax_loss, softmax_statistics
 from polylosses.torch.likelihood import (
     at_least_float32,
+    given_polynomial,
+    is_known_false,
     log_density,
+    log_of_others,
+    mean_of_kept,
     polynomial_of_nll,
     polynomial_of_tail,
     result_dtype,
@@ -45,11 +50,12 @@ def poly_cross_entropy(
     Args:
         input: logits of shape :math:`(C)`, :math:`(N, C)` or :math:`(N, C, d_1, ..., d_K)`, of any floating dtype.
             float16 and bfloat16 are computed in float32. Logits of minus infinity mask a class.
-        target: class indices in [0, C), of shape :math:`()`, :math:`(N)` or :math:`(N, d_1, ..., d_K)`; or class
-            probabilities, of ``input``'s shape.
+        target: class indices in [0, C), of shape :math:`()`, :math:`(N)` or :math:`(N, d_1, ..., d_K)` and dtype int64
+            or uint8; or class probabilities, of ``input``'s shape and a floating dtype (a sparse tensor is made dense).
         weight: one factor for each class, of shape :math:`(C)`. It multiplies the whole loss.
-        ignore_index: positions with this target give no loss and no gradient, and don't count in the mean. It may be
-            any number, a class included. Class indices only.
+        ignore_index: positions with this target give no loss and no gradient, whatever their logits are, and don't
+            count in the mean. It may be any number, a class included; one that the target's dtype can't hold ignores
+            nothing. Class indices only.
         reduction: ``"mean"`` (for class indices divided by the weights of the kept targets, for probabilities by the
             number of positions), ``"sum"`` or ``"none"``.
         label_smoothing: in [0, 1]: how much of the target is spread over all classes.
@@ -64,7 +70,7 @@ def poly_cross_entropy(
 
     Returns:
         The loss, in the dtype that ``F.cross_entropy`` gives (autocast included): a scalar, or the shape of the
-        target's positions for ``reduction="none"``. The mean over no kept target is nan.
+        target's positions for ``reduction="none"``. The mean over no kept target is nan, and its derivatives are 0.
 
     Raises:
         TypeError, ValueError: as for :class:`polylosses.Polynomial`; for a ``reduction`` that does not exist or a
@@ -73,9 +79,10 @@ def poly_cross_entropy(
         RuntimeError, IndexError, ValueError: those of ``F.cross_entropy``, for shapes, dtypes and indices out of range.
 
     Note:
-        The kernels are exact in ``1 - p``, so that losses and gradients keep their digits however sure the model is:
-        the plain implementation rounds ``1 - p`` to 0 from a logit margin of some 17 on. They read the logits again in
-        the backward pass, which must not have been changed in place since.
+        The kernels are exact in ``1 - p``, so that losses and gradients keep their digits however sure the model is
+        (but for ``finfo.eps * (1 - p)^2``, where Poly-N cancels the second power as well): the plain implementation
+        rounds ``1 - p`` to 0 from a logit margin of some 17 on. They read the logits again in the backward pass, which
+        must not have been changed in place since.
 
     Source: Leng et al., ICLR 2022 (arXiv 2204.12511), equations 3 and 4 and listing 1.
 
@@ -87,14 +94,24 @@ def poly_cross_entropy(
         >>> poly_cross_entropy(logits, probabilities, epsilon=2.0, reduction="none")
         tensor([0.4823, 1.2567])
     """
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    polynomial = given_polynomial(epsilon, gamma, polynomial)
     _check(input, target, weight, ignore_index, reduction, label_smoothing)
+    if target.dtype == torch.uint8:  # which torch takes, too
+        target = target.long()
+    elif target.layout != torch.strided and target.shape == input.shape:
+        target = target.to_dense()
+    target = as_int64(target)
     target = as_sharded_as(input, target)
     weight = None if weight is None else as_sharded_as(input, weight)
     options = (weight, ignore_index, label_smoothing)
     implementation = choose_for(polynomial, input, target, *options, implementation)
     loss = before_rounding(polynomial, input, target, *options, reduction, implementation)
     return loss.to(dtype_of_the_loss(input, target, weight))
+
+
+def as_int64(target: Tensor) -> Tensor:
+    """Indices of type uint8, which torch takes too: -100 is none of its numbers."""
+    return target.long() if target.dtype == torch.uint8 else target
 
 
 def choose_for(
@@ -132,17 +149,17 @@ def before_rounding(
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":
-            # Positions, not elements: torch's own denominator.
-            loss = loss.sum() / loss.numel()
+            # Positions, not elements: torch's own denominator, which is 0 where there are no classes, too.
+            loss = loss.sum() / (loss.numel() if input.numel() else 0)
         elif reduction == "sum":
             loss = loss.sum()
         return loss
     if implementation != "plain" and _in_kernel(polynomial, weight):
         return softmax_loss(input, target, weight, ignore_index, polynomial, reduction, implementation)
     options = (weight, ignore_index, label_smoothing, class_dim)
-    loss, counted = _with_indices(polynomial, input, target, *options, implementation)
+    loss, counted, ignored = _with_indices(polynomial, input, target, *options, implementation)
     if reduction == "mean":
-        loss = loss.sum() / counted.sum()
+        loss = mean_of_kept(loss.sum(), counted.sum(), ignored)
     elif reduction == "sum":
         loss = loss.sum()
     return loss
@@ -150,7 +167,7 @@ def before_rounding(
 
 def poly_softmax(
     input: Tensor,
-    dim: int = 1,
+    dim: int,
     *,
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
@@ -164,7 +181,7 @@ def poly_softmax(
 
     Args:
         input: logits, of any shape and floating dtype.
-        dim: the class dimension. Default 1.
+        dim: the class dimension, as for :func:`torch.softmax`.
         epsilon, gamma, polynomial: those that the model was trained with; see :func:`poly_cross_entropy`. There is
             no posterior where the loss is not monotone (``epsilon < -1``): there the slope is taken as 0 from below.
 
@@ -176,25 +193,24 @@ def poly_softmax(
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0]])
-        >>> poly_softmax(logits, epsilon=0.0)
+        >>> poly_softmax(logits, 1, epsilon=0.0)
         tensor([[0.8808, 0.1192]])
-        >>> poly_softmax(logits, epsilon=2.0)
+        >>> poly_softmax(logits, 1, epsilon=2.0)
         tensor([[0.7682, 0.2318]])
     """
     if not isinstance(input, Tensor) or not input.is_floating_point():
         got = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise TypeError(f"input must be a floating-point tensor of logits; got {got}.")
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    polynomial = given_polynomial(epsilon, gamma, polynomial)
     logp = torch.log_softmax(at_least_float32(input), dim)
-    return torch.softmax(log_density(polynomial, logp, -torch.expm1(logp)), dim).to(input.dtype)
+    return torch.softmax(log_density(polynomial, logp, log_of_others(logp, dim)), dim).to(input.dtype)
 
 
-def weight_of_indices(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+def weight_of_indices(target: Tensor, weight: Tensor | None, ignored: Tensor) -> Tensor:
     """How much every position counts in the mean: nothing if it is ignored."""
-    kept = target != ignore_index
     if weight is None:
-        return kept
-    return weight[target.masked_fill(~kept, 0).long()].masked_fill(~kept, 0.0)
+        return ~ignored
+    return weight[target.masked_fill(ignored, 0).long()].masked_fill(ignored, 0.0)
 
 
 def dtype_of_the_loss(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:
@@ -229,15 +245,18 @@ def _with_indices(
     label_smoothing: float,
     class_dim: int,
     implementation: str,
-) -> tuple[Tensor, Tensor]:
-    """The loss of every position, and how much it counts in the mean."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of every position, how much it counts in the mean, and whether it is ignored."""
     logp = None
+    ignored = target == ignore_index
     # Ignored positions have p = 1 and so no loss: every term of the family vanishes there.
     if implementation != "plain":
         q, tail = softmax_statistics(input, target, ignore_index, implementation)
         loss = polynomial_of_tail(polynomial, q, tail)
     else:
-        logits = at_least_float32(input)
+        # Their logits may be nan or infinite, and their gradient is 0 all the same. (That takes as long as the loss.)
+        of_kept = input if is_known_false(ignored.any()) else input.masked_fill(ignored.unsqueeze(class_dim), 0.0)
+        logits = at_least_float32(of_kept)
         logp = None if label_smoothing == 0.0 else log_softmax(logits, class_dim)
         if logp is None or is_sharded(logits):  # whose nll_loss is right after torch's own log_softmax alone
             nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
@@ -246,14 +265,19 @@ def _with_indices(
         loss = polynomial_of_nll(polynomial, nll)
     if weight is not None:
         weight = weight.to(loss.dtype)
-    counted = weight_of_indices(target, weight, ignore_index)
+    counted = weight_of_indices(target, weight, ignored)
     if weight is not None:
         loss = loss * counted
     if logp is not None:
         spread = _expectation(polynomial, logp, _along(weight, logp, class_dim), class_dim)
-        share = label_smoothing / logp.shape[class_dim]
-        loss = (1.0 - label_smoothing) * loss + share * spread.masked_fill(target == ignore_index, 0.0)
-    return loss, counted
+        share = _share_of_all(label_smoothing, logp.shape[class_dim])
+        loss = (1.0 - label_smoothing) * loss + share * spread.masked_fill(ignored, 0.0)
+    return loss, counted, ignored
+
+
+def _share_of_all(label_smoothing: float, classes: int) -> float:
+    """Of every class in the smoothed target; infinite where there is none, as in torch."""
+    return label_smoothing / classes if classes else math.inf
 
 
 def _with_probabilities(
@@ -268,13 +292,13 @@ def _with_probabilities(
     logp = log_softmax(at_least_float32(input), class_dim)
     target = at_least_float32(target)
     if label_smoothing != 0.0:
-        target = target * (1.0 - label_smoothing) + label_smoothing / logp.shape[class_dim]
+        target = target * (1.0 - label_smoothing) + _share_of_all(label_smoothing, logp.shape[class_dim])
     return _expectation(polynomial, logp, target * _along(weight, logp, class_dim), class_dim)
 
 
 def _expectation(polynomial: Polynomial, logp: Tensor, share: Tensor, class_dim: int) -> Tensor:
-    """``sum_c share[c] * L(p[c])``, where a class with no share and no probability counts nothing: 0 log 0 = 0."""
-    absent = (share == 0) & (logp == -torch.inf)
+    """``sum_c share[c] * L(p[c])``, where a class with no share counts nothing, however large its loss."""
+    absent = (share == 0) & (logp < -(torch.finfo(logp.dtype).max ** 0.5))
     return (share * polynomial_of_nll(polynomial, -logp.masked_fill(absent, 0.0))).sum(class_dim)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from polylosses.torch.layout import as_rows, in_order, memory_format
+from polylosses.torch.layout import as_rows, empty_like_rows, in_order, memory_format
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _INSTALLED = importlib.util.find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
@@ -89,7 +89,7 @@ def _softmax_statistics(
 def softmax_gradient(logits: Tensor, target: Tensor, rows: Tensor, upstream: Tensor) -> Tensor:
     """See :func:`polylosses.torch.kernels.softmax_gradient`."""
     x, target = as_rows(logits), target.contiguous()
-    gradient = torch.empty_like(x)
+    gradient = empty_like_rows(x)
     upstream = upstream.contiguous().resolve_neg()
     ((outers, classes, inners), of_logits), (_, of_gradient) = _merged(x, gradient)
     tile = _tile(classes, inners, of_logits[1])
@@ -146,7 +146,7 @@ def _sigmoids(
     tile = _tile(classes, inners, by_class, _SIGMOIDS)
     tiles, class_tiles = -(-inners // tile["ROWS"]), -(-classes // tile["CLASSES"])
     programs = outers * tiles * class_tiles
-    into = torch.empty_like(logits)
+    into = torch.empty_like(logits, memory_format=order)
     if what == "sum":
         into = torch.empty(programs, dtype=torch.float32, device=logits.device)
     _launch(

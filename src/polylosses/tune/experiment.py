@@ -122,7 +122,7 @@ class Experiment:
                 logits = trained.logits(model, one.scored_x).nan_to_num(0.0, 0.0, 0.0).double()
                 softmax = torch.softmax(logits, 1).numpy()
                 # The epsilon was checked, and warned of, where the user gave it; a tensor is not checked again.
-                posterior = poly_softmax(logits, epsilon=torch.tensor(epsilon)).numpy()
+                posterior = poly_softmax(logits, 1, epsilon=torch.tensor(epsilon)).numpy()
                 y = one.scored_y
                 runs.append(
                     Run(

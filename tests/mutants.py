@@ -1,0 +1,413 @@
+"""Small faults, planted in a copy of the source one at a time: the tests have to find every one.
+
+    python tests/mutants.py                    all of them, with the tests that should find each
+    python tests/mutants.py jax tune/splits    those of these files
+    python tests/mutants.py --all ...          with all tests, where these find nothing
+
+Exit code 1 if a fault is not found, or can't be planted because the text is not in the source exactly once.
+"""
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parent / "src"
+
+
+class Mutant(NamedTuple):
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    @property
+    def path(self) -> Path:
+        return Path("polylosses") / self.file
+
+
+ORACLES = "test_softmax_laws.py -k 'oracles and {}'"
+BINARY = "test_sigmoid_laws.py -k 'oracles and {}'"
+KERNELS = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k native"
+TRITON = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k triton"
+
+MUTANTS = [
+    Mutant("polynomial.py", "loss - self.log_weight * logp", "loss + self.log_weight * logp", "test_polynomial.py"),
+    Mutant("polynomial.py", "ratio + horner(c, q)", "ratio - horner(c, q)", "test_polynomial.py"),
+    Mutant("polynomial.py", "following[1:], strict=True)", "[*following[2:], 0.0], strict=True)", "test_polynomial.py"),
+    Mutant("polynomial.py", "padded[j - 1] for", "padded[j] for", "test_polynomial.py"),
+    Mutant(
+        "polynomial.py", "bound = -polynomial.log_weight / j", "bound = -polynomial.log_weight", "test_polynomial.py"
+    ),
+    Mutant("polynomial.py", "(self.log_weight + first, *following)", "(first, *following)", "test_polynomial.py"),
+    Mutant("polynomial.py", 'at_least_0("gamma", gamma), 1.0)', "0.0, 1.0)", "test_polynomial.py"),
+    Mutant("catalogue.py", "1 / j for j in range(1, order + 1)", "1 / j for j in range(1, order)", "test_catalogue.py"),
+    Mutant("catalogue.py", "(beta * -A,), log_weight=alpha", "(alpha * -A,), log_weight=beta", "test_catalogue.py"),
+    Mutant(
+        "torch/softmax.py",
+        "target = at_least_float32(target)",
+        "target = at_least_float32(target).detach()",
+        ORACLES.format("torch"),
+    ),
+    Mutant("torch/softmax.py", "loss.sum() / loss.numel()", "loss.sum() / input.numel()", ORACLES.format("torch")),
+    Mutant(
+        "torch/softmax.py", "mean_of_kept(loss.sum(), counted.sum(), ignored)", "loss.mean()", ORACLES.format("torch")
+    ),
+    Mutant(
+        "torch/softmax.py",
+        "_expectation(polynomial, logp, _along(weight, logp, class_dim), class_dim)",
+        "_expectation(polynomial, logp, _along(None, logp, class_dim), class_dim)",
+        ORACLES.format("torch"),
+    ),
+    Mutant(
+        "torch/softmax.py",
+        "spread.masked_fill(ignored, 0.0)",
+        "spread",
+        ORACLES.format("torch"),
+    ),
+    Mutant(
+        "torch/softmax.py",
+        "share = _share_of_all(label_smoothing, logp.shape[class_dim])",
+        "share = _share_of_all(label_smoothing, logp.shape[-1])",
+        ORACLES.format("torch"),
+    ),
+    Mutant(
+        "torch/softmax.py",
+        "absent = (share == 0) & (logp < -(torch.finfo(logp.dtype).max ** 0.5))",
+        "absent = share < 0",
+        "test_softmax_laws.py -k 'extreme and torch'",
+    ),
+    Mutant(
+        "torch/likelihood.py",
+        "certain, hopeless = q < tiny,",
+        "certain, hopeless = q < 0,",
+        "test_softmax_laws.py -k 'extreme and torch'",
+    ),
+    Mutant(
+        "torch/likelihood.py",
+        "q.masked_fill(certain | hopeless, 1.0)",
+        "q.masked_fill(certain, 1.0)",
+        "test_posterior_laws.py",
+    ),
+    Mutant("torch/likelihood.py", "[(j + gamma) * c for", "[j * c for", "test_posterior_laws.py -k torch"),
+    Mutant("torch/likelihood.py", "-torch.inf, -torch.inf)", "-torch.inf, 0.0)", "test_posterior_laws.py -k torch"),
+    Mutant("torch/likelihood.py", "return torch.float32 if dtype", "return dtype if dtype", "test_torch_transforms.py"),
+    Mutant(
+        "torch/sigmoid.py",
+        "at_least_float32(input), at_least_float32(target)",
+        "at_least_float32(input), at_least_float32(target).detach()",
+        BINARY.format("torch"),
+    ),
+    Mutant("torch/sigmoid.py", "None if alpha is None else 1.0 - alpha,", "alpha,", BINARY.format("torch")),
+    Mutant(
+        "torch/sigmoid.py",
+        "loss.mean() if ignored is None else mean_of_kept(loss.sum(), (~ignored).sum(), ignored)",
+        "loss.mean()",
+        BINARY.format("torch"),
+    ),
+    Mutant("torch/sigmoid.py", "_where(labelled, pos_weight, 1.0, logits)", "pos_weight", BINARY.format("torch")),
+    Mutant("torch/sigmoid.py", "loss = loss * weight", "loss = loss", BINARY.format("torch")),
+    Mutant("torch/sigmoid.py", "if balance_epsilon:", "if not balance_epsilon:", BINARY.format("torch")),
+    Mutant(
+        "torch/sigmoid.py",
+        "log_density(polynomial, logq, logp)",
+        "log_density(polynomial, logq, logq)",
+        "test_sigmoid_laws.py -k 'poly_sigmoid and torch'",
+    ),
+    Mutant("torch/sigmoid.py", "(~ignored).sum() * classes,", "(~ignored).sum(),", KERNELS),
+    Mutant("torch/sigmoid.py", "(1.0 - alpha, float(alpha))", "(float(alpha), 1.0 - alpha)", KERNELS),
+    Mutant(
+        "torch/linear.py",
+        "by_bias = by_bias + at_least_float32(by_logits)",
+        "by_bias = at_least_float32(by_logits)",
+        "test_torch_linear.py",
+    ),
+    Mutant("torch/linear.py", "loss = loss + (some * s).sum()", "loss = loss + some.sum()", "test_torch_linear.py"),
+    Mutant(
+        "torch/linear.py",
+        "weight_of_indices(labels, weight, ignored)",
+        "weight_of_indices(labels, None, ignored)",
+        "test_torch_linear.py",
+    ),
+    Mutant("torch/linear.py", "ctx.ready = ()", "ctx.ready = ready", "test_torch_linear.py"),
+    Mutant("torch/linear.py", "return total * scale, *gradients", "return total, *gradients", "test_torch_linear.py"),
+    Mutant(
+        "torch/linear.py",
+        "upstream * scale\n            if not",
+        "upstream\n            if not",
+        "test_torch_linear.py",
+    ),
+    Mutant("torch/kernels.py", "(unit * grad_output).to(unit.dtype)", "unit", "test_torch_derivative_tools.py"),
+    Mutant("torch/kernels.py", "grad_output = grad_output.unsqueeze(1)", "pass", "test_torch_derivative_tools.py"),
+    Mutant("torch/linear.py", "rows.shape[0] <= chunk_rows\n", "True\n", "test_torch_linear.py"),
+    Mutant("torch/linear.py", "at_least_float32(a), at_least_float32(b)\n", "a, b\n", "test_torch_linear.py"),
+    Mutant("torch/modules.py", "alpha: Any = 0.25,", "alpha: Any = 0.75,", "test_torch_modules.py"),
+    Mutant(
+        "torch/modules.py",
+        "isinstance(value, Tensor) and not isinstance(value, nn.Parameter)",
+        "isinstance(value, Tensor)",
+        "test_torch_modules.py test_torch_epsilon.py",
+    ),
+    Mutant("torch/modules.py", "            self.pos_weight,", "            None,", "test_torch_modules.py"),
+    Mutant(
+        "torch/layout.py",
+        "rows.shape, (classes * inners, inners, 1)",
+        "rows.shape, (classes * inners, 1, classes)",
+        "test_torch_layouts.py test_torch_kernels.py -k native",
+    ),
+    Mutant(
+        "torch/layout.py",
+        "if _classes_contiguous(rows) or _inner_contiguous(rows) else rows.contiguous()",
+        "",
+        "test_torch_layouts.py test_torch_kernels.py -k native",
+    ),
+    Mutant(
+        "torch/internals.py",
+        "tensor.numel() == 0 or tensor.untyped_storage().data_ptr() != 0",
+        "True",
+        "test_torch_derivative_tools.py",
+    ),
+    Mutant(
+        "torch/native_library.py",
+        "source != hashlib.sha256(SOURCE.read_bytes()).hexdigest() or ",
+        "",
+        "test_native_library.py",
+    ),
+    Mutant("torch/triton.py", "0 if upstream.shape != target.shape else 1", "0", TRITON),
+    Mutant(
+        "torch/sharded.py",
+        "input.detach().amax(dim, keepdim=True)",
+        "input.detach().amin(dim, keepdim=True)",
+        "test_torch_distributed.py",
+    ),
+    Mutant(
+        "torch/sharded.py",
+        "logsumexp.redistribute(placements=logsumexp.placements)",
+        "logsumexp",
+        "test_torch_distributed.py",
+    ),
+    Mutant("torch/kernels.py", "(grad_q, grad_tail), create_graph", "(grad_q, grad_q), create_graph", KERNELS),
+    Mutant("torch/kernels.py", "valid / valid.sum() if ctx", "valid if ctx", KERNELS),
+    Mutant(
+        "torch/kernels.py",
+        "grad_output = grad_q * p + grad_tail * q",
+        "grad_output = grad_q + grad_tail * q",
+        KERNELS,
+    ),
+    Mutant(
+        "torch/native.py",
+        "by_outer, by_class, by_inner = rows.stride()",
+        "by_inner, by_class, by_outer = rows.stride()",
+        KERNELS,
+    ),
+    Mutant("torch/native.py", "0 if grad_output.shape != target.shape else 1", "0", KERNELS),
+    Mutant("torch/native.cpp", "at += by.outer - inners * by.inner;", "at += by.outer;", KERNELS),
+    Mutant("torch/native.cpp", "total += part;", "total = part;", KERNELS),
+    Mutant("torch/native.cpp", "y = y * q + 0.5f;", "y = y * q + 0.4999f;", KERNELS),
+    Mutant("torch/native.cpp", "store(into + label, -scale * with.q[row]);", "", KERNELS),
+    Mutant("torch/native.cpp", "others[j] *= exponential(before - shift[j]);", "(void)before;", KERNELS),
+    Mutant("torch/native.cpp", "(bits + 0x7fff + (bits >> 16 & 1)) >> 16", "bits >> 16", KERNELS),
+    Mutant("torch/native.cpp", "kept[j] == 0.f ? 0.f : total[j]", "total[j]", KERNELS),
+    Mutant("torch/native.cpp", "k = line % of.classes,", "k = line,", KERNELS),
+    Mutant("torch/native.cpp", "of.degree; k++) careful |=", "0; k++) careful |=", KERNELS),
+    Mutant("torch/native.cpp", "weights += out->weight ? out->weight[label] : 1;", "weights += 1;", KERNELS),
+    Mutant(
+        "torch/triton_kernels.py",
+        "others * tl.exp2((maximum - shift) * LOG2_E) + tl.sum(part, 1)",
+        "others + tl.sum(part, 1)",
+        TRITON,
+    ),
+    Mutant(
+        "torch/triton_kernels.py", "counted = tl.load(weight + label, kept & right, 0.0).to(tl.float32)", "pass", TRITON
+    ),
+    Mutant(
+        "torch/triton_kernels.py",
+        "inners, gradient_by_outer, gradient_by_inner, ROWS)",
+        "inners, by_outer, by_inner, ROWS)",
+        TRITON,
+    ),
+    Mutant("torch/triton_kernels.py", "slope *= sign", "pass", TRITON),
+    Mutant("torch/triton_kernels.py", "-q[:, None], p)", "p - 1.0, p)", TRITON),
+    Mutant(
+        "jax/softmax.py",
+        "(1.0 - label_smoothing) * loss + label_smoothing * spread",
+        "loss + label_smoothing * spread",
+        "test_jax.py -k one_hot",
+    ),
+    Mutant(
+        "jax/softmax.py",
+        "jnp.sum(included, axes, keepdims=True), 1)",
+        "wide.shape[axes[0]], 1)",
+        "test_jax.py -k one_hot",
+    ),
+    Mutant("jax/softmax.py", "1.0 - exponentials / total", "exponentials / total", ORACLES.format("jax")),
+    Mutant("jax/softmax.py", "jnp.where(counted, nll, 0.0), axis)", "nll, axis)", "test_jax.py -k masked_examples"),
+    Mutant(
+        "jax/softmax.py",
+        "_expectation(polynomial, wide, labels.astype(wide.dtype),",
+        "_expectation(polynomial, wide, jax.lax.stop_gradient(labels.astype(wide.dtype)),",
+        ORACLES.format("jax"),
+    ),
+    Mutant("jax/sigmoid.py", "(1.0 - alpha) * no", "alpha * no", BINARY.format("jax")),
+    Mutant(
+        "jax/sigmoid.py",
+        "_side(polynomial, -logits, 1.0 - labels)",
+        "_side(polynomial, -logits, jax.lax.stop_gradient(1.0 - labels))",
+        BINARY.format("jax"),
+    ),
+    Mutant("jax/linear.py", "row = jnp.where(counts, row, 0.0)", "pass", "test_jax_linear.py"),
+    Mutant(
+        "jax/linear.py",
+        "label_smoothing=label_smoothing, polynomial=polynomial",
+        "polynomial=polynomial",
+        "test_jax_linear.py",
+    ),
+    Mutant("jax/likelihood.py", "by_log = 1.0 - gamma", "by_log = 1.0 + gamma", "test_posterior_laws.py -k jax"),
+    Mutant(
+        "jax/likelihood.py",
+        "q < jnp.finfo(q.dtype).tiny, nll == jnp.inf",
+        "q < 0.0, nll == jnp.inf",
+        "test_softmax_laws.py -k 'extreme and jax'",
+    ),
+    Mutant("keras.py", "label_smoothing / y_pred.shape[axis]", "label_smoothing / y_pred.shape[-1]", "test_keras.py"),
+    Mutant("keras.py", "alpha * yes + (1.0 - alpha) * no", "(1.0 - alpha) * yes + alpha * no", BINARY.format("keras")),
+    Mutant("keras.py", "set_keras_mask(loss, kept)", "pass", "test_keras.py"),
+    Mutant("keras.py", '"alpha": self.alpha,\n', "\n", "test_keras.py"),
+    Mutant("keras.py", "wide = wide / ops.sum(wide, axis=axis, keepdims=True)", "pass", "test_keras.py"),
+    Mutant(
+        "keras.py",
+        "share = ops.cast(y_true, logp.dtype)",
+        "share = ops.stop_gradient(ops.cast(y_true, logp.dtype))",
+        ORACLES.format("keras"),
+    ),
+    Mutant("tune/data.py", "max_categories=MAX_CATEGORIES", "max_categories=MAX_CATEGORIES + 1", "test_tune_data.py"),
+    Mutant("tune/data.py", 'strategy="median"', 'strategy="mean"', "test_tune_data.py"),
+    Mutant("tune/splits.py", "rng.integers(1, classes,", "rng.integers(0, classes,", "test_tune_splits.py"),
+    Mutant("tune/splits.py", "(len(order) - 1)", "len(order)", "test_tune_splits.py"),
+    Mutant("tune/splits.py", "return rows[rest], rows[part]", "return rest, part", "test_tune_splits.py"),
+    Mutant("tune/batched.py", "square.mul_(0.999)", "square.mul_(0.99)", "test_tune_batched.py"),
+    Mutant("tune/batched.py", "rates * (1 - number / (epochs * len(batches)))", "rates", "test_tune_batched.py"),
+    Mutant("tune/batched.py", "history.append(p_t / rows)", "history.append(p_t / BATCH_ROWS)", "test_tune_batched.py"),
+    Mutant("tune/experiment.py", 'validation if stage == "selection" else test', "validation", "test_tune_sweep.py"),
+    Mutant(
+        "tune/experiment.py", "statistics.scores(y, posterior)", "statistics.scores(y, softmax)", "test_tune_sweep.py"
+    ),
+    Mutant(
+        "tune/experiment.py",
+        "encoder(self.frame).fit(self.frame.iloc[train])",
+        "encoder(self.frame).fit(self.frame)",
+        "test_tune_sweep.py",
+    ),
+    Mutant("tune/experiment.py", "[self.seed, 1, repeat]", "[self.seed, 1, 0]", "test_tune_sweep.py"),
+    Mutant(
+        "tune/statistics.py", "(1 / repeats + evaluation_rows / train_rows)", "(1 / repeats)", "test_tune_statistics.py"
+    ),
+    Mutant(
+        "tune/statistics.py",
+        "(np.var(differences.mean(axis=0), ddof=1) / rows, rows - 1),",
+        "",
+        "test_tune_statistics.py",
+    ),
+    Mutant("tune/statistics.py", "(1 + LEVEL) / 2, freedom", "LEVEL, freedom", "test_tune_statistics.py"),
+    Mutant("tune/statistics.py", "> 0) != lower_is_better", "> 0) == lower_is_better", "test_tune_statistics.py"),
+    Mutant("tune/statistics.py", "bins=15", "bins=10", "test_tune_statistics.py"),
+    Mutant("tune/result.py", "{100 * value:+.2f}", "{100 * value:.2f}", "test_tune_sweep.py"),
+    Mutant(
+        "tune/sweep.py", '"difference": (scores - baseline)', '"difference": (baseline - scores)', "test_tune_sweep.py"
+    ),
+    Mutant(
+        "tune/sweep.py",
+        "return -mean if statistics.lower_is_better(metric) else mean",
+        "return mean",
+        "test_tune_sweep.py",
+    ),
+    Mutant("tune/sweep.py", "fresh = range(repeats,", "fresh = range(repeats - 1,", "test_tune_sweep.py"),
+    Mutant(
+        "plot.py",
+        '"difference_high"] - row["difference"], row',
+        '"difference"] - row["difference_low"], row',
+        "test_plot.py",
+    ),
+    Mutant("plot.py", "for c in polynomial.series(8)]", "for c in polynomial.series(9)[1:]]", "test_plot.py"),
+    Mutant("plot.py", "[-float(polynomial.slope(", "[float(polynomial.slope(", "test_plot.py"),
+    Mutant("plot.py", "share**0.5", "share", "test_plot.py"),
+    Mutant("plot.py", '.replace("<", "\\\\u003c")', "", "test_plot.py test_report.py"),
+    Mutant("report.py", "return html.escape(str(given))", "return str(given)", "test_report.py"),
+    Mutant("report.py", 'else "undecided"', 'else "better"', "test_report.py"),
+    Mutant("cli.py", "code = 2\n", "code = 1\n", "test_cli.py"),
+    Mutant("cli.py", "seed=seed,", "seed=0,", "test_cli.py"),
+    Mutant("cli.py", "polynomial.series(3)", "polynomial.series(2)", "test_cli.py"),
+]
+
+
+def plant(mutant: Mutant, folder: Path) -> None:
+    path = folder / mutant.path
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.file}: this is there {text.count(mutant.old)} times, not once: {mutant.old}")
+    path.write_text(text.replace(mutant.old, mutant.new))
+    if path.suffix == ".cpp":
+        flags = ["-std=gnu++17", "-O1", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+        source = f'-DPOLYLOSSES_SOURCE="{hashlib.sha256(path.read_bytes()).hexdigest()}"'
+        subprocess.run(["g++", *flags, source, path, "-o", path.with_name("_native.so")], check=True)
+
+
+def killer(tests: list[str], folder: Path) -> str | None:
+    """The test that fails, if one does."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "jax")}
+    environment |= {
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n0",
+        "--tb=no",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        *tests,
+    ]
+    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    if done.returncode < 0:
+        return f"a test that it ends with signal {-done.returncode}"
+    if done.returncode > 1 or (done.returncode == 1 and not failed):
+        raise SystemExit(f"the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return failed[0].split()[1] if failed else None
+
+
+def main() -> None:
+    words = [word for word in sys.argv[1:] if word != "--all"]
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.file for word in words)]
+    survivors = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for number, mutant in enumerate(chosen, start=1):
+            start = time.perf_counter()
+            copy = Path(folder) / "src"
+            shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            plant(mutant, copy)
+            found = killer(shlex.split(mutant.tests), copy)
+            if found is None and "--all" in sys.argv:
+                found = killer([], copy)
+            shutil.rmtree(copy)
+            survivors += found is None
+            took = time.perf_counter() - start
+            what = f"{mutant.file}: {mutant.old.strip()!r}"
+            print(f"{number}/{len(chosen)} {what}: {found or 'SURVIVES'} ({took:.0f} s)", flush=True)
+    sys.exit(f"{survivors} of {len(chosen)} survive" if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Logits whose elements share memory, or lie in any other order: gradients are those of torch's own losses."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import permutations, product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy
+
+# What is done to an axis of the memory: (its size there, how it is read to have the wanted size).
+AXES: dict[str, tuple[Callable[[int], int], Callable[[int], slice]]] = {
+    "whole": (lambda size: size, lambda size: slice(None)),
+    "expanded": (lambda size: 1, lambda size: slice(None)),
+    "sliced": (lambda size: size + 3, lambda size: slice(2, size + 2)),
+    "every second": (lambda size: 2 * size, lambda size: slice(1, None, 2)),
+}
+
+
+def strided(leaf: Tensor, steps: tuple[slice, ...], sizes: list[int], order: list[int]) -> Tensor:
+    return leaf[steps].expand(sizes).permute(order)
+
+
+def windows(leaf: Tensor, size: int, step: int, order: tuple[int, ...]) -> Tensor:
+    return leaf.unfold(-1, size, step).permute(order)
+
+
+def views() -> Iterator[tuple[str, list[int], Callable[[Tensor], Tensor]]]:
+    """A name, the shape of a leaf, and logits as a view of it: each order of axes, with something done to each axis."""
+    for number, shape in enumerate([(4, 7), (3, 5, 4), (3, 1, 4), (2, 3, 2, 3)]):
+        cases = list(product(permutations(range(len(shape))), product(AXES, repeat=len(shape))))
+        # All of two dimensions, and a part of the thousands of three and four that meets every order and every axis.
+        for order, done in cases[:: [1, 5, 11, 101][number]]:
+            sizes = [shape[axis] for axis in order]
+            steps = tuple(AXES[what][1](size) for what, size in zip(done, sizes, strict=True))
+            back = [order.index(axis) for axis in range(len(shape))]
+            leaf_shape = [AXES[what][0](size) for what, size in zip(done, sizes, strict=True)]
+            yield f"{shape} {order} {done}", leaf_shape, partial(strided, steps=steps, sizes=sizes, order=back)
+    for size, step in product((1, 4, 30), (1, 2)):
+        for leaf_shape in ([40], [6, 36]):
+            for order in permutations(range(len(leaf_shape) + 1)):
+                name = f"windows of {size} by {step} of {leaf_shape} in the order {order}"
+                yield name, leaf_shape, partial(windows, size=size, step=step, order=order)
+
+
+VIEWS = list(views())
+
+
+Losses = tuple[Callable[..., Tensor], Callable[..., Tensor]]
+LOSSES: dict[str, Losses] = {
+    "softmax": (lambda z, y, _: poly_cross_entropy(z, y, epsilon=0.0), lambda z, y, _: F.cross_entropy(z, y)),
+    "softmax, epsilon a tensor": (
+        lambda z, y, _: poly_cross_entropy(z, y, epsilon=torch.tensor(0.0), reduction="none", implementation="native"),
+        lambda z, y, _: F.cross_entropy(z, y, reduction="none"),
+    ),
+    "sigmoid": (
+        lambda z, _, dense: poly_binary_cross_entropy_with_logits(z, dense, epsilon=0.0, reduction="none"),
+        lambda z, _, dense: F.binary_cross_entropy_with_logits(z, dense, reduction="none"),
+    ),
+    "sigmoid, class ids": (
+        lambda z, y, _: poly_binary_cross_entropy_with_logits(z, y, epsilon=0.0),
+        lambda z, y, _: F.binary_cross_entropy_with_logits(z, torch.zeros_like(z).scatter(1, y.unsqueeze(1), 1.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_of_views_are_torchs(name: str, dtype: torch.dtype) -> None:
+    ours, torchs = LOSSES[name]
+    random = torch.Generator().manual_seed(1)
+    wrong = []
+    for view, shape, view_of in VIEWS:
+        leaf = torch.randn(shape, generator=random).to(dtype).requires_grad_()
+        z = view_of(leaf)
+        if name == "sigmoid, class ids" and z.shape[1] == 1:
+            continue  # refused
+        y = torch.randint(z.shape[1], (z.shape[0], *z.shape[2:]), generator=random)
+        # Targets lie in another order, too.
+        y = y.transpose(0, -1).contiguous().transpose(0, -1)
+        dense = torch.randint(2, z.shape, generator=random).to(dtype).flip(0)
+        found = ours(z, y, dense)
+        (by_leaf,) = torch.autograd.grad(found.sum(), leaf)
+        # In float64 from the leaf on; with what each element of it adds up, since that may cancel.
+        exact_leaf = leaf.detach().double().requires_grad_()
+        exact_z = view_of(exact_leaf)
+        right = torchs(exact_z, y, dense.double())
+        exact, by_z = torch.autograd.grad(right.sum(), (exact_leaf, exact_z), retain_graph=True)
+        (added_up,) = torch.autograd.grad(exact_z, exact_leaf, by_z.abs())
+        unit = torch.finfo(dtype).eps
+        if not (
+            ((found.double() - right).abs() <= 8 * unit * (1 + right.abs())).all()
+            and ((by_leaf.double() - exact).abs() <= 8 * unit * (added_up + by_z.abs().max())).all()
+        ):
+            wrong.append(view)
+    assert not wrong, f"{len(wrong)} of {len(VIEWS)}, the first: {wrong[0]}"
