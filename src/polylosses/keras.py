@@ -29,6 +29,7 @@ __all__ = [
 _FULL_PRECISION = ("float32", "float64")
 _SMALLEST = 2.0**-126  # the smallest normal float32
 _IMPOSSIBLE = -1000.0  # the log of a probability that is 0 in every precision
+_OVERFLOWING = -1e30  # a logarithm that times a weight may be infinite
 _EXACT = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24}  # up to where a float holds every integer
 
 _T = TypeVar("_T")
@@ -526,7 +527,7 @@ def _wide(dtype: Any) -> str:
 
 def _weighed(polynomial: Polynomial, share: Any, logp: Any, q: Any, logq: Any) -> Any:
     """``share * L(p)``, where what has no share counts nothing, even at p = 0."""
-    absent = ops.logical_and(ops.equal(share, 0.0), ops.equal(logp, float("-inf")))
+    absent = ops.logical_and(ops.equal(share, 0.0), ops.less(logp, _OVERFLOWING))
     return share * _polynomial_at(polynomial, ops.where(absent, 0.0, logp), ops.where(absent, 0.0, q), logq)
 
 
