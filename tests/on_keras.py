@@ -51,13 +51,14 @@ def with_gradients(function: Callable[..., Any], factor: Array, given: list[Arra
         return Found(*[np.asarray(array, np.float64) for array in (value, *gradients)])
 
 
-def second_derivatives(function: Callable[[Any], Any], given: Array, direction: Array) -> tuple[Array, Array]:
-    """Of the sum of the function's values: the gradient, and that of the gradient's product with ``direction``."""
+def second_derivatives(function: Callable[[Any], Any], given: Array, direction: Array) -> list[Array]:
+    """The function's values, the gradient of their sum, and the gradient of that one's product with ``direction``."""
     if BACKEND == "torch":
         z = torch.tensor(given, requires_grad=True)
-        (gradient,) = torch.autograd.grad(function(z).sum(), z, create_graph=True)
+        value = function(z)
+        (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=True)
         (second,) = torch.autograd.grad((gradient * torch.tensor(direction)).sum(), z)
-        return gradient.detach().numpy(), second.numpy()
+        return [found.detach().numpy() for found in (value, gradient, second)]
     if BACKEND == "tensorflow":
         z = tf.constant(given)
         with tf.GradientTape() as outer:
@@ -67,10 +68,17 @@ def second_derivatives(function: Callable[[Any], Any], given: Array, direction: 
                 value = function(z)
             gradient = inner.gradient(value, z)
             product = tf.reduce_sum(gradient * direction)
-        return gradient.numpy(), outer.gradient(product, z).numpy()
-    first = jax.grad(lambda z: function(z).sum())
-    second = jax.grad(lambda z: (first(z) * direction).sum())
-    return np.asarray(first(given)), np.asarray(second(given))
+        return [found.numpy() for found in (value, gradient, outer.gradient(product, z))]
+
+    def first(z: Any) -> Any:
+        value, pull = jax.vjp(function, z)
+        return value, pull(jnp.ones_like(value))[0]
+
+    def both(z: Any) -> Any:
+        (value, gradient), pull = jax.vjp(first, z)
+        return value, gradient, pull((0 * value, jnp.broadcast_to(direction, gradient.shape)))[0]
+
+    return [np.asarray(found) for found in jax.jit(both)(given)]
 
 
 def compiled(function: Callable[..., Any]) -> list[Callable[..., Any]]:
