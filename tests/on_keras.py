@@ -76,7 +76,7 @@ def second_derivatives(function: Callable[[Any], Any], given: Array, direction: 
 
     def both(z: Any) -> Any:
         (value, gradient), pull = jax.vjp(first, z)
-        return value, gradient, pull((0 * value, jnp.broadcast_to(direction, gradient.shape)))[0]
+        return value, gradient, pull((jnp.zeros_like(value), jnp.broadcast_to(direction, gradient.shape)))[0]
 
     return [np.asarray(found) for found in jax.jit(both)(given)]
 

@@ -39,6 +39,9 @@ FIRST = "POLYLOSSES_OTHER_BACKEND" not in os.environ
 SOME = list(LOSSES) if FIRST else ["poly1(-1)", "poly1_focal(-1, 0.5)", "everything", "no logarithm"]
 once = pytest.mark.skipif(not FIRST, reason="the same on every backend")
 
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
 INF = float("inf")
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(6, 5)).astype("float32")
@@ -91,7 +94,7 @@ def test_values_and_gradients_are_the_oracles(name: str) -> None:
     for cell in CELLS:
         if cell.shape == (6, 5) and cell.reduction == "none" and not cell.weighted and cell.ignore_index in (None, 255):
             numbers = arrays(cell)
-            options = {"ignore_index": cell.ignore_index, "label_smoothing": cell.label_smoothing}
+            options: dict[str, Any] = {"ignore_index": cell.ignore_index, "label_smoothing": cell.label_smoothing}
             given: dict[str, Any] = {"reduction": "none", "upstream": numbers.upstream}
             found = on_keras.cross_entropy(loss, numbers.logits, numbers.target, **given, **options, dtype="float32")
             options["ignore_index"] = -100 if cell.ignore_index is None else cell.ignore_index
@@ -167,7 +170,7 @@ def test_with_epsilon_0_it_is_kerass_after_an_activation(link: str) -> None:
     activation = getattr(keras.activations, link)
     activations = [activation, lambda z: 1.0 * activation(z)]
     if BACKEND == "tensorflow":
-        activations.append(getattr(on_keras.tf.nn, link))
+        activations.append(getattr(tf.nn, link))
     cells = [
         (*OWN[name], option)
         for name in OWN
@@ -333,7 +336,6 @@ def test_shapes_that_are_not_known_yet() -> None:
         assert symbolic.shape == (None,)
         close(keras.Function([y, z], symbolic)([labels, given]), right)
         if BACKEND == "tensorflow":
-            tf = on_keras.tf
             of_any = [tf.TensorSpec([None] * labels.ndim, y.dtype), tf.TensorSpec([None, None], "float32")]
             traced = tf.function(lambda y, z, ours=ours, options=options: ours(y, z, **options), input_signature=of_any)
             close(traced(labels, given), right)
@@ -474,7 +476,9 @@ CONFIGURED: list[Any] = [
     PolyCategoricalCrossentropy(epsilon=(1.0, 0.5)),
     PolySparseCategoricalCrossentropy(True, 3, polynomial=polylosses.taylor_cross_entropy(3)),
     PolySparseCategoricalCrossentropy(epsilon=np.float32(2.0)),
-    PolyBinaryCrossentropy(True, alpha=0.25, gamma=2.0),
+    PolySparseCategoricalCrossentropy(True, np.int64(255), "none", np.int64(1), "numpys", "float64"),  # type: ignore[arg-type]
+    PolyBinaryCrossentropy(True, 0.1, 1, "mean_with_sample_weight", "sided", "float64", alpha=0.25, gamma=2.0),
+    PolyBinaryCrossentropy(alpha=np.float32(0.25), label_smoothing=np.float32(0.5)),  # type: ignore[arg-type]
     PolyBinaryCrossentropy(polynomial=Polynomial((np.array(2.0),), 0.5, 2.0)),
 ]
 
@@ -522,12 +526,14 @@ def test_masked_classes_are_finite() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_low_precision_is_computed_in_float32(dtype: str) -> None:
-    z = ops.cast(LOGITS, dtype)
-    wide = ops.cast(z, "float32")
-    for function, _, labels in OWN.values():
-        found = function(labels, z, from_logits=True, epsilon=2.0, gamma=0.5)
+    """Of labels and predictions as they are in that precision, label smoothing too."""
+    for (function, _, labels), from_logits in product(OWN.values(), (False, True)):
+        options: dict[str, Any] = {"from_logits": from_logits, "epsilon": 2.0, "gamma": 0.5}
+        options |= {} if labels is LABELS else {"label_smoothing": 0.1}
+        z = ops.cast(LOGITS if from_logits else PROBABILITIES, dtype)
+        found = function(labels, z, **options)
         assert keras.backend.standardize_dtype(found.dtype) == dtype
-        right = function(ops.cast(ops.cast(labels, dtype), "float32"), wide, from_logits=True, epsilon=2.0, gamma=0.5)
+        right = function(ops.cast(ops.cast(labels, dtype), "float32"), ops.cast(z, "float32"), **options)
         assert np.array_equal(array(ops.cast(found, "float32")), array(ops.cast(ops.cast(right, dtype), "float32")))
 
 
@@ -546,6 +552,28 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: poly_sparse_categorical_crossentropy(LABELS, LOGITS, axis=2),
         ValueError,
         "axis 2 is out of bounds for y_pred of 2 dimensions",
+    ),
+    "axis of all": (lambda: poly_binary_crossentropy(YES, LOGITS, axis=None), TypeError, "axis must be an integer"),  # type: ignore[arg-type]
+    "no axis": (lambda: poly_categorical_crossentropy(1.0, 1.0), ValueError, "out of bounds for y_pred of 0 dim"),
+    "no classes": (
+        lambda: poly_sparse_categorical_crossentropy(LABELS, LOGITS[:, :0], ignore_class=0),
+        ValueError,
+        r"must have classes along axis -1; got shape \(6, 0\)",
+    ),
+    "no classes to smooth over": (
+        lambda: poly_categorical_crossentropy(SOFT[:, :0], LOGITS[:, :0], label_smoothing=0.1),
+        ValueError,
+        "must have classes",
+    ),
+    "ignored string": (
+        lambda: PolySparseCategoricalCrossentropy(ignore_class="255"),  # type: ignore[arg-type]
+        TypeError,
+        "ignore_class must be an integer, or None; got '255'",
+    ),
+    "ignored half": (
+        lambda: poly_sparse_categorical_crossentropy(LABELS, LOGITS, ignore_class=0.5),  # type: ignore[arg-type]
+        ValueError,
+        "ignore_class must be an integer, or None; got 0.5",
     ),
     "other shapes": (lambda: poly_binary_crossentropy(YES[:, 0], LOGITS), ValueError, r"got \(6,\) and \(6, 5\)"),
     "both": (

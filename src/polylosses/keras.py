@@ -85,7 +85,7 @@ def poly_categorical_crossentropy(
         >>> print(f"{float(loss[0]):.4f}")
         0.4823
     """
-    y_pred = _predictions(y_pred, axis)
+    y_pred, axis = _predictions(y_pred, axis)
     polynomial = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
     _check_label_smoothing(label_smoothing)
     share = _shares(y_true, y_pred, " For class indices, use the sparse loss.")
@@ -130,7 +130,7 @@ def poly_sparse_categorical_crossentropy(
         >>> print(f"{float(loss[0]):.4f}")
         0.4823
     """
-    y_pred = _predictions(y_pred, axis)
+    y_pred, axis = _predictions(y_pred, axis)
     polynomial = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
     _check_ignore_class(ignore_class)
     labels = _labels(y_true, y_pred, axis)
@@ -197,7 +197,7 @@ def poly_binary_crossentropy(
         >>> print(f"{float(loss[0]):.4f}")
         0.6082
     """
-    y_pred = _predictions(y_pred, axis)
+    y_pred, axis = _predictions(y_pred, axis)
     polynomial = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
     _check_label_smoothing(label_smoothing)
     _check_alpha(alpha)
@@ -412,16 +412,16 @@ def _polynomial(epsilon: Any, gamma: Any, polynomial: Polynomial | None, dtype: 
     return from_arguments(epsilon, gamma, polynomial)
 
 
-def _predictions(y_pred: Any, axis: Any) -> Any:
+def _predictions(y_pred: Any, axis: Any) -> tuple[Any, int]:
     y_pred = ops.convert_to_tensor(y_pred)
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y_pred.dtype)):
         y_pred = ops.cast(y_pred, keras.config.floatx())
     if isinstance(axis, bool) or not isinstance(axis, Integral):
         raise TypeError(f"axis must be an integer; got {axis!r}.")
     rank = len(y_pred.shape)
-    if not -rank <= axis < rank:
+    if not -rank <= int(axis) < rank:
         raise ValueError(f"axis {axis} is out of bounds for y_pred of {rank} dimensions.")
-    return y_pred
+    return y_pred, int(axis)
 
 
 def _shares(y_true: Any, y_pred: Any, hint: str = "") -> Any:
