@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 from keras import ops
 from keras.src.backend import set_keras_mask  # it has no public name, and there is no other way to say what counts
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero, unchecked
 
 __all__ = [
     "PolyBinaryCrossentropy",
@@ -538,7 +538,8 @@ def _polynomial_at(polynomial: Polynomial, logp: Any, q: Any, logq: Any) -> Any:
     # q^gamma as exp(gamma log q), since log q has bounded derivatives where powers of q overflow. At q = 0 the loss is
     # 0, and at p = 0 a huge logarithm would be multiplied by q' = 0: other numbers stand there.
     certain, impossible = ops.less(q, _SMALLEST), ops.less(logp, _IMPOSSIBLE)
-    loss = polynomial.unfocused(ops.where(impossible, 0.0, logp), q)
+    bracket = unchecked(polynomial.coefficients, 0.0, polynomial.log_weight)
+    loss = bracket.value(ops.where(impossible, 0.0, logp), q)
     loss = ops.where(certain, 0.0, ops.exp(polynomial.gamma * ops.where(certain, 0.0, logq)) * loss)
     if is_zero(polynomial.log_weight):
         return loss

@@ -99,16 +99,13 @@ class Polynomial:
         Returns:
             The loss, in the arguments' shape and dtype.
         """
-        loss = self.unfocused(logp, q)
-        return loss if is_zero(self.gamma) else q**self.gamma * loss
-
-    def unfocused(self, logp: Any, q: Any) -> Any:
-        """:meth:`value` without its factor ``q^gamma``, for who knows that power better than ``q**gamma``."""
         loss = horner(self.coefficients, q) * q if self.coefficients else 0.0
         # A factor that is 0 by definition is left out, so that it can't turn an infinite logp into nan.
         if not is_zero(self.log_weight):
-            return loss - self.log_weight * logp
-        return loss if self.coefficients else 0.0 * q
+            loss = loss - self.log_weight * logp
+        elif not self.coefficients:
+            loss = 0.0 * q
+        return loss if is_zero(self.gamma) else q**self.gamma * loss
 
     def value_of_tail(self, q: Any, tail: Any) -> Any:
         r"""The loss at ``q = 1 - p``, with ``tail = -log p - q`` in the place of the logarithm, elementwise.
