@@ -309,6 +309,8 @@ def test_a_learned_epsilon() -> None:
     right = poly_binary_crossentropy(YES, LOGITS, True, epsilon=(2.0, 0.5))
     numbers = [keras.Variable(2.0), keras.Variable(0.5)]
     several: list[Any] = [numbers, ops.convert_to_tensor([2.0, 0.5]), keras.Variable([2.0, 0.5])]
+    if BACKEND == "tensorflow":
+        several += [tf.Variable([2.0, 0.5]), tf.constant([2.0, 0.5], "float64")]
     for epsilon in several:
         close(poly_binary_crossentropy(YES, LOGITS, True, epsilon=epsilon), right)
     for loss in (PolyBinaryCrossentropy(True, epsilon=keras.Variable([2.0, 0.5])), PolyBinaryCrossentropy(True)):

@@ -404,7 +404,7 @@ class PolyBinaryCrossentropy(_PolyLoss):
 def _polynomial(epsilon: Any, gamma: Any, polynomial: Polynomial | None, dtype: Any) -> Polynomial:
     """The polynomial of the arguments; their tensors, and Keras's and TensorFlow's variables, in what is computed."""
     epsilon, gamma = (
-        ops.cast(number, _wide(dtype)) if isinstance(number, keras.Variable) or ops.is_tensor(number) else number
+        ops.cast(number, _wide(dtype)) if hasattr(number, "dtype") and type(number).__module__ != "numpy" else number
         for number in (epsilon, gamma)
     )
     if ops.is_tensor(epsilon) and len(epsilon.shape) == 1:
