@@ -1,6 +1,7 @@
 """What every kernel is tried with, here and on a GPU."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ SURE = [
 ]
 
 
+@cache
 def of_margin(loss: Polynomial, margin: float, others: int) -> tuple[Any, Any]:
     """The loss, and its gradient by the labelled logit, where each of ``others`` logits is ``margin`` below it."""
     with mp.workdps(80):

@@ -70,6 +70,7 @@ REFUSED_BY_TORCH: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "smoothing 1.5": ((Z, Y), {"label_smoothing": 1.5}),
     "smoothing 1.5, probabilities": ((Z, SOFT), {"label_smoothing": 1.5}),
     "smoothing as text": ((Z, Y), {"label_smoothing": "0.1"}),
+    "ignored index of 71 bits": ((Z, Y), {"ignore_index": 2**70}),
     "ignored index of 1.5": ((Z, Y), {"ignore_index": 1.5}),
     "logits as a list": ((Z.tolist(), Y), {}),
     "targets as a list": ((Z, Y.tolist()), {}),
@@ -91,6 +92,19 @@ def test_what_torch_refuses_is_refused_alike(
         function(*given, **options, **chosen)
     assert ours.type is torchs.type
     assert str(ours.value)
+
+
+@pytest.mark.parametrize("ignored", [2**70, 1.5, "1", None], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.uint8, torch.bool, torch.int32, torch.float32, torch.complex64], ids=str
+)
+def test_the_linear_head_refuses_targets_and_ignored_indices_as_torch(dtype: torch.dtype, ignored: Any) -> None:
+    y = Y.to(dtype)
+    with pytest.raises(Exception) as torchs:  # noqa: PT011
+        F.cross_entropy(Z, y, ignore_index=ignored)
+    with pytest.raises(torchs.type) as ours:
+        linear_poly_cross_entropy(Z, torch.eye(3), y, ignore_index=ignored)
+    assert ours.type is torchs.type
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, float("nan")], ids=str)

@@ -35,9 +35,11 @@ DTYPES = ["float32", "bfloat16"]
 SERVED = [cell for cell in CELLS if cell.target == "indices" and cell.label_smoothing == 0]
 
 
-def share_of(cells: list[C], name: str, implementation: str) -> list[C]:
-    """Triton's interpreter takes 20 ms for each kernel: there each loss has its own share."""
-    return some(tuple(cells), name) if implementation == "native" else cells[list(LOSSES).index(name) :: len(LOSSES)]
+def share_of(cells: list[C], name: str, implementation: str, dtype: str) -> list[C]:
+    """Triton's interpreter takes 20 ms for each kernel: there each loss and dtype has its own share."""
+    if implementation == "native":
+        return some(tuple(cells), name)
+    return cells[len(DTYPES) * list(LOSSES).index(name) + DTYPES.index(dtype) :: len(DTYPES) * len(LOSSES)]
 
 
 def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str) -> Any:
@@ -54,8 +56,12 @@ def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str)
     return found_by(value, z, None, numbers.upstream if cell.reduction == "none" else None)
 
 
-def tolerance_of(dtype: str) -> Callable[[Array, Array], Array]:
-    return rounded_once(dtype) if dtype == "bfloat16" else lambda _, scale: SPACING[dtype] * scale
+def tolerance_of(dtype: str, implementation: str) -> Callable[[Array, Array], Array]:
+    if dtype != "bfloat16":
+        return lambda _, scale: SPACING[dtype] * scale
+    rounded = rounded_once(dtype)
+    # Triton's interpreter rounds towards 0, where a GPU rounds to the nearest.
+    return rounded if implementation == "native" else lambda right, scale: 2 * rounded(right, scale)
 
 
 def with_tensors(loss: Polynomial) -> Polynomial:
@@ -75,9 +81,9 @@ def test_value_and_gradients_are_the_oracles(
             str(cell): compare(
                 cross_entropy(implementation, of(LOSSES[name]), cell, dtype),
                 expected(LOSSES[name], cell),
-                tolerance_of(dtype),
+                tolerance_of(dtype, implementation),
             )
-            for cell in share_of(SERVED, name, implementation)
+            for cell in share_of(SERVED, name, implementation, dtype)
         }
     )
 
@@ -194,8 +200,14 @@ def test_ignored_rows_count_nothing_whatever_they_hold(implementation: str) -> N
         assert (z.grad[2] != 0).all()
 
 
-@pytest.mark.parametrize("shape", [(256, 1000), (4, 60, 8, 8), (2000, 21), (2, 200_000)], ids=str)
-@each_kernel
+@pytest.mark.parametrize(
+    ("implementation", "shape"),
+    [
+        *(pytest.param("native", shape, marks=needs_native) for shape in ((256, 1000), (4, 60, 8, 8), (2000, 21))),
+        *(pytest.param("triton", shape, marks=needs_triton) for shape in ((64, 1000), (2, 60, 8, 8))),
+        pytest.param("native", (2, 200_000), marks=needs_native),
+    ],
+)
 def test_errors_are_no_larger_than_the_plain_ones(implementation: str, shape: tuple[int, ...]) -> None:
     """Both against float64: the mean over rows of losses and gradients, each as part of itself."""
     generator = torch.Generator().manual_seed(1)
@@ -383,15 +395,14 @@ def test_a_target_out_of_range_is_torchs_error(label: int) -> None:
         poly_cross_entropy(Z, wrong, implementation="native")
 
 
-@pytest.mark.parametrize("label", OUT_OF_RANGE)
 @pytest.mark.parametrize("implementation", [pytest.param("triton", marks=needs_triton)])
-def test_a_target_out_of_range_is_not_followed(implementation: str, label: int) -> None:
+def test_a_target_out_of_range_is_not_followed(implementation: str) -> None:
     """A device stops there, as it does for F.cross_entropy (test_torch_triton.py); the interpreter goes on."""
-    z = Z.clone().requires_grad_()
-    target = Y.index_fill(0, torch.tensor([33]), label)
+    z = Z[:12].clone().requires_grad_()
+    target = Y[:12].index_put((torch.tensor([2, 3, 7, 11]),), torch.tensor(OUT_OF_RANGE))
     value = poly_cross_entropy(z, target, torch.ones(1000), reduction="none", implementation=implementation)
-    assert value.isnan().nonzero().tolist() == [[33]]
-    assert gradients(value, z)[0].isnan().any(1).nonzero().tolist() == [[33]]
+    assert value.isnan().nonzero().flatten().tolist() == [2, 3, 7, 11]
+    assert gradients(value, z)[0].isnan().any(1).nonzero().flatten().tolist() == [2, 3, 7, 11]
 
 
 @needs_native

@@ -52,9 +52,9 @@ def test_value_and_gradients_are_the_oracles(implementation: str, name: str, dty
             str(cell): compare(
                 binary(implementation, LOSSES[name], cell, dtype),
                 replace(expected(LOSSES[name], cell), target_gradient=None),
-                tolerance_of(dtype),
+                tolerance_of(dtype, implementation),
             )
-            for cell in share_of(SERVED, name, implementation)
+            for cell in share_of(SERVED, name, implementation, dtype)
         }
     )
 

@@ -212,6 +212,8 @@ class _Chunked(torch.autograd.Function):
         dtype = how[3]
         with _without_autocast(rows):
             if scale is not None and any(wanted):
+                # Not the scale: 1 over the number of rows would make gradients vanish in float16, before the scale of a
+                # GradScaler has come.
                 total, *gradients = _loss_and_gradients(how, wanted, torch.ones_like(scale), labels, weight, *inputs)
                 return total * scale, *gradients
             linear_weight = linear_weight.to(dtype)
@@ -316,8 +318,8 @@ def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
 
 def _without_ignored(rows: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """The rows, 0 where they are ignored: they may be nan or infinite, and would make the weight's gradient so too."""
-    if labels.dim() != 1 or not isinstance(ignore_index, int):
-        return rows
+    if labels.dim() != 1 or not isinstance(ignore_index, int) or not -(2**63) <= ignore_index < 2**63:
+        return rows  # probabilities, or what torch's own errors are for
     ignored = labels == ignore_index
     return rows if is_known_false(ignored.any()) else rows.masked_fill(as_sharded_as(rows, ignored.unsqueeze(1)), 0.0)
 

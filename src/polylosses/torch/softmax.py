@@ -332,6 +332,7 @@ def _check(
         or label_smoothing > 1.0
         or not isinstance(ignore_index, int)
         or isinstance(ignore_index, bool)
+        or not -(2**63) <= ignore_index < 2**63
         or (target.shape == input.shape and (ignore_index >= 0 or not target.is_floating_point()))
         or (
             weight is not None
