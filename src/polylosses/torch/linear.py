@@ -100,7 +100,6 @@ def linear_poly_cross_entropy(
     _check(input, linear_weight, linear_bias, target)
     rows = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
     classes = linear_weight.shape[0]
-    target = target.long() if target.dtype == torch.uint8 else target
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
     labels = as_int64(labels)
     options: dict[str, Any] = {

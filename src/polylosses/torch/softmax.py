@@ -96,9 +96,7 @@ def poly_cross_entropy(
     """
     polynomial = given_polynomial(epsilon, gamma, polynomial)
     _check(input, target, weight, ignore_index, reduction, label_smoothing)
-    if target.dtype == torch.uint8:  # which torch takes, too
-        target = target.long()
-    elif target.layout != torch.strided and target.shape == input.shape:
+    if target.layout != torch.strided and target.shape == input.shape:
         target = target.to_dense()
     target = as_int64(target)
     target = as_sharded_as(input, target)
@@ -333,6 +331,7 @@ def _check(
         or not isinstance(ignore_index, int)
         or isinstance(ignore_index, bool)
         or not -(2**63) <= ignore_index < 2**63
+        or target.shape not in (input.shape, input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0])
         or (target.shape == input.shape and (ignore_index >= 0 or not target.is_floating_point()))
         or (
             weight is not None
