@@ -6,11 +6,8 @@ Its functions are one loss for each sample, so the adapter writes weights and re
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import keras
 import numpy as np
-import torch
 
 from cases import Array, BinaryCell
 from found import Found
@@ -21,20 +18,76 @@ from polylosses.keras import (
     poly_sparse_categorical_crossentropy,
 )
 
+# The others need not be there, and take seconds to import.
+BACKEND = keras.backend.backend()
+if BACKEND == "torch":
+    import torch
+elif BACKEND == "jax":
+    import jax
+    import jax.numpy as jnp
+else:
+    import tensorflow as tf
+
 LOW_PRECISION = False
 
 
 def with_gradients(function: Callable[..., Any], factor: Array, given: list[Array], dtype: str) -> Found:
     """The function's value, and the gradients of its sum times ``factor``."""
-    if keras.backend.backend() == "torch":
+    if BACKEND == "torch":
         tensors = [torch.tensor(array, dtype=getattr(torch, dtype), requires_grad=True) for array in given]
         value = function(*tensors)
         gradients = torch.autograd.grad(value, tensors, torch.tensor(factor, dtype=value.dtype))
         return Found(value.detach().double().numpy(), *[gradient.double().numpy() for gradient in gradients])
-    with jax.enable_x64(True):
+    if BACKEND == "tensorflow":
+        tensors = [tf.constant(array, dtype) for array in given]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = function(*tensors)
+        gradients = tape.gradient(value, tensors, tf.constant(factor, value.dtype))
+        return Found(*[np.asarray(array, np.float64) for array in (value, *gradients)])
+    with jax.enable_x64(dtype == "float64"):
         value, pull = jax.vjp(function, *[jnp.asarray(array, dtype) for array in given])
         gradients = pull(jnp.asarray(factor, value.dtype))
         return Found(*[np.asarray(array, np.float64) for array in (value, *gradients)])
+
+
+def second_derivatives(function: Callable[[Any], Any], given: Array, direction: Array) -> list[Array]:
+    """The function's values, the gradient of their sum, and the gradient of that one's product with ``direction``."""
+    if BACKEND == "torch":
+        z = torch.tensor(given, requires_grad=True)
+        value = function(z)
+        (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=True)
+        (second,) = torch.autograd.grad((gradient * torch.tensor(direction)).sum(), z)
+        return [found.detach().numpy() for found in (value, gradient, second)]
+    if BACKEND == "tensorflow":
+        z = tf.constant(given)
+        with tf.GradientTape() as outer:
+            outer.watch(z)
+            with tf.GradientTape() as inner:
+                inner.watch(z)
+                value = function(z)
+            gradient = inner.gradient(value, z)
+            product = tf.reduce_sum(gradient * direction)
+        return [found.numpy() for found in (value, gradient, outer.gradient(product, z))]
+
+    def first(z: Any) -> Any:
+        value, pull = jax.vjp(function, z)
+        return value, pull(jnp.ones_like(value))[0]
+
+    def both(z: Any) -> Any:
+        (value, gradient), pull = jax.vjp(first, z)
+        return value, gradient, pull((jnp.zeros_like(value), jnp.broadcast_to(direction, gradient.shape)))[0]
+
+    return [np.asarray(found) for found in jax.jit(both)(given)]
+
+
+def compiled(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """The function as the backend compiles it."""
+    if BACKEND == "torch":
+        return [torch.compile(function, backend="aot_eager", fullgraph=True)]
+    if BACKEND == "tensorflow":
+        return [tf.function(function), tf.function(function, jit_compile=True)]
+    return [jax.jit(function)]
 
 
 def reduced(found: Found, factor: Array, reduction: str) -> Found:

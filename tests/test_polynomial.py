@@ -311,3 +311,26 @@ class TestArguments:
     def test_epsilon_has_one_dimension_at_most(self) -> None:
         with pytest.raises(ValueError, match=re.escape("(2, 3)")):
             from_arguments(np.ones((2, 3)), 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (polylosses.poly1, "epsilon"),
+        (lambda x: polylosses.poly_n(1.0, x), "epsilons[1]"),
+        (polylosses.poly1_focal, "epsilon"),
+        (lambda x: polylosses.poly1_focal(1.0, x), "gamma"),
+        (polylosses.focal, "gamma"),
+        (lambda x: polylosses.symmetric_cross_entropy(alpha=x), "alpha"),
+        (lambda x: polylosses.symmetric_cross_entropy(beta=x), "beta"),
+        (lambda x: polylosses.symmetric_cross_entropy(A=x), "A"),
+        (lambda x: from_arguments(x, 0.0, None), "epsilon"),
+        (lambda x: from_arguments((1.0, x), 0.0, None), "epsilon[1]"),
+        (lambda x: from_arguments(np.array([1.0, x]), 0.0, None), "epsilon[1]"),
+        (lambda x: from_arguments(1.0, x, None), "gamma"),
+    ],
+)
+def test_errors_name_the_argument_that_was_given(make: Any, named: str) -> None:
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"^{re.escape(named)} must be finite; got {wrong}\.$"):
+            make(wrong)

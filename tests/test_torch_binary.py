@@ -1,5 +1,6 @@
 """``poly_binary_cross_entropy_with_logits`` beside torch's own, and what is torch's alone: dtypes, errors, modules."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -192,6 +193,7 @@ PLACES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "logits as a list": (([0.0], torch.ones(1)), {}),
     "targets as a list": ((torch.zeros(1), [1.0]), {}),
     "no targets": ((torch.zeros(1), None), {}),
+    "sparse targets": ((torch.zeros(3), torch.ones(3).to_sparse()), {}),
 }
 
 
@@ -209,6 +211,53 @@ def test_what_torch_refuses_is_refused_alike(
     assert str(ours.value)
 
 
+@pytest.mark.parametrize("shape", [(1,), (3, 1), (0, 1), (2, 1, 4)], ids=str)
+def test_labels_of_one_class_are_no_class_ids(shape: tuple[int, ...]) -> None:
+    logits = torch.full(shape, -5.0)
+    labels = torch.zeros(shape[:1] + shape[2:] if len(shape) > 1 else (), dtype=torch.long)
+    squeezed = logits.squeeze(1 if len(shape) > 1 else 0)
+    for ids in (labels, labels.int(), labels.to(torch.uint8)):
+        with pytest.raises(
+            ValueError, match=re.escape(f"input.squeeze({int(len(shape) > 1)}), target.to(input.dtype)")
+        ):
+            poly_binary_cross_entropy_with_logits(logits, ids)
+        with pytest.raises(ValueError, match=re.escape(f"an input of shape {shape} has one class")):
+            PolyBCEWithLogitsLoss(ignore_index=0)(logits, ids)
+    # What the error says to do: a sure negative costs next to nothing.
+    assert (poly_binary_cross_entropy_with_logits(squeezed, labels.to(logits.dtype), reduction="none") < 0.02).all()
+
+
+INTEGERS = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+
+
+@pytest.mark.parametrize("implementation", ["plain", None])
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_an_ignored_class_id_is_compared_exactly(dtype: torch.dtype, implementation: str | None) -> None:
+    """However the dtype wraps it: -100 is 156 in uint8."""
+    ids = [0, 100, 127, 3] if dtype == torch.int8 else [0, 100, 156, 3]
+    logits = torch.linspace(-3, 3, 4 * 200).reshape(4, 200)
+    per_row = poly_binary_cross_entropy_with_logits(logits, torch.tensor(ids), reduction="none", implementation="plain")
+    for ignored in (-100, -1, *ids, ids[2] + 2**8, ids[2] - 2**8, ids[2] + 2**16, ids[2] + 2**32, ids[2] + 2**64):
+        options: dict[str, Any] = {"ignore_index": ignored, "implementation": implementation}
+        kept = torch.tensor([y != ignored for y in ids])
+        found = poly_binary_cross_entropy_with_logits(logits, torch.tensor(ids, dtype=dtype), **options)
+        torch.testing.assert_close(found, per_row[kept].mean())
+
+
+@pytest.mark.parametrize("implementation", ["plain", None])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_ignored_number_is_rounded_as_the_targets_were(dtype: torch.dtype, implementation: str | None) -> None:
+    logits = torch.tensor([0.5, -1.0, 2.0, 3.0], dtype=dtype, requires_grad=True)
+    for ignored in (-100, 255, 257, 999, -1001, 2049, 2**24 + 1, -(2**24 + 3), 100_000, 2**53 + 1, 2**70):
+        labels = torch.tensor([1.0, 0.25, 0.0, ignored], dtype=torch.float64).to(dtype)
+        options: dict[str, Any] = {"implementation": implementation}
+        found = poly_binary_cross_entropy_with_logits(logits, labels, ignore_index=ignored, **options)
+        right = poly_binary_cross_entropy_with_logits(logits[:3], labels[:3], **options)
+        torch.testing.assert_close(found, right, msg=f"{ignored}")
+        gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, right)]
+        torch.testing.assert_close(*gradients, msg=f"{ignored}")
+
+
 @pytest.mark.parametrize("make", [PolyBCEWithLogitsLoss, Poly1FocalLoss])
 @pytest.mark.parametrize(
     ("options", "error", "message"),
@@ -218,6 +267,9 @@ def test_what_torch_refuses_is_refused_alike(
         ({"alpha": "0.25"}, TypeError, "alpha must be a number between 0 and 1, a tensor, or None; got '0.25'"),
         ({"alpha": True}, TypeError, "got True"),
         ({"alpha": float("nan")}, ValueError, "got nan"),
+        ({"alpha": torch.tensor(1.5)}, ValueError, r"alpha must be between 0 and 1.*got tensor\(1.5"),
+        ({"alpha": torch.tensor([0.5, -0.1])}, ValueError, r"got tensor\(\[ 0.5"),
+        ({"alpha": torch.tensor(float("nan"))}, ValueError, r"got tensor\(nan"),
         ({"reduction": "avg"}, ValueError, "'avg'"),
         ({"gamma": -1.0}, ValueError, "gamma must be at least 0; got -1.0"),
         ({"epsilon": "2"}, TypeError, "got '2'"),

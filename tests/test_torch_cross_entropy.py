@@ -14,7 +14,15 @@ import polylosses
 from cases import CELLS, Cell, arrays
 from found import SPACING, Found, compare, far, report
 from on_torch import found_by
-from polylosses.torch import poly_cross_entropy
+from polylosses.torch import (
+    PolyCrossEntropyLoss,
+    linear_poly_cross_entropy,
+    poly_binary_cross_entropy_with_logits,
+    poly_cross_entropy,
+    poly_from_nll,
+    poly_sigmoid,
+    poly_softmax,
+)
 from test_softmax_laws import expected
 
 NAMED = {
@@ -115,3 +123,108 @@ def test_empty_batches_are_torchs(soft: bool, shape: tuple[int, ...]) -> None:
         right = F.cross_entropy(z, target, weight, **options)
         torch.testing.assert_close(found, right, equal_nan=True, rtol=0, atol=0)
         assert torch.autograd.grad(found.sum(), z)[0].shape == shape
+
+
+@pytest.mark.parametrize("implementation", ["plain", None])
+def test_an_ignored_index_is_compared_exactly(implementation: str | None) -> None:
+    """As in torch, however the dtype of the targets wraps it: -100 is 156 in uint8."""
+    weight = torch.linspace(0.5, 2.0, 200)
+    head = torch.eye(200)
+    for dtype, ignored in itertools.product((torch.uint8, torch.int64), (-100, 156, 412, -1, 2**40, -(2**63))):
+        y = torch.tensor([0, 1, 156, 3], dtype=dtype)
+        for w, smoothing, reduction in itertools.product((None, weight), (0.0, 0.125), ("none", "mean", "sum")):
+            options: dict[str, Any] = {"ignore_index": ignored, "label_smoothing": smoothing, "reduction": reduction}
+            z = torch.linspace(-3, 3, 800).reshape(4, 200).requires_grad_()
+            ours: dict[str, Any] = options | {"epsilon": 0.0, "implementation": implementation}
+            right = F.cross_entropy(z, y.long(), w, **options)
+            torchs = torch.autograd.grad(right.sum(), z)[0]
+            for found in (
+                poly_cross_entropy(z, y, w, **ours),
+                linear_poly_cross_entropy(z, head, y, weight=w, **ours),
+            ):
+                torch.testing.assert_close(found, right)
+                torch.testing.assert_close(torch.autograd.grad(found.sum(), z)[0], torchs)
+
+
+def test_sparse_probabilities_are_dense_ones() -> None:
+    """Torch takes them, too, where there is no smoothing."""
+    z = torch.linspace(-2, 2, 6).reshape(2, 3)
+    dense = torch.tensor([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]])
+    sparse = dense.to_sparse()
+    torch.testing.assert_close(poly_cross_entropy(z, sparse, epsilon=0.0), F.cross_entropy(z, sparse))
+    for smoothing, reduction in itertools.product((0.0, 0.125), ("none", "mean", "sum")):
+        options: dict[str, Any] = {"label_smoothing": smoothing, "reduction": reduction, "epsilon": 2.0}
+        assert torch.equal(poly_cross_entropy(z, sparse, **options), poly_cross_entropy(z, dense, **options))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_smoothing_over_no_class_is_torchs(reduction: str) -> None:
+    z = torch.zeros(2, 0)
+    for y in (torch.full((2,), -100), z):
+        options: dict[str, Any] = {"label_smoothing": 0.125, "reduction": reduction}
+        found, right = poly_cross_entropy(z, y, **options), F.cross_entropy(z, y, **options)
+        torch.testing.assert_close(found, right, equal_nan=True)
+
+
+def everything() -> list[Tensor]:
+    """Every function and option that makes a tensor from numbers."""
+    z = torch.linspace(-3, 3, 15, dtype=torch.float64, device="cpu").reshape(5, 3)
+    y = torch.tensor([0, 2, 1, -100, 1], device="cpu")
+    soft = z.flip(0).softmax(1)
+    weight = torch.tensor([1, 3, 2], device="cpu")
+    binary: Callable[..., Tensor] = poly_binary_cross_entropy_with_logits
+    found = [
+        function(z, y, gamma=gamma, **options)
+        for gamma in (0.0, 0.3)
+        for function, options in (
+            (poly_cross_entropy, {}),
+            (poly_cross_entropy, {"weight": weight.double(), "label_smoothing": 0.1}),
+            (binary, {"ignore_index": -100, "alpha": 0.9}),
+            (binary, {"ignore_index": -100, "alpha": 0.9, "alpha_on_epsilon": False, "pos_weight": weight}),
+            (binary, {"ignore_index": -100, "pos_weight": weight, "weight": weight}),
+            (lambda z, y, **o: linear_poly_cross_entropy(z, z[:3], y, **o), {"label_smoothing": 0.1}),
+        )
+    ]
+    found += [binary(z, soft, alpha=0.9, pos_weight=weight, gamma=gamma) for gamma in (0.0, 0.3)]
+    found += [poly_cross_entropy(z, soft, weight.double(), label_smoothing=0.1, gamma=0.3)]
+    found += [poly_from_nll(z.abs(), gamma=0.3), poly_softmax(z, 1, gamma=0.3), poly_sigmoid(z, gamma=0.3)]
+    module = PolyCrossEntropyLoss(weight.double(), epsilon=(0.1, 0.7), gamma=0.3)
+    return [*found, module(z, y)]
+
+
+@pytest.mark.parametrize("setting", [torch.bfloat16, torch.float64, "meta"], ids=str)
+def test_the_default_dtype_and_device_play_no_part(setting: Any) -> None:
+    right = everything()
+    dtype = torch.get_default_dtype()
+    try:
+        if setting == "meta":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(setting)
+        found = everything()
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None)
+    for k, (one, other) in enumerate(zip(found, right, strict=True)):
+        assert (one.dtype, one.device) == (other.dtype, other.device), k
+        assert torch.equal(one, other), k
+
+
+def test_tensors_of_a_narrower_dtype_lose_nothing_to_numbers() -> None:
+    """0.1 plus a float32 epsilon is a sum in the logits' dtype."""
+    z = torch.linspace(-3, 3, 15, dtype=torch.float64).reshape(5, 3)
+    y = torch.tensor([0, 2, 1, 0, 1])
+    binary: Callable[..., Tensor] = poly_binary_cross_entropy_with_logits
+    epsilon, gamma, alpha = (torch.tensor(x) for x in (0.3, 1.7, 0.9))
+    numbers = polylosses.Polynomial((epsilon.item(),), gamma.item(), 0.1)
+    tensors = polylosses.Polynomial((epsilon,), gamma, 0.1)
+    functions: list[Callable[..., Tensor]] = [
+        lambda polynomial, _: poly_cross_entropy(z, y, polynomial=polynomial),
+        lambda polynomial, a: binary(z, y, polynomial=polynomial, alpha=a),
+        lambda polynomial, a: binary(z, z.sigmoid(), polynomial=polynomial, alpha=a, alpha_on_epsilon=False),
+        lambda polynomial, _: poly_softmax(z, 1, polynomial=polynomial),
+        lambda polynomial, _: poly_sigmoid(z, polynomial=polynomial),
+    ]
+    for function in functions:
+        found, right = function(tensors, alpha), function(numbers, alpha.item())
+        torch.testing.assert_close(found, right, rtol=1e-14, atol=0)

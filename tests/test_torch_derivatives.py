@@ -1,15 +1,22 @@
-"""First and second derivatives, however sure or wrong the model is: finite everywhere, and right against 60 digits."""
+"""First and second derivatives where the model is sure, logits are infinite, or nothing counts: finite, and right.
 
-import math
+The oracle differentiates the definition of the loss (tests/reference.py) at 50 digits.
+"""
+
+import itertools
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
+import mpmath as mp
+import numpy as np
 import pytest
 import torch
-from mpmath import mp, mpf
+import torch.nn.functional as F
 from torch import Tensor
 
-from cases import LOSSES
+import reference
+from cases import LOSSES, Array
 from polylosses import Polynomial
 from polylosses.torch import (
     linear_poly_cross_entropy,
@@ -19,161 +26,344 @@ from polylosses.torch import (
     poly_sigmoid,
     poly_softmax,
 )
-from reference import slope
 
-MARGINS = [
-    -120.0,
-    -88.0,
-    -20.0,
-    -4.0,
-    -1.0,
-    0.0,
-    0.5,
-    3.0,
-    8.0,
-    15.0,
-    18.0,
-    26.0,
-    40.0,
-    60.0,
-    80.0,
-    100.0,
-    300.0,
-    800.0,
-]
-FINFO = {dtype: torch.finfo(dtype) for dtype in (torch.float32, torch.float64)}
+INF, NAN = float("inf"), float("nan")
+DTYPES = [torch.float32, torch.float64]
+# Of the label over the other class. Around 17 and 37, 1 - p is rounded to 0 in float32 and float64; around 90, it is no
+# normal number in float32.
+MARGINS = [-100.0, -30.0, -3.0, -0.5, 0.0, 1.0, 3.0, 8.0, 12.0, 16.0, 18.0, 26.0, 36.0, 60.0, 85.0, 95.0, 100.0, 200.0]
 
 
-def of_margin(loss: Polynomial, margin: float) -> tuple[Any, Any]:
-    """First and second derivative by the margin of ``L(sigmoid(margin))``."""
-    with mp.workdps(60):
-
-        def first(m: Any) -> Any:
-            q = 1 / (1 + mp.exp(m))
-            return slope(loss, 1 / (1 + mp.exp(-m)), q) * q
-
-        return first(mpf(margin)), mp.diff(first, mpf(margin))
+def absolute(loss: Polynomial) -> Polynomial:
+    return Polynomial(tuple(map(abs, loss.coefficients)), loss.gamma, loss.log_weight)
 
 
-EXACT = {name: [of_margin(loss, m) for m in MARGINS] for name, loss in LOSSES.items()}
-
-Loss = Callable[[Tensor, Polynomial], Tensor]
-# Losses of margins of shape (N), each in two classes where there are classes.
-SIGMOIDS: dict[str, Loss] = {
-    "dense": lambda m, loss: poly_binary_cross_entropy_with_logits(
-        m, torch.ones_like(m), polynomial=loss, reduction="none"
-    ),
-    "dense, negatives": lambda m, loss: poly_binary_cross_entropy_with_logits(
-        -m, torch.zeros_like(m), polynomial=loss, reduction="none"
-    ),
-    "class ids": lambda m, loss: poly_binary_cross_entropy_with_logits(
-        torch.stack([m, torch.full_like(m, -1e4)], 1), torch.zeros(len(m)).long(), polynomial=loss, reduction="none"
-    )[:, 0],
-    "from nll": lambda m, loss: poly_from_nll(-torch.nn.functional.logsigmoid(m), polynomial=loss),
-}
-SOFTMAXES: dict[str, Loss] = {
-    "indices": lambda m, loss: poly_cross_entropy(
-        torch.stack([m, torch.zeros_like(m)], 1), torch.zeros(len(m)).long(), polynomial=loss, reduction="none"
-    ),
-    "epsilon a tensor": lambda m, loss: poly_cross_entropy(
-        torch.stack([m, torch.zeros_like(m)], 1),
-        torch.zeros(len(m)).long(),
-        polynomial=Polynomial(
-            (*(m.new_tensor(c) for c in loss.coefficients), m.new_zeros(())), loss.gamma, loss.log_weight
-        ),
-        reduction="none",
-        implementation="native" if m.dtype == torch.float32 else "plain",
-    ),
-    "probabilities": lambda m, loss: poly_cross_entropy(
-        torch.stack([m, torch.zeros_like(m)], 1),
-        torch.tensor([[1.0, 0.0]]).to(m).expand(len(m), 2),
-        polynomial=loss,
-        reduction="none",
-    ),
-    "head": lambda m, loss: linear_poly_cross_entropy(
-        m.unsqueeze(1),
-        torch.tensor([[1.0], [0.0]]).to(m),
-        torch.zeros(len(m)).long(),
-        polynomial=loss,
-        reduction="none",
-    ),
-}
+def times(loss: Polynomial) -> float:
+    """Every derivative may take as much as this from a term."""
+    return float(loss.gamma + len(loss.coefficients) + 1.0)
 
 
-def derivatives(loss: Loss, polynomial: Polynomial, margins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient, the same with ``create_graph``, and the second derivative, of each margin."""
-    m = margins.clone().requires_grad_()
-    (plain,) = torch.autograd.grad(loss(m, polynomial).sum(), m)
-    (first,) = torch.autograd.grad(loss(m, polynomial).sum(), m, create_graph=True)
-    second = torch.zeros_like(m) if first.grad_fn is None else torch.autograd.grad(first.sum(), m)[0]
-    return plain, first.detach(), second
+def sigmoids(m: Any) -> tuple[Any, Any]:
+    return 1 / (1 + mp.exp(-m)), 1 / (1 + mp.exp(m))
 
 
-@pytest.mark.parametrize("dtype", FINFO, ids=str)
-@pytest.mark.parametrize("kind", [*SIGMOIDS, *SOFTMAXES])
-def test_of_every_loss_at_every_margin(kind: str, dtype: torch.dtype) -> None:
-    wrong = []
-    limits = FINFO[dtype]
-    for name, polynomial in LOSSES.items():
-        # Without a kernel, a softmax's 1 - p is right up to the rounding of p; so are second derivatives of torch's
-        # own logsigmoid.
-        rounded = limits.eps if kind in SOFTMAXES else 0.0
-        size = 1 + polynomial.log_weight + sum(j * abs(c) for j, c in enumerate(polynomial.coefficients, start=1))
-        found = derivatives((SIGMOIDS | SOFTMAXES)[kind], polynomial, torch.tensor(MARGINS, dtype=dtype))
-        for k, margin in enumerate(MARGINS):
-            first, second = EXACT[name][k]
-            q = 1 / (1 + math.exp(min(margin, 700.0)))
-            for numbers, exact, off in zip(found, (first, first, second), (rounded, rounded, limits.eps), strict=True):
-                # Terms of size q may cancel; what is below the smallest number is 0.
-                allowed = 64 * size * (limits.eps * (float(abs(exact)) + q) + off) + 1e3 * size * limits.tiny
-                if not abs(float(numbers[k]) - float(exact)) <= allowed:
-                    wrong.append(f"{name} at {margin}: {float(numbers[k])}, not {float(exact)}")
-    assert not wrong, f"{len(wrong)}; {wrong[:5]}"
+@cache
+def by_margin(loss: Polynomial, margin: float) -> tuple[float, float, float, float]:
+    """The loss, its two derivatives with respect to the margin, and the sum of its terms' absolute values."""
+    with mp.workdps(5 * reference.DIGITS):
+        value = reference.value(loss, *sigmoids(mp.mpf(margin)))
+
+        def slope(m: Any) -> Any:
+            return reference.slope(loss, *sigmoids(m)) * sigmoids(m)[1]
+
+        scale = reference.value(absolute(loss), *sigmoids(mp.mpf(margin)))
+        return float(value), float(slope(mp.mpf(margin))), float(mp.diff(slope, margin)), float(scale)
 
 
-@pytest.mark.parametrize("dtype", FINFO, ids=str)
-@pytest.mark.parametrize("kind", [*SIGMOIDS, *SOFTMAXES])
-def test_derivatives_are_numbers_at_extreme_logits(kind: str, dtype: torch.dtype) -> None:
-    limits = FINFO[dtype]
-    extreme = torch.tensor([-math.inf, limits.min, limits.min / 2, -1e30, 1e30, limits.max], dtype=dtype)
-    for name, polynomial in LOSSES.items():
-        if kind == "head":
-            extreme = extreme[1:]  # infinity times a weight of 0
-        value = (SIGMOIDS | SOFTMAXES)[kind](extreme, polynomial)
-        assert not value.isnan().any(), name
-        plain, first, second = derivatives((SIGMOIDS | SOFTMAXES)[kind], polynomial, extreme)
-        assert plain.isfinite().all(), (name, plain)
-        assert first.isfinite().all(), (name, first)
-        assert second[1:].isfinite().all(), (name, second)
+def twice(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Array, Array]:
+    """The derivatives of an elementwise function's sum."""
+    x = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x) if first.requires_grad else (torch.zeros_like(x),)
+    return first.detach().double().numpy(), second.double().numpy()
 
 
-@pytest.mark.parametrize("dtype", FINFO, ids=str)
+def assert_near(found: Array, right: Any, allowed: Any, dtype: torch.dtype) -> None:
+    allowed = np.asarray(allowed) + torch.finfo(dtype).tiny
+    far = ~(np.abs(found - np.asarray(right)) <= allowed)
+    assert not far.any(), f"{dtype}: {found[far]}, not {np.asarray(right)[far]} within {allowed[far]}"
+
+
 @pytest.mark.parametrize("name", LOSSES)
-def test_posteriors_have_finite_derivatives_and_are_right(name: str, dtype: torch.dtype) -> None:
-    polynomial = LOSSES[name]
-    if name == "nothing":
-        return  # every p is its optimum
-    margins = torch.tensor(MARGINS, dtype=dtype)
+def test_derivatives_of_sigmoid_losses(name: str) -> None:
+    loss = LOSSES[name]
+    rows = [by_margin(loss, m) for m in MARGINS]
+    for dtype, dense in itertools.product(DTYPES, (True, False)):
+        z = torch.tensor(MARGINS, dtype=dtype)
+        ids = torch.arange(2).expand(len(z), 2)[:, 0]
 
-    def log_odds(m: Any) -> Any:
-        p, q = 1 / (1 + mp.exp(-m)), 1 / (1 + mp.exp(m))
-        return mp.log(p / -slope(polynomial, p, q)) - mp.log(q / -slope(polynomial, q, p))
+        def losses(m: Tensor, dense: bool = dense, ids: Tensor = ids) -> Tensor:
+            options: dict[str, Any] = {"polynomial": loss, "implementation": "plain", "reduction": "none"}
+            if dense:
+                return poly_binary_cross_entropy_with_logits(m, torch.ones_like(m), **options)
+            both = torch.stack([m, torch.full_like(m, -INF)], 1)
+            return poly_binary_cross_entropy_with_logits(both, ids, **options)
 
-    posteriors: list[Callable[[Tensor], Tensor]] = [
-        lambda m: poly_softmax(torch.stack([m, torch.zeros_like(m)], 1), 1, polynomial=polynomial)[:, 0],
-        lambda m: poly_sigmoid(m, polynomial=polynomial),
-    ]
-    for posterior in posteriors:
-        m = margins.clone().requires_grad_()
-        value = posterior(m)
-        (first,) = torch.autograd.grad(value.sum(), m, create_graph=True)
-        (second,) = torch.autograd.grad(first.sum(), m)
-        value, first = value.detach(), first.detach()
-        for numbers in (value, first, second):
-            assert numbers.isfinite().all(), numbers
-        for margin in (-4.0, 0.5, 18.0):
-            with mp.workdps(40):
-                right = mp.taylor(lambda x: 1 / (1 + mp.exp(-log_odds(x))), mpf(margin), 2)
-            for n, numbers in enumerate((value, first, second)):
-                off = float(numbers[MARGINS.index(margin)]) - float(right[n] * math.factorial(n))
-                assert abs(off) <= 1e3 * FINFO[dtype].eps, (margin, right)
+        first, second = twice(losses, z)
+        scale = np.array([row[3] for row in rows]) * times(loss) ** 2 * 16 * torch.finfo(dtype).eps
+        assert_near(first, [row[1] for row in rows], scale, dtype)
+        assert_near(second, [row[2] for row in rows], scale, dtype)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_derivatives_of_softmax_losses(name: str) -> None:
+    """The label's logit is the margin, and the other's is 0; q is known up to the spacing at 1."""
+    loss = LOSSES[name]
+    for dtype, soft, smoothing in itertools.product(DTYPES, (True, False), (0.0, 0.25)):
+        target = torch.zeros(len(MARGINS), dtype=torch.long)
+        y = F.one_hot(target, 2).to(dtype) if soft else target
+        options: dict[str, Any] = {"polynomial": loss, "implementation": "plain", "label_smoothing": smoothing}
+
+        def losses(m: Tensor, y: Tensor = y, options: dict[str, Any] = options) -> Tensor:
+            return poly_cross_entropy(torch.stack([m, 0.0 * m], 1), y, reduction="none", **options)
+
+        first, second = twice(losses, torch.tensor(MARGINS, dtype=dtype))
+        # As the share of the label and that of the other, whose margin is the negative.
+        shares = ((1 - smoothing / 2, 1), (smoothing / 2, -1))
+        sides = [(share, sign, [by_margin(loss, sign * m) for m in MARGINS]) for share, sign in shares]
+        right = [sum(share * np.array([r[k] for r in rows]) * sign**k for share, sign, rows in sides) for k in (1, 2)]
+        eps = torch.finfo(dtype).eps
+        size = 1 + np.abs(MARGINS)
+        allowed = 0.0
+        for share, sign, rows_of_side in sides:
+            of_side = [float(sigmoids(sign * m)[1]) for m in MARGINS]
+            # How far off the terms may be, relatively: all the way where q itself is.
+            off = np.minimum(1.0, eps * size / np.array(of_side))
+            known = [by_margin(absolute(loss), float(-np.log(max(p, eps)))) for p in of_side]
+            allowed = allowed + share * off * np.array(
+                [max(a[3], b[3]) for a, b in zip(rows_of_side, known, strict=True)]
+            )
+        allowed = 16 * times(loss) ** 3 * allowed
+        assert_near(first, right[0], allowed, dtype)
+        assert_near(second, right[1], allowed, dtype)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_derivatives_of_losses_from_likelihoods(name: str) -> None:
+    """By the likelihood itself, the second derivative of q^(1 + gamma) is right although it grows without a bound."""
+    loss = LOSSES[name]
+    nll = [1e-37, 1e-30, 1e-26, 1e-20, 1e-13, 1e-8, 1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0, 100.0]
+    with mp.workdps(2 * reference.DIGITS):
+
+        def value(x: Any) -> Any:
+            return reference.value(loss, mp.exp(-x), -mp.expm1(-x))
+
+        def slope(x: Any) -> Any:
+            return -reference.slope(loss, mp.exp(-x), -mp.expm1(-x))
+
+        right = [[float(f(mp.mpf(x))) for x in nll] for f in (value, slope)]
+        right.append([float(mp.diff(slope, x, h=mp.mpf(x) * mp.mpf(10) ** -25)) for x in nll])
+        scale = np.array([float(reference.value(absolute(loss), mp.exp(-x), -mp.expm1(-mp.mpf(x)))) for x in nll])
+    q = -np.expm1(-np.array(nll))
+    for dtype in DTYPES:
+        x = torch.tensor(nll, dtype=dtype)
+        function = partial(poly_from_nll, polynomial=loss)
+        found = function(x).double().numpy(), *twice(function, x)
+        for k in range(3):
+            allowed = scale * (times(loss) / q) ** k * 16 * torch.finfo(dtype).eps
+            # Of x itself: decimal numbers are rounded.
+            assert_near(found[k], right[k], allowed * times(loss), dtype)
+
+
+def links(loss: Polynomial, dtype: torch.dtype, rows: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Of logits of three classes, one result for each row or element."""
+    y = torch.zeros(rows, dtype=torch.long)
+    probabilities = torch.tensor([0.5, 0.5, 0.0], dtype=dtype).expand(rows, 3)
+    options: dict[str, Any] = {"polynomial": loss, "implementation": "plain", "reduction": "none"}
+    return {
+        "indices": lambda z: poly_cross_entropy(z, y, **options),
+        "smoothing": lambda z: poly_cross_entropy(z, y, label_smoothing=0.1, **options),
+        "probabilities": lambda z: poly_cross_entropy(z, probabilities, **options),
+        "class ids": lambda z: poly_binary_cross_entropy_with_logits(z, y, **options),
+        "dense": lambda z: poly_binary_cross_entropy_with_logits(z, probabilities, **options),
+        "linear head": lambda z: linear_poly_cross_entropy(z, torch.eye(3, dtype=dtype), y, **options),
+        "likelihoods": lambda z: poly_from_nll(z.clamp(min=0.0), polynomial=loss),
+        "poly_softmax": lambda z: poly_softmax(z, 1, polynomial=loss),
+        "poly_sigmoid": lambda z: poly_sigmoid(z, polynomial=loss),
+    }
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_derivatives_are_finite_at_all_finite_logits(name: str) -> None:
+    for dtype in DTYPES:
+        largest = torch.finfo(dtype).max
+        numbers = [0.0, 17.0, 60.0, 87.5, 100.0, 104.0, 710.0, 745.0, 1e4, largest**0.5, largest]
+        z = torch.tensor([[sign * x, 0.0, -1.0] for x in numbers for sign in (1, -1)], dtype=dtype)
+        for link, function in links(LOSSES[name], dtype, len(z)).items():
+            for derivative in twice(function, z):
+                assert np.isfinite(derivative).all(), f"{link}, {dtype}: {derivative}"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own, forward mode
+@pytest.mark.parametrize("tool", ["hessian", "jacrev of jacrev", "jvp of grad"])
+def test_torch_func_has_the_same_second_derivatives(tool: str) -> None:
+    z = torch.tensor([[60.0, 0.0, -1.0], [1.0, 0.0, 2.0]], dtype=torch.float64)
+    for link, function in links(LOSSES["focal(0.5)"], z.dtype, len(z)).items():
+
+        def total(z: Tensor, function: Callable[[Tensor], Tensor] = function) -> Tensor:
+            return function(z).sum()
+
+        right = torch.autograd.functional.hessian(total, z).sum((0, 1))  # type: ignore[no-untyped-call]
+        if tool == "hessian":
+            found = torch.func.hessian(total)(z).sum((0, 1))
+        elif tool == "jvp of grad":
+            found = torch.func.jvp(torch.func.grad(total), (z,), (torch.ones_like(z),))[1]
+        else:
+            found = torch.func.jacrev(torch.func.jacrev(total))(z).sum((0, 1))
+        torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-15, msg=link)
+
+
+def posterior(loss: Polynomial, margin: Any) -> Any:
+    """Of two classes, the one that has the margin."""
+    p, q = sigmoids(margin)
+    yes, no = p / -reference.slope(loss, p, q), q / -reference.slope(loss, q, p)
+    return yes / (yes + no)
+
+
+# Where the slope vanishes inside, there is no posterior.
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "nothing"])
+def test_derivatives_of_posteriors(name: str) -> None:
+    loss = LOSSES[name]
+    margins = [0.0, 0.5, 3.0, 8.0, 16.0, 18.0, 26.0, 36.0, 60.0, 100.0]
+    with mp.workdps(4 * reference.DIGITS):
+        right = [[float(mp.diff(partial(posterior, loss), m, k)) for m in margins] for k in range(3)]
+    for dtype in DTYPES:
+        m = torch.tensor(margins, dtype=dtype)
+        functions: list[Callable[[Tensor], Tensor]] = [
+            lambda m: poly_sigmoid(m, polynomial=loss),
+            lambda m: poly_softmax(torch.stack([m, 0.0 * m]), 0, polynomial=loss)[0],
+        ]
+        for function in functions:
+            found = function(m).double().numpy(), *twice(function, m)
+            for k in range(3):
+                allowed = 16 * times(loss) ** (k + 1) * torch.finfo(dtype).eps
+                assert_near(found[k], right[k], np.full(len(margins), allowed), dtype)
+
+
+# Of one element, in float64: what an infinite logit does.
+EXTREMES = [-INF, -np.finfo(np.float64).max, -1e4, 0.0, 1e4, np.finfo(np.float64).max, INF]
+
+
+def at(loss: Polynomial, z: float) -> tuple[float, float]:
+    """L(sigmoid(z)) and its derivative, with the limits at infinite logits."""
+    if z > 1e3:
+        return 0.0, 0.0
+    if z < -1e3:
+        logarithm = -loss.log_weight * z if loss.log_weight else 0.0
+        return logarithm + sum(loss.coefficients), -loss.log_weight
+    return by_margin(loss, z)[:2]
+
+
+@pytest.mark.parametrize("implementation", ["plain", None])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of log_weight times the largest number
+def test_extreme_logits_of_sigmoids(name: str, implementation: str | None) -> None:
+    loss = LOSSES[name]
+    for alpha, on_epsilon in [(None, True), *itertools.product((0.0, 1.0, 0.25), (True, False))]:
+        for y in (0.0, 1.0, 0.5):
+            right = np.zeros((2, len(EXTREMES)))
+            for share, balance, sign in ((y, alpha, 1), (1 - y, None if alpha is None else 1 - alpha, -1)):
+                factor = 1.0 if balance is None else balance
+                side = loss if on_epsilon else Polynomial(loss.coefficients, loss.gamma, loss.log_weight * factor)
+                weight = share * (factor if on_epsilon else 1.0)
+                if weight:
+                    numbers = np.array([at(side, sign * z) for z in EXTREMES]).T
+                    right += weight * numbers * [[1], [sign]]
+            forms = [alpha] if alpha is None else [alpha, torch.tensor(alpha), torch.full((len(EXTREMES),), alpha)]
+            for form in forms:
+                z = torch.tensor(EXTREMES, dtype=torch.float64, requires_grad=True)
+                options: dict[str, Any] = {"alpha": form, "alpha_on_epsilon": on_epsilon, "reduction": "none"}
+                options |= {"polynomial": loss, "implementation": implementation}
+                value = poly_binary_cross_entropy_with_logits(z, torch.full_like(z, y), **options)
+                (gradient,) = torch.autograd.grad(value.sum(), z)
+                np.testing.assert_allclose(value.detach(), right[0], rtol=1e-13, err_msg=f"{alpha} {on_epsilon} {y}")
+                np.testing.assert_allclose(gradient, right[1], rtol=1e-13, err_msg=f"{alpha} {on_epsilon} {y}")
+
+
+@pytest.mark.parametrize("implementation", ["plain", None])
+@pytest.mark.parametrize("name", LOSSES)
+def test_extreme_logits_of_softmax(name: str, implementation: str | None) -> None:
+    """Of two classes, the label's being 0: the margin is that of a sigmoid, and p is 1 where it is infinite."""
+    loss = LOSSES[name]
+    for dtype in DTYPES:
+        largest = torch.finfo(dtype).max
+        margins = [-INF, -largest, -1e4, 0.0, 1e4, largest, INF]
+        with np.errstate(over="ignore"):
+            right = np.array([at(loss, m) for m in margins]).astype(str(dtype).removeprefix("torch."))
+        pairs = [[m, 0.0] if m < 0 else [0.0, -m] for m in margins]
+        for target in (torch.zeros(len(pairs), dtype=torch.long), torch.tensor([[1.0, 0.0]] * len(pairs), dtype=dtype)):
+            z = torch.tensor(pairs, dtype=dtype, requires_grad=True)
+            options: dict[str, Any] = {"polynomial": loss, "implementation": implementation, "reduction": "none"}
+            value = poly_cross_entropy(z, target, **options)
+            # A kernel's gradient that is to be differentiated: tests/test_torch_kernels.py.
+            (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=implementation == "plain")
+            np.testing.assert_allclose(value.detach(), right[:, 0], rtol=1e-5)
+            np.testing.assert_allclose(gradient.detach(), np.outer(right[:, 1], [1, -1]), rtol=1e-5, atol=1e-7)
+
+
+IGNORING: dict[str, Callable[..., Tensor]] = {
+    "indices": poly_cross_entropy,
+    "smoothing": partial(poly_cross_entropy, label_smoothing=0.25),
+    "weights": lambda z, y, **o: poly_cross_entropy(z, y, torch.tensor([1.0, 2.0, 0.5], dtype=z.dtype), **o),
+    "class ids": partial(poly_binary_cross_entropy_with_logits, ignore_index=-100),
+    "dense": lambda z, y, **o: poly_binary_cross_entropy_with_logits(
+        z, torch.where(y[:, None] == -100, -100, F.one_hot(y.clamp(min=0), 3)).to(z.dtype), ignore_index=-100, **o
+    ),
+}
+# More rows than a chunk of the linear head has.
+ROWS = 300
+
+
+@pytest.mark.parametrize("implementation", ["plain", None])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", IGNORING)
+def test_ignored_rows_count_nothing_whatever_they_hold(name: str, reduction: str, implementation: str | None) -> None:
+    for dtype, gamma in itertools.product(DTYPES, (0.0, 0.5)):
+        options: dict[str, Any] = {"reduction": reduction, "gamma": gamma, "implementation": implementation}
+        z = torch.linspace(-3, 3, 12, dtype=dtype).reshape(4, 3)
+        z = torch.cat([z, torch.tensor([[NAN, 0, 0], [INF, INF, 0], [-INF, -INF, -INF], [0, 1, 2]], dtype=dtype)])
+        y = torch.tensor([0, 1, 2, 1, -100, -100, -100, -100])
+        epsilons = [torch.tensor(2.0, dtype=dtype, requires_grad=True) for _ in range(2)]
+        results = []
+        for epsilon, rows in zip(epsilons, (8, 4), strict=True):
+            some = z[:rows].clone().requires_grad_()
+            value = IGNORING[name](some, y[:rows], epsilon=epsilon, **options)
+            by_z, by_epsilon = torch.autograd.grad(value.sum(), (some, epsilon))
+            assert (value.reshape(-1)[4 * (value.numel() // rows) :] == 0).all() or reduction != "none"
+            assert (by_z[4:] == 0).all()
+            results.append((value[:4] if reduction == "none" else value, by_z[:4], by_epsilon))
+        torch.testing.assert_close(*results, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("implementation", ["plain", None])
+@pytest.mark.parametrize("rows", [8, ROWS], ids=["at once", "in chunks"])
+def test_ignored_rows_of_the_linear_head(rows: int, implementation: str | None, monkeypatch: Any) -> None:
+    monkeypatch.setattr("polylosses.torch.linear._CHUNK_BYTES_ON_CPU", 1)
+    hidden = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    head = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = torch.arange(rows) % 5
+    y[1::2] = -100
+    hidden[1::2] = NAN
+    hidden[3::4] = INF
+    for reduction, twice_over in itertools.product(("mean", "sum", "none"), (False, True)):
+        results = []
+        for step in (1, 2):
+            x, w = hidden[::step].clone().requires_grad_(), head.clone().requires_grad_()
+            epsilon = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+            options: dict[str, Any] = {"reduction": reduction, "epsilon": epsilon, "implementation": implementation}
+            value = linear_poly_cross_entropy(x, w, y[::step], gamma=0.5, **options)
+            by_x, *others = torch.autograd.grad(value.sum(), (x, w, epsilon), create_graph=twice_over)
+            assert (by_x[1::2] == 0).all() or step == 2
+            results.append([value.detach().sum(), by_x.detach()[:: 3 - step], *(g.detach() for g in others)])
+        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+NOTHING_KEPT: dict[str, Callable[..., Tensor]] = IGNORING | {
+    "linear head": lambda z, y, **o: linear_poly_cross_entropy(z, torch.eye(3, dtype=z.dtype), y, **o),
+}
+
+
+@pytest.mark.parametrize("implementation", ["plain", None])
+@pytest.mark.parametrize("name", NOTHING_KEPT)
+def test_where_nothing_is_kept_all_derivatives_are_0(name: str, implementation: str | None, monkeypatch: Any) -> None:
+    monkeypatch.setattr("polylosses.torch.linear._CHUNK_BYTES_ON_CPU", 1)
+    y = torch.full((ROWS,), -100)
+    for dtype, gamma in itertools.product(DTYPES, (0.0, torch.tensor(0.5, requires_grad=True))):
+        z = torch.zeros(ROWS, 3, dtype=dtype, requires_grad=True)
+        epsilon = torch.tensor([2.0, 1.0], requires_grad=True)
+        value = NOTHING_KEPT[name](z, y, epsilon=epsilon, gamma=gamma, implementation=implementation)
+        assert value.isnan()
+        given = (z, epsilon, *([gamma] if isinstance(gamma, Tensor) else []))
+        for gradient in torch.autograd.grad(value, given):
+            assert (gradient == 0).all()

@@ -1,6 +1,8 @@
 """What ``poly_cross_entropy`` and its neighbours refuse, and how they say it."""
 
+import dataclasses
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +13,16 @@ from torch import Tensor
 
 import polylosses
 from polylosses.torch import (
+    LinearPolyCrossEntropyLoss,
     Poly1CrossEntropyLoss,
+    Poly1FocalLoss,
+    PolyBCEWithLogitsLoss,
     PolyCrossEntropyLoss,
+    linear_poly_cross_entropy,
+    poly_binary_cross_entropy_with_logits,
     poly_cross_entropy,
     poly_from_nll,
+    poly_sigmoid,
     poly_softmax,
 )
 
@@ -37,6 +45,11 @@ REFUSED_BY_TORCH: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "class above the last, weights": ((Z, torch.tensor([0, 3]), torch.ones(3)), {}),
     "class above the last, smoothing": ((Z, torch.tensor([0, 3])), {"label_smoothing": 0.1}),
     "class above the last, weights and smoothing": ((Z, torch.tensor([0, 3]), torch.ones(3)), {"label_smoothing": 0.1}),
+    "class of uint8 above the last": ((Z, torch.tensor([0, 255], dtype=torch.uint8)), {}),
+    "class of uint8 above the last, smoothing": (
+        (Z, torch.tensor([0, 255], dtype=torch.uint8)),
+        {"label_smoothing": 0.1},
+    ),
     "ignored by default, but not here": ((Z, torch.tensor([0, -100])), {"ignore_index": 255}),
     "integer logits": ((Z.long(), Y), {}),
     "bool logits": ((Z > 0, Y), {}),
@@ -57,6 +70,7 @@ REFUSED_BY_TORCH: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "smoothing 1.5": ((Z, Y), {"label_smoothing": 1.5}),
     "smoothing 1.5, probabilities": ((Z, SOFT), {"label_smoothing": 1.5}),
     "smoothing as text": ((Z, Y), {"label_smoothing": "0.1"}),
+    "ignored index of 71 bits": ((Z, Y), {"ignore_index": 2**70}),
     "ignored index of 1.5": ((Z, Y), {"ignore_index": 1.5}),
     "logits as a list": ((Z.tolist(), Y), {}),
     "targets as a list": ((Z, Y.tolist()), {}),
@@ -78,6 +92,19 @@ def test_what_torch_refuses_is_refused_alike(
         function(*given, **options, **chosen)
     assert ours.type is torchs.type
     assert str(ours.value)
+
+
+@pytest.mark.parametrize("ignored", [2**70, 1.5, "1", None], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.uint8, torch.bool, torch.int32, torch.float32, torch.complex64], ids=str
+)
+def test_the_linear_head_refuses_targets_and_ignored_indices_as_torch(dtype: torch.dtype, ignored: Any) -> None:
+    y = Y.to(dtype)
+    with pytest.raises(Exception) as torchs:  # noqa: PT011
+        F.cross_entropy(Z, y, ignore_index=ignored)
+    with pytest.raises(torchs.type) as ours:
+        linear_poly_cross_entropy(Z, torch.eye(3), y, ignore_index=ignored)
+    assert ours.type is torchs.type
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, float("nan")], ids=str)
@@ -126,10 +153,57 @@ def test_arguments_that_are_no_polynomial(
         function(**chosen)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_an_epsilon_below_the_bound_warns(function: Callable[..., Any]) -> None:
-    with pytest.warns(UserWarning, match=r"epsilon = -1\.5 .* below the bound -1"):
-        function(epsilon=-1.5)
+BCE: Callable[..., Tensor] = poly_binary_cross_entropy_with_logits
+# Whoever takes an epsilon, called in this file.
+TAKING_EPSILON: dict[str, Callable[[Any], Any]] = {
+    "poly_cross_entropy": lambda e: poly_cross_entropy(Z, Y, epsilon=e),
+    "a gradient": lambda e: torch.func.grad(lambda z: poly_cross_entropy(z, Y, epsilon=e))(Z),
+    "poly_binary_cross_entropy_with_logits": lambda e: BCE(Z, SOFT, epsilon=e),
+    "class ids": lambda e: BCE(Z, Y, epsilon=e),
+    "alpha": lambda e: BCE(Z, SOFT, epsilon=e, alpha=0.25),
+    "alpha on the logarithm": lambda e: BCE(Z, SOFT, epsilon=e, alpha=0.25, alpha_on_epsilon=False),
+    "linear_poly_cross_entropy": lambda e: linear_poly_cross_entropy(Z, torch.eye(3), Y, epsilon=e),
+    "poly_from_nll": lambda e: poly_from_nll(torch.ones(2), epsilon=e),
+    "poly_softmax": lambda e: poly_softmax(Z, 1, epsilon=e),
+    "poly_sigmoid": lambda e: poly_sigmoid(Z, epsilon=e),
+    "PolyCrossEntropyLoss": lambda e: PolyCrossEntropyLoss(epsilon=e)(Z, Y),
+    "Poly1CrossEntropyLoss": lambda e: Poly1CrossEntropyLoss(e)(Z, Y),
+    "PolyBCEWithLogitsLoss": lambda e: PolyBCEWithLogitsLoss(epsilon=e)(Z, SOFT),
+    "Poly1FocalLoss": lambda e: Poly1FocalLoss(e, alpha_on_epsilon=False)(Z, SOFT),
+    "LinearPolyCrossEntropyLoss": lambda e: LinearPolyCrossEntropyLoss(3, 3, epsilon=e)(Z, Y),
+    "an epsilon that is set": lambda e: setattr(PolyCrossEntropyLoss(), "epsilon", e),
+    "Polynomial": lambda e: poly_cross_entropy(Z, Y, polynomial=polylosses.Polynomial((e,))),
+    "replace": lambda e: dataclasses.replace(polylosses.poly1(), coefficients=(e,)),
+    "poly1": lambda e: PolyCrossEntropyLoss(polynomial=polylosses.poly1(e))(Z, Y),
+    "poly_n": lambda e: BCE(Z, SOFT, polynomial=polylosses.poly_n(e, 0.5)),
+    "poly1_focal": lambda e: BCE(Z, SOFT, polynomial=polylosses.poly1_focal(e)),
+}
+
+
+@pytest.mark.parametrize("call", TAKING_EPSILON.values(), ids=TAKING_EPSILON)
+def test_an_epsilon_below_the_bound_warns_once_at_the_users_line(call: Callable[[Any], Any]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(-1.5)
+    (warning,) = caught
+    assert re.search(r"epsilon = -1\.5 .* below the bound -(1|0\.25):", str(warning.message))
+    code = call.__code__
+    lines = {line for _, _, line in code.co_lines()}
+    assert (warning.filename, warning.lineno in lines) == (__file__, True)
+
+
+def test_a_module_does_not_warn_again() -> None:
+    with pytest.warns(UserWarning, match="below the bound"):
+        modules: list[Any] = [PolyCrossEntropyLoss(epsilon=-1.5), Poly1FocalLoss(-1.5, alpha_on_epsilon=False)]
+    for module, target in zip(modules, (Y, SOFT), strict=True):
+        module(Z.clone().requires_grad_(), target).backward()
+
+
+def test_a_compiled_loss_has_no_break_at_the_warning() -> None:
+    compiled = torch.compile(lambda z: poly_cross_entropy(z, Y, epsilon=-1.5), fullgraph=True, backend="eager")
+    with pytest.warns(UserWarning, match="below the bound"):
+        right = poly_cross_entropy(Z, Y, epsilon=-1.5)
+    torch.testing.assert_close(compiled(Z), right)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_ignored_rows_count_nothing_whatever_they_hold(implementation: str) -> N
     ("implementation", "shape"),
     [
         *(pytest.param("native", shape, marks=needs_native) for shape in ((256, 1000), (4, 60, 8, 8), (2000, 21))),
-        *(pytest.param("triton", shape, marks=needs_triton) for shape in ((64, 1000), (2, 60, 8, 8))),
+        *(pytest.param("triton", shape, marks=needs_triton) for shape in ((256, 1000), (2, 60, 8, 8))),
         pytest.param("native", (2, 200_000), marks=needs_native),
     ],
 )
@@ -354,12 +354,10 @@ REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
     "float16": (Z.half(), Y, {}, "these are torch.float16"),
     "another device": (Z.to("meta"), Y.to("meta"), {}, "the logits are on meta"),
     "probabilities": (Z, Z.softmax(1), {}, "the target has torch.float32 and (64, 1000)"),
-    "another shape": (Z, Y[:5], {}, "the target has torch.int64 and (5,)"),
     "smoothing": (Z, Y, {"label_smoothing": 0.25}, "it is 0.25"),
     "a target elsewhere": (Z, Y.to("meta"), {}, "these are on cpu and meta"),
     "weights elsewhere": (Z, Y, {"weight": torch.ones(1000, device="meta")}, "these are on cpu and meta"),
     "sparse": (Z.to_mkldnn(), Y, {}, "one is torch._mkldnn"),
-    "a long ignore_index": (Z, Y, {"ignore_index": 2**70}, "it is 1180591620717411303424"),
 }
 
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -117,6 +118,43 @@ def test_epsilon_may_be_set() -> None:
         assert f"epsilon={epsilon}" in repr(module)
 
 
+@pytest.mark.parametrize(
+    "make", [PolyCrossEntropyLoss, PolyBCEWithLogitsLoss, partial(LinearPolyCrossEntropyLoss, 3, 3)]
+)
+def test_a_polynomial_may_be_set_and_is_in_the_place_of_epsilon(make: Any) -> None:
+    target = Z.softmax(1)
+    modules = [
+        make(polynomial=polylosses.focal(2.0)),
+        make(epsilon=3.0),
+        copy.deepcopy(make(gamma=nn.Parameter(Y + 1.0))),
+    ]
+    for module in (*modules, pickle.loads(pickle.dumps(modules[0]))):
+        module.load_state_dict(modules[0].state_dict(), strict=False)
+        module.polynomial = polylosses.poly_n(1.0, 0.5)
+        for name, value in (("epsilon", 5.0), ("epsilon", torch.tensor(5.0)), ("gamma", 1.0)):
+            with pytest.raises(AttributeError, match=rf"{name} = .*5?.* would have no effect: .* Set its polynomial"):
+                setattr(module, name, value)
+        right = make(polynomial=polylosses.poly_n(1.0, 0.5))
+        right.load_state_dict(modules[0].state_dict(), strict=False)
+        assert torch.equal(module(Z, target), right(Z, target))
+
+
+def test_what_is_set_is_checked() -> None:
+    module = PolyCrossEntropyLoss()
+    for name, value, error in (
+        ("epsilon", "2", TypeError),
+        ("epsilon", float("nan"), ValueError),
+        ("gamma", -1.0, ValueError),
+        ("polynomial", 2.0, TypeError),
+    ):
+        with pytest.raises(error, match=name):
+            setattr(module, name, value)
+    assert torch.equal(module(Z, Y), PolyCrossEntropyLoss()(Z, Y))
+    module.reduction = "foo"
+    with pytest.raises(ValueError, match="'foo'"):
+        module(Z, Y)
+
+
 REPRS = {
     "default": "PolyCrossEntropyLoss(epsilon=1.0, gamma=0.0)",
     "epsilon": "PolyCrossEntropyLoss(epsilon=2.0, gamma=0.5)",
@@ -161,7 +199,7 @@ def test_epsilon_of_a_loss_made_from_a_polynomial_cannot_be_set() -> None:
             with pytest.raises(AttributeError, match=rf"{name} = 5.0 would have no effect.*Set its polynomial"):
                 setattr(module, name, 5.0)
         with pytest.raises(TypeError, match=r"polynomial must be a polylosses\.Polynomial.*got 5.0"):
-            module.polynomial = 5.0
+            module.polynomial = 5.0  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("epsilon", [2.0, torch.tensor(2.0), torch.nn.Parameter(torch.tensor(2.0))], ids=type)

@@ -1,5 +1,6 @@
 """PolyLoss from negative log-likelihoods, and what the losses of all links do alike."""
 
+import math
 from typing import Any
 
 import jax
@@ -7,15 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, horner, is_zero
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, horner, is_zero, unchecked
 
 
 def _unflatten(_: None, numbers: Any) -> Polynomial:
     # Without the checks of Polynomial(): transformations put more than numbers into a tree.
-    polynomial = object.__new__(Polynomial)
-    for name, number in zip(("coefficients", "gamma", "log_weight"), numbers, strict=True):
-        object.__setattr__(polynomial, name, number)
-    return polynomial
+    return unchecked(*numbers)
 
 
 # So that a Polynomial can be an argument of what is jitted, mapped or differentiated.
@@ -61,38 +59,55 @@ def poly_from_nll(
 
 
 def polynomial_at(polynomial: Polynomial, nll: Array, q: Array) -> Array:
-    """The polynomial at ``nll = -log p`` and ``q = 1 - p``, with derivatives that stay finite at p = 0 and p = 1."""
+    """The polynomial at ``nll = -log p`` and ``q = 1 - p``, with first and second derivatives that stay finite."""
     gamma, log_weight = polynomial.gamma, polynomial.log_weight
     if is_zero(gamma) and isinstance(log_weight, float):
         loss: Array = polynomial.value(-nll, q)
         return loss
-    # The derivative of q^gamma is infinite at q = 0 for gamma < 1, and overflows below the smallest normal number;
-    # at p = 0 an infinite logarithm would meet q' = 0. Either gives nan, in forward mode too, unless another number
-    # takes the place of q or of the logarithm. The conditions let nan stay nan.
-    certain, impossible = q < jnp.finfo(q.dtype).tiny, nll == jnp.inf
-    plain = _unflatten(None, (polynomial.coefficients, 0.0, log_weight))
-    power = jnp.where(certain, jnp.where(gamma == 0, 1.0, 0.0), jnp.where(certain, 1.0, q) ** gamma)
-    loss = power * plain.value(-jnp.where(impossible, 1.0, nll), q)
-    result: Array = loss + log_weight * jnp.where(impossible & (log_weight != 0), nll, 0.0)
-    return result
+    # The derivatives of q^gamma are infinite at q = 0 for small gamma, and those of higher order overflow before: nan,
+    # where the chain rule multiplies by 0. So from the root of the smallest normal number down the loss is its leading
+    # power, which is exact there, and 0 below that number. Where p is 0 in this dtype, q is constant, since q' = 0
+    # would be multiplied by an nll that may overflow. The conditions let nan stay nan.
+    tiny = float(jnp.finfo(q.dtype).tiny)
+    small, certain, infinite = q < tiny**0.5, q < tiny, nll == jnp.inf
+    inside = jnp.where(small | (nll > -math.log(tiny)), 1.0, q)
+    unfocused = unchecked(polynomial.coefficients, 0.0, log_weight)
+    loss = inside**gamma * unfocused.value(-jnp.where(infinite, 1.0, nll), inside)
+    loss = loss + log_weight * jnp.where(infinite & (log_weight != 0), nll, 0.0)  # a traced 0 times infinity is 0
+    first = log_weight + (polynomial.coefficients[0] if polynomial.coefficients else 0.0)
+    leading = first * jnp.where(small & ~certain, q, 1.0) ** (gamma + 1.0)
+    leading = jnp.where(certain, jnp.where(gamma == 0, first * q, 0.0), leading)
+    return jnp.where(small, leading, loss)
 
 
-def log_density(polynomial: Polynomial, logp: Array, q: Array) -> Array:
-    """The logarithm of ``p / -slope``, which the posterior is proportional to."""
+def log_density(polynomial: Polynomial, logp: Array, logq: Array) -> Array:
+    """The logarithm of ``p / -slope``, which the posterior is proportional to, from ``log p`` and ``log(1 - p)``.
+
+    Per unit of p, since ``1 - q`` would be noise where p is small, and with ``S = sum_j c_j q^j``:
+    ``-slope / p = q^gamma (log_weight / p + S' + gamma (S - log_weight log p) / q)``.
+    """
     limits = jnp.finfo(logp.dtype)
+    tiny, least = float(limits.tiny), -(float(limits.max) ** 0.5)
     gamma, log_weight, coefficients = polynomial.gamma, polynomial.log_weight, polynomial.coefficients or (0.0,)
-    # Per unit of p, since 1 - q would be noise where p is small:
-    # -slope / p = q^gamma (log_weight / p + S' + gamma (S - log_weight log p) / q),  S = sum_j c_j q^j
+    # Masked classes have log p = -inf, and log q is -inf where all others are masked.
+    logp_inside, logq = jnp.maximum(logp, least), jnp.maximum(logq, least)
+    p, q = jnp.exp(logp_inside), jnp.exp(logq)
     powers = horner([(j + gamma) * c for j, c in enumerate(coefficients, start=1)], q)
-    logp_inside = jnp.maximum(logp, -(float(limits.max) ** 0.5))
-    by_log = 1.0 - gamma * jnp.exp(logp_inside) * logp_inside / jnp.maximum(q, limits.tiny)
-    # All of it times p, where there is a logarithm; else the factor p is in both and cancels.
+    # -log p / q as a series near q = 0, where the second derivative of the quotient overflows.
+    small = q < 1e-5
+    near = jnp.where(small | (q >= 0.5), 0.25, q)
+    nll_by_q = jnp.where(q < 0.5, -jnp.log1p(-near) / near, -logp_inside / jnp.where(q < 0.5, 1.0, q))
+    by_log = 1.0 + gamma * p * jnp.where(small, 1.0 + q * (1 / 2 + q / 3), nll_by_q)
+    # All of it times p, where there is a logarithm; else the factor p is in both and cancels. Near p = 1 the sum of the
+    # others may cancel.
     has_log = log_weight != 0
-    p = jnp.where(has_log, jnp.exp(logp), 1.0)
-    steepness = q**gamma * (log_weight * by_log + p * powers)
+    near_one = (log_weight + powers) - q * powers + log_weight * (by_log - 1.0)
+    steepness = jnp.where(has_log, jnp.where(q < 0.5, near_one, log_weight * by_log + p * powers), powers)
     weight = jnp.where(has_log | (logp == -jnp.inf), logp, 0.0)
-    # Where p rounds to 1 the slope of some losses is 0; the floor leaves such a class all the probability.
-    return weight - jnp.log(jnp.maximum(steepness, limits.tiny))
+    # The slope of some losses is 0 at p = 1; the floor leaves such a class all the probability. The square of 1 over
+    # it, which the second derivative holds, is finite.
+    density: Array = weight - jnp.log(jnp.maximum(steepness, 2.0 * tiny**0.5)) - gamma * logq
+    return density
 
 
 def floating(name: str, array: ArrayLike) -> Array:

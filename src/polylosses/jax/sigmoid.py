@@ -70,8 +70,10 @@ def sigmoid_poly_cross_entropy(
         raise ValueError(f"alpha must be between 0 and 1, or None for no balance; got {alpha!r}.")
 
     def loss(logits: Array, labels: Array) -> Array:
-        yes, no = _side(polynomial, logits, labels), _side(polynomial, -logits, 1.0 - labels)
-        return yes + no if alpha is None else alpha * yes + (1.0 - alpha) * no
+        yes, no = labels, 1.0 - labels
+        if alpha is not None:
+            yes, no = alpha * yes, (1.0 - alpha) * no
+        return _side(polynomial, logits, yes) + _side(polynomial, -logits, no)
 
     wide = at_least_float32(logits)
     # Nothing but the arguments is kept for the backward pass.
@@ -106,11 +108,11 @@ def poly_sigmoid(
     logits = floating("logits", logits)
     wide = at_least_float32(logits)
     logp, logq = jax.nn.log_sigmoid(wide), jax.nn.log_sigmoid(-wide)
-    yes, no = log_density(polynomial, logp, jnp.exp(logq)), log_density(polynomial, logq, jnp.exp(logp))
+    yes, no = log_density(polynomial, logp, logq), log_density(polynomial, logq, logp)
     return jax.nn.sigmoid(yes - no).astype(logits.dtype)
 
 
 def _side(polynomial: Polynomial, logits: Array, share: Array) -> Array:
-    """``share * L(sigmoid(logits))``, where what has no share counts nothing, even at p = 0."""
-    logits = jnp.where((share == 0.0) & (logits == -jnp.inf), 0.0, logits)
+    """``share * L(sigmoid(logits))``, where what has no share counts nothing, however large its loss."""
+    logits = jnp.where((share == 0.0) & (logits < -(float(jnp.finfo(logits.dtype).max) ** 0.5)), 0.0, logits)
     return share * polynomial_at(polynomial, -jax.nn.log_sigmoid(logits), jax.nn.sigmoid(-logits))

@@ -1,5 +1,6 @@
 """The softmax losses. None keeps anything of the logits' size for the backward pass but the logits themselves."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
@@ -238,7 +239,14 @@ def poly_softmax(
     polynomial = from_arguments(epsilon, gamma, polynomial)
     logits = floating("logits", logits)
     logp = jax.nn.log_softmax(at_least_float32(logits), axis)
-    return jax.nn.softmax(log_density(polynomial, logp, -jnp.expm1(logp)), axis).astype(logits.dtype)
+    # log(1 - p), of which only one class can have more than half: what it leaves is the sum of the others.
+    likely = logp > -math.log(2.0)
+    others = jnp.where(likely, -jnp.inf, logp)
+    # The maximum, where all others are masked: the gradient of the logarithm of an empty sum is nan.
+    others = jnp.maximum(others, -(float(jnp.finfo(logp.dtype).max) ** 0.5))
+    unlikely = jnp.log1p(-jnp.exp(jnp.where(likely, -1.0, logp)))
+    logq = jnp.where(likely, jax.nn.logsumexp(others, axis, keepdims=True), unlikely)
+    return jax.nn.softmax(log_density(polynomial, logp, logq), axis).astype(logits.dtype)
 
 
 def check_label_smoothing(label_smoothing: Any) -> None:
@@ -365,7 +373,7 @@ def _expectation(
         if included is not None:
             share = jnp.where(included, share, 0.0)
         nll = jnp.log(total) - (masked - top)
-        absent = (share == 0.0) & (nll == jnp.inf)
+        absent = (share == 0.0) & (nll > float(jnp.finfo(nll.dtype).max) ** 0.5)
         # Up to one unit in the last place of 1, as -expm1(-nll) is; that takes as long as half of all the rest.
         q = jnp.where(absent, 0.0, 1.0 - exponentials / total)
         loss = jnp.sum(share * polynomial_at(polynomial, jnp.where(absent, 0.0, nll), q), axes, keepdims=True)

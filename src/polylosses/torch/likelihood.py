@@ -76,7 +76,7 @@ def polynomial_of_tail(polynomial: Polynomial, q: Tensor, tail: Tensor) -> Tenso
     if is_zero(polynomial.gamma):
         loss = polynomial.value_of_tail(q, tail)
         return loss
-    tiny = torch.finfo(q.dtype).tiny
+    polynomial, tiny = _in_dtype_of(q, polynomial), torch.finfo(q.dtype).tiny
     certain, hopeless = q < tiny, tail > -2.0 * math.log(tiny)
     loss = polynomial.value_of_tail(q.masked_fill(certain | hopeless, 1.0), tail)
     return loss.masked_fill(certain, 0.0)
@@ -87,9 +87,21 @@ def _tail(logp: Tensor, q: Tensor) -> Tensor:
     return torch.where(q < torch.finfo(q.dtype).eps ** 0.5, 0.5 * q * q, -logp - q)
 
 
+def in_dtype_of(input: Tensor, number: Any) -> Any:
+    """The number, cast to a wider dtype of the input if it is a tensor: arithmetic on it alone would round it."""
+    return number.to(torch.promote_types(number.dtype, input.dtype)) if isinstance(number, Tensor) else number
+
+
+def _in_dtype_of(input: Tensor, polynomial: Polynomial) -> Polynomial:
+    numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
+    *coefficients, gamma, log_weight = (in_dtype_of(input, number) for number in numbers)
+    return unchecked(tuple(coefficients), gamma, log_weight)
+
+
 def log_density(polynomial: Polynomial, logp: Tensor, logq: Tensor) -> Tensor:
     """The logarithm of ``p / -slope``, which the posterior is proportional to, from ``log p`` and ``log(1 - p)``."""
     limits = torch.finfo(logp.dtype)
+    polynomial = _in_dtype_of(logp, polynomial)
     coefficients, gamma, log_weight = polynomial.coefficients, polynomial.gamma, polynomial.log_weight
     # Masked classes have log p = -inf, and log q is -inf where all others are masked.
     logq = logq.clamp(min=-(limits.max**0.5))
@@ -121,14 +133,14 @@ def log_of_others(logp: Tensor, dim: int) -> Tensor:
     return torch.where(likely, torch.logsumexp(others, dim, keepdim=True), unlikely)
 
 
-def ignorable(ignore_index: int | None, dtype: torch.dtype) -> Any:
-    """``ignore_index`` as a target of this dtype holds it; None if none can."""
-    if ignore_index is None or dtype == torch.bool or dtype.is_complex:
+def held_by(dtype: torch.dtype, ignore_index: int | None) -> Any:
+    """``ignore_index`` as a target of this dtype holds it; None if it can't: a comparison would take another number."""
+    if ignore_index is None:
         return None
     if not dtype.is_floating_point:
         limits = torch.iinfo(dtype)
         return ignore_index if limits.min <= ignore_index <= limits.max else None
-    # A comparison rounds it too, or doesn't: it depends on the compiler.
+    # Some comparisons round it, and some (of compilers and kernels) don't.
     bits = 1 - round(math.log2(torch.finfo(dtype).eps))
     if abs(ignore_index) <= 2**bits:
         return ignore_index
@@ -137,12 +149,6 @@ def ignorable(ignore_index: int | None, dtype: torch.dtype) -> Any:
     spacing = 2.0 ** (math.frexp(ignore_index)[1] - bits)
     rounded = round(ignore_index / spacing) * spacing
     return rounded if abs(rounded) <= torch.finfo(dtype).max else math.copysign(math.inf, rounded)
-
-
-def is_ignored(target: Tensor, ignore_index: int | None) -> Tensor:
-    """Where the target is ``ignore_index``; nowhere, if the target's dtype doesn't have such a number."""
-    found = ignorable(ignore_index, target.dtype)
-    return torch.zeros_like(target, dtype=torch.bool) if found is None else target == found
 
 
 def mean_of_kept(total: Tensor, count: Tensor, ignored: Tensor) -> Tensor:

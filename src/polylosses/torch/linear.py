@@ -16,11 +16,11 @@ from polylosses.torch.likelihood import (
     at_least_float32,
     autocast_dtype,
     given_polynomial,
-    is_ignored,
     is_known_false,
 )
 from polylosses.torch.sharded import as_sharded_as, is_sharded
 from polylosses.torch.softmax import (
+    as_int64,
     before_rounding,
     choose_for,
     dtype_of_the_loss,
@@ -100,8 +100,8 @@ def linear_poly_cross_entropy(
     _check(input, linear_weight, linear_bias, target)
     rows = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
     classes = linear_weight.shape[0]
-    target = target.long() if target.dtype == torch.uint8 else target
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
+    labels = as_int64(labels)
     options: dict[str, Any] = {
         "ignore_index": ignore_index,
         "label_smoothing": label_smoothing,
@@ -127,7 +127,7 @@ def linear_poly_cross_entropy(
         one = rows.new_ones((), dtype=torch.promote_types(rows.dtype, torch.float32))
         scale, nothing = None if reduction == "none" else one, None
         if reduction == "mean" and labels.dim() == 1:
-            ignored = is_ignored(labels, ignore_index)
+            ignored = labels == ignore_index
             nothing = ignored.all()
             count = weight_of_indices(labels, weight, ignored).sum(dtype=one.dtype)
             scale = (one / count).masked_fill(nothing, 0.0)
@@ -211,6 +211,8 @@ class _Chunked(torch.autograd.Function):
         dtype = how[3]
         with _without_autocast(rows):
             if scale is not None and any(wanted):
+                # Not the scale: 1 over the number of rows would make gradients vanish in float16, before the scale of a
+                # GradScaler has come.
                 total, *gradients = _loss_and_gradients(how, wanted, torch.ones_like(scale), labels, weight, *inputs)
                 return total * scale, *gradients
             linear_weight = linear_weight.to(dtype)
@@ -315,9 +317,9 @@ def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
 
 def _without_ignored(rows: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """The rows, 0 where they are ignored: they may be nan or infinite, and would make the weight's gradient so too."""
-    if labels.dim() != 1 or not isinstance(ignore_index, int):
-        return rows
-    ignored = is_ignored(labels, ignore_index)
+    if labels.dim() != 1 or not isinstance(ignore_index, int) or not -(2**63) <= ignore_index < 2**63:
+        return rows  # probabilities, or what torch's own errors are for
+    ignored = labels == ignore_index
     return rows if is_known_false(ignored.any()) else rows.masked_fill(as_sharded_as(rows, ignored.unsqueeze(1)), 0.0)
 
 

@@ -19,7 +19,8 @@ from polylosses.torch.kernels import MOST_COEFFICIENTS, choose, sigmoid_loss
 from polylosses.torch.likelihood import (
     at_least_float32,
     given_polynomial,
-    ignorable,
+    held_by,
+    in_dtype_of,
     is_known_false,
     log_density,
     mean_of_kept,
@@ -144,7 +145,7 @@ def of_polynomial(
     """:func:`poly_binary_cross_entropy_with_logits` of a polynomial that the user has been warned of."""
     _check(input, target, weight, pos_weight, ignore_index, reduction)
     unsupported = _unsupported(polynomial, input, target, weight, pos_weight, alpha)
-    ignore_index = ignorable(ignore_index, target.dtype)
+    ignore_index = held_by(target.dtype, ignore_index)
     implementation = choose(implementation, input, (target,), ignore_index, unsupported)
     dtype = target.dtype if target.shape == input.shape else input.dtype
     ignored: Any = None if ignore_index is None else target == ignore_index
@@ -160,16 +161,17 @@ def of_polynomial(
             classes = input.numel() // max(1, target.numel())
             loss = mean_of_kept(loss, (~ignored).sum() * classes, ignored)
         return loss.to(result_dtype(input, dtype))
+    logits = at_least_float32(input)
+    alpha = in_dtype_of(logits, alpha)
     if target.shape == input.shape:
-        logits, target = at_least_float32(input), at_least_float32(target)
+        target = at_least_float32(target)
         if ignored is not None:
             target, logits = target.masked_fill(ignored, 0.0), logits.masked_fill(ignored, 0.0)
         positive = target if pos_weight is None else pos_weight * target
-        loss = _side(polynomial, logits, positive, alpha, alpha_on_epsilon)
-        loss = loss + _side(polynomial, -logits, 1.0 - target, None if alpha is None else 1.0 - alpha, alpha_on_epsilon)
+        loss = _side(polynomial, -logits, positive, alpha, alpha_on_epsilon)
+        loss = loss + _side(polynomial, logits, 1.0 - target, None if alpha is None else 1.0 - alpha, alpha_on_epsilon)
     else:
         class_dim = 0 if input.dim() == 1 else 1
-        logits = at_least_float32(input)
         target = target.long() if ignored is None else target.long().masked_fill(ignored, 0)
         # Of numbers: torch.jit.trace can't scatter a truth value.
         labelled = torch.zeros_like(logits).scatter(class_dim, target.unsqueeze(class_dim), 1.0) == 1.0
@@ -178,7 +180,7 @@ def of_polynomial(
             logits = logits.masked_fill(ignored, 0.0)
         balance = None if alpha is None else _where(labelled, alpha, 1.0 - alpha, logits)
         share = logits.new_ones(()) if pos_weight is None else _where(labelled, pos_weight, 1.0, logits)
-        loss = _side(polynomial, torch.where(labelled, logits, -logits), share, balance, alpha_on_epsilon)
+        loss = _side(polynomial, torch.where(labelled, -logits, logits), share, balance, alpha_on_epsilon)
     if weight is not None:
         loss = loss * weight
     if ignored is not None:
@@ -281,16 +283,19 @@ def _where(condition: Tensor, a: Any, b: Any, like: Tensor) -> Tensor:
     return torch.where(condition, a, b)
 
 
-def _side(polynomial: Polynomial, logits: Tensor, share: Tensor, balance: Any, balance_epsilon: bool) -> Tensor:
-    """``share * balance * L(sigmoid(logits))``, where what has no share counts nothing, however large its loss."""
+def _side(polynomial: Polynomial, wrong: Tensor, share: Tensor, balance: Any, balance_epsilon: bool) -> Tensor:
+    """``share * balance * L(p)`` for ``1 - p = sigmoid(wrong)``, where what has no share counts nothing."""
     if balance is not None:
         if balance_epsilon:
             share = share * balance
         else:
             polynomial = _with_balance(polynomial, balance)
-    absent = (share == 0) & (logits < -(torch.finfo(logits.dtype).max ** 0.5))
-    logits = logits.masked_fill(absent, 0.0)
-    return share * polynomial_at(polynomial, F.logsigmoid(logits), torch.sigmoid(-logits))
+    absent = (share == 0) & (wrong > torch.finfo(wrong.dtype).max ** 0.5)
+    wrong = wrong.masked_fill(absent, 0.0)
+    # It is logsigmoid(-wrong), whose second derivative is 0 in torch where p rounds to 1. (From the threshold on,
+    # softplus is its argument: the default is for float32.)
+    logp = -F.softplus(wrong, threshold=40.0)
+    return share * polynomial_at(polynomial, logp, torch.sigmoid(wrong))
 
 
 def _check(

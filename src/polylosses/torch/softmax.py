@@ -12,7 +12,6 @@ from polylosses.torch.kernels import FEWEST_LOGITS, are_numbers, choose, softmax
 from polylosses.torch.likelihood import (
     at_least_float32,
     given_polynomial,
-    is_ignored,
     is_known_false,
     log_density,
     log_of_others,
@@ -80,9 +79,10 @@ def poly_cross_entropy(
         RuntimeError, IndexError, ValueError: those of ``F.cross_entropy``, for shapes, dtypes and indices out of range.
 
     Note:
-        The kernels are exact in ``1 - p``, so that losses and gradients keep their digits however sure the model is:
-        the plain implementation rounds ``1 - p`` to 0 from a logit margin of some 17 on. They read the logits again in
-        the backward pass, which must not have been changed in place since.
+        The kernels are exact in ``1 - p``, so that losses and gradients keep their digits however sure the model is
+        (but for ``finfo.eps * (1 - p)^2``, where Poly-N cancels the second power as well): the plain implementation
+        rounds ``1 - p`` to 0 from a logit margin of some 17 on. They read the logits again in the backward pass, which
+        must not have been changed in place since.
 
     Source: Leng et al., ICLR 2022 (arXiv 2204.12511), equations 3 and 4 and listing 1.
 
@@ -96,16 +96,20 @@ def poly_cross_entropy(
     """
     polynomial = given_polynomial(epsilon, gamma, polynomial)
     _check(input, target, weight, ignore_index, reduction, label_smoothing)
-    if target.dtype == torch.uint8:  # which torch takes, too
-        target = target.long()
-    elif target.layout != torch.strided and target.shape == input.shape:
+    if target.layout != torch.strided and target.shape == input.shape:
         target = target.to_dense()
+    target = as_int64(target)
     target = as_sharded_as(input, target)
     weight = None if weight is None else as_sharded_as(input, weight)
     options = (weight, ignore_index, label_smoothing)
     implementation = choose_for(polynomial, input, target, *options, implementation)
     loss = before_rounding(polynomial, input, target, *options, reduction, implementation)
     return loss.to(dtype_of_the_loss(input, target, weight))
+
+
+def as_int64(target: Tensor) -> Tensor:
+    """Indices of type uint8, which torch takes too: -100 is none of its numbers."""
+    return target.long() if target.dtype == torch.uint8 else target
 
 
 def choose_for(
@@ -143,8 +147,8 @@ def before_rounding(
     if target.shape == input.shape:
         loss = _with_probabilities(polynomial, input, target, weight, label_smoothing, class_dim)
         if reduction == "mean":
-            # Positions, not elements: torch's own denominator.
-            loss = loss.sum() / loss.numel()
+            # Positions, not elements: torch's own denominator, which is 0 where there are no classes, too.
+            loss = loss.sum() / (loss.numel() if input.numel() else 0)
         elif reduction == "sum":
             loss = loss.sum()
         return loss
@@ -242,7 +246,7 @@ def _with_indices(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of every position, how much it counts in the mean, and whether it is ignored."""
     logp = None
-    ignored = is_ignored(target, ignore_index)
+    ignored = target == ignore_index
     # Ignored positions have p = 1 and so no loss: every term of the family vanishes there.
     if implementation != "plain":
         q, tail = softmax_statistics(input, target, ignore_index, implementation)
@@ -326,6 +330,8 @@ def _check(
         or label_smoothing > 1.0
         or not isinstance(ignore_index, int)
         or isinstance(ignore_index, bool)
+        or not -(2**63) <= ignore_index < 2**63
+        or target.shape not in (input.shape, input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0])
         or (target.shape == input.shape and (ignore_index >= 0 or not target.is_floating_point()))
         or (
             weight is not None
