@@ -16,7 +16,7 @@ from found import SPACING, TINY, Found, compare, report
 from kernel_cases import LAYOUTS, SHAPES, SURE
 from on_torch import found_by, tensor
 from polylosses import Polynomial
-from polylosses.torch import PolyBCEWithLogitsLoss, kernels, poly_binary_cross_entropy_with_logits
+from polylosses.torch import PolyBCEWithLogitsLoss, poly_binary_cross_entropy_with_logits
 from test_sigmoid_laws import EXTREME, expected
 from test_torch_kernels import each_kernel, laid_out, needs_native, same, share_of, tolerance_of
 from test_torch_transforms import gradients
@@ -253,8 +253,13 @@ def test_transforms_take_the_plain_path_by_themselves() -> None:
 
 @needs_native
 def test_a_kernel_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-    monkeypatch.setattr(kernels, "_sigmoid_loss", lambda which, *_: taken.append(which) or torch.zeros(()))  # type: ignore[func-returns-value]
+    taken: list[str] = []
+
+    def served(logits: Tensor, *given: Any) -> Tensor:
+        taken.append(given[-1])
+        return logits
+
+    monkeypatch.setattr("polylosses.torch.sigmoid.sigmoid_loss", served)
     poly_binary_cross_entropy_with_logits(Z, IDS, ignore_index=-100)
     poly_binary_cross_entropy_with_logits(Z, SOFT)
     poly_binary_cross_entropy_with_logits(Z, SOFT, alpha=0.25, gamma=2.0)
