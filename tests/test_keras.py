@@ -68,6 +68,7 @@ QUICK = {
 
 
 @once
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", sorted({"jax", "tensorflow", "torch"} - {BACKEND}))
 def test_the_other_backends(backend: str) -> None:
     """All of this file but for what is the same on each."""

@@ -270,7 +270,7 @@ def test_what_was_saved_and_comes_back_otherwise_is_right_or_an_error(name: str,
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks for it
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ["softmax, weight, none", "softmax, a tensor, none", "sigmoid, class ids", "head"])
 def test_compiled_autograd(name: str) -> None:
     torch._dynamo.reset()
     z = Z.clone().requires_grad_()

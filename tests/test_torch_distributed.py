@@ -343,5 +343,6 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     assert str(failed.value) == "process 0 of 2: wrong in 0\nprocess 1 of 2: wrong in 1"
 
 
+@pytest.mark.slow
 def test_four_processes_are_as_one(tmp_path: Path) -> None:
     run_in_processes([class_sharded], 4, tmp_path)

@@ -1,6 +1,7 @@
 """Laws of the kernels: the oracle's numbers, the plain path's numbers, and torch's transforms around them."""
 
 import math
+import random
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -36,10 +37,11 @@ SERVED = [cell for cell in CELLS if cell.target == "indices" and cell.label_smoo
 
 
 def share_of(cells: list[C], name: str, implementation: str, dtype: str) -> list[C]:
-    """Triton's interpreter takes 20 ms for each kernel: there each loss and dtype has its own share."""
+    """Triton's interpreter takes 50 ms for each kernel: there each loss and dtype has its own three cells."""
     if implementation == "native":
         return some(tuple(cells), name)
-    return cells[len(DTYPES) * list(LOSSES).index(name) + DTYPES.index(dtype) :: len(DTYPES) * len(LOSSES)]
+    first = len(DTYPES) * list(LOSSES).index(name) + DTYPES.index(dtype)
+    return random.Random(0).sample(cells, len(cells))[first :: len(DTYPES) * len(LOSSES)][:3]
 
 
 def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str) -> Any:
@@ -97,28 +99,34 @@ def test_digits_are_kept_however_sure_the_model_is(
 ) -> None:
     """To 1e-5 of themselves, as far as float32 has such small numbers. The plain path has none from margin 18 on."""
     margins = torch.tensor([*range(-4, 81, 4), 0.1, 1.5, 17.3])
-    for label in (0, others // 2, others):
-        z = torch.full((len(margins), others + 1), 7.25)
-        z[:, label] += margins
-        z.requires_grad_()
-        target = torch.full((len(margins),), label)
-        value = poly_cross_entropy(z, target, polynomial=of(loss), reduction="none", implementation=implementation)
-        value.sum().backward()  # type: ignore[no-untyped-call]
-        assert z.grad is not None
-        found = zip(value.tolist(), z.grad[:, label].tolist(), strict=True)
-        for margin, numbers in zip((z[:, label] - 7.25).tolist(), found, strict=True):
-            for number, exact in zip(numbers, of_margin(loss, margin, others), strict=True):
-                # A factor of a product may be too small for float32 before the product is.
-                allowed = max(1e-5 * abs(float(exact)), 1e3 * TINY["float32"])
-                assert abs(number - exact) <= allowed, f"margin {margin}: {number}, not {float(exact)}"
+    if implementation == "triton" and others > 100:  # its interpreter takes two rows at a time
+        margins = margins[::4]
+    target = torch.tensor([0, others // 2, others]).repeat_interleave(len(margins))
+    rows = torch.arange(len(target))
+    z = torch.full((len(rows), others + 1), 7.25)
+    z[rows, target] += margins.repeat(3)
+    z.requires_grad_()
+    value = poly_cross_entropy(z, target, polynomial=of(loss), reduction="none", implementation=implementation)
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    found = zip(value.tolist(), z.grad[rows, target].tolist(), strict=True)
+    for margin, numbers in zip((z[rows, target] - 7.25).tolist(), found, strict=True):
+        for number, exact in zip(numbers, of_margin(loss, margin, others), strict=True):
+            # A factor of a product may be too small for float32 before the product is.
+            allowed = max(1e-5 * abs(float(exact)), 1e3 * TINY["float32"])
+            assert abs(number - exact) <= allowed, f"margin {margin}: {number}, not {float(exact)}"
 
 
-def laid_out(shapes: list[tuple[int, ...]]) -> pytest.MarkDecorator:
-    """Every shape in every layout and dtype; and a fifth of these for Triton's interpreter, few of them large."""
-    table = [(str(of), *of) for of in product(shapes, LAYOUTS, [torch.float32, torch.bfloat16])]
-    cases = [pytest.param("native", *case, marks=needs_native, id=f"native-{name}") for name, *case in table]
-    table = [case for k, case in enumerate(table) if k % (5 if math.prod(case[1]) < 5000 else 15) == 0]
-    cases += [pytest.param("triton", *case, marks=needs_triton, id=f"triton-{name}") for name, *case in table]
+def laid_out(shapes: list[tuple[int, ...]], interpreted: list[tuple[int, ...]]) -> pytest.MarkDecorator:
+    """Every shape in every layout and dtype; and a fifth of its own shapes for Triton's interpreter."""
+    cases = []
+    for implementation, some_shapes, mark in (
+        ("native", shapes, [needs_native]),
+        ("triton", interpreted, needs_triton),
+    ):
+        table = [*product(some_shapes, LAYOUTS, [torch.float32, torch.bfloat16])]
+        for case in table[:: 1 if implementation == "native" else 5]:
+            cases.append(pytest.param(implementation, *case, marks=mark, id=f"{implementation}-{case}"))
     return pytest.mark.parametrize(("implementation", "shape", "layout", "dtype"), cases)
 
 
@@ -129,7 +137,7 @@ def same(found: Tensor, right: Tensor, relative: float) -> None:
         assert (found.double() - right.double()).abs().max() <= relative * right.abs().max()
 
 
-@laid_out(SHAPES)
+@laid_out(SHAPES, [shape for shape in SHAPES if math.prod(shape) < 9000])
 def test_every_layout_gives_the_plain_numbers(
     implementation: str, shape: tuple[int, ...], layout: str, dtype: torch.dtype
 ) -> None:
@@ -425,7 +433,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 @each_kernel
 def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) -> None:
-    z = Z.clone().requires_grad_()
+    z = Z[:8].clone().requires_grad_()
     kept: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -433,7 +441,7 @@ def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) 
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        value = poly_cross_entropy(z, Y, gamma=0.5, implementation=implementation)
+        value = poly_cross_entropy(z, Y[:8], gamma=0.5, implementation=implementation)
     kept.pop(z.untyped_storage().data_ptr())
     assert sum(kept.values()) < 0.1 * z.untyped_storage().nbytes()
     assert value.requires_grad
@@ -441,9 +449,9 @@ def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) 
 
 @each_kernel
 def test_logits_changed_in_place_are_found_out(implementation: str) -> None:
-    z = Z.clone().requires_grad_()
+    z = Z[:8].clone().requires_grad_()
     x = z * 1
-    value = poly_cross_entropy(x, Y, implementation=implementation)
+    value = poly_cross_entropy(x, Y[:8], implementation=implementation)
     x.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         value.backward()  # type: ignore[no-untyped-call]
@@ -464,14 +472,15 @@ def test_nothing_but_ignored_rows(implementation: str, reduction: str) -> None:
 
 @each_kernel
 def test_torchs_defaults_change_nothing(implementation: str) -> None:
-    right = poly_cross_entropy(Z, Y, gamma=0.5, implementation=implementation)
+    z, y = Z[:8], Y[:8]
+    right = poly_cross_entropy(z, y, gamma=0.5, implementation=implementation)
     learned = torch.tensor(1.0)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)
         with torch.device("meta"):
-            found = poly_cross_entropy(Z, Y, gamma=0.5, implementation=implementation)
-            other = poly_cross_entropy(Z, Y, gamma=0.5, epsilon=learned, implementation=implementation)
+            found = poly_cross_entropy(z, y, gamma=0.5, implementation=implementation)
+            other = poly_cross_entropy(z, y, gamma=0.5, epsilon=learned, implementation=implementation)
     finally:
         torch.set_default_dtype(before)
     assert found.dtype == other.dtype == torch.float32

@@ -82,7 +82,8 @@ def test_digits_are_kept_however_sure_the_model_is(implementation: str, loss: Po
                 assert abs(got - exact) <= allowed, f"margin {margin}: {got}, not {float(exact)}"
 
 
-@laid_out([*SHAPES, ()])
+# Triton's programs have 512 sigmoids each: the last two are several, by classes and by positions.
+@laid_out([*SHAPES, ()], [*(shape for shape in SHAPES if math.prod(shape) < 700), (), (2, 600), (2, 3, 5, 30)])
 def test_every_layout_gives_the_plain_numbers(
     implementation: str, shape: tuple[int, ...], layout: str, dtype: torch.dtype
 ) -> None:

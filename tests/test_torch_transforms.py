@@ -97,17 +97,6 @@ def gradients(value: Tensor, *of: Tensor, **options: Any) -> tuple[Tensor, ...]:
 
 
 @each
-def test_compiled_once_for_all_epsilons(loss: Loss) -> None:
-    torch._dynamo.reset()
-    counter = CompileCounter()
-    compiled = torch.compile(loss, fullgraph=True, backend=counter)
-    for epsilon in (0.5, -0.5, 2.0, 0.0):
-        tensor = float64(epsilon).squeeze()
-        torch.testing.assert_close(compiled(LOGITS, ALL_ROWS, tensor), loss(LOGITS, ALL_ROWS, tensor))
-    assert counter.frame_count == 1
-
-
-@each
 def test_compiled_once_more_for_all_numbers(loss: Loss) -> None:
     """torch takes a Python number for a constant until it sees another one."""
     torch._dynamo.reset()
@@ -119,20 +108,29 @@ def test_compiled_once_more_for_all_numbers(loss: Loss) -> None:
 
 
 @each
-def test_compiled_once_for_all_numbers_of_rows(loss: Loss) -> None:
+def test_compiled_once_for_all_numbers_of_rows_and_all_epsilons(loss: Loss) -> None:
     torch._dynamo.reset()
     counter = CompileCounter()
     compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
-    for rows in (3, 5, 2):  # first a size that nothing else here has, or torch takes them for the same
-        given = LOGITS[:rows].clone(), ALL_ROWS[:rows].clone(), EPSILON
+    # First a size that nothing else here has, or torch takes them for the same.
+    for rows, epsilon in ((3, 0.5), (5, -0.5), (2, 0.0)):
+        given = LOGITS[:rows].clone(), ALL_ROWS[:rows].clone(), float64(epsilon).squeeze()
         torch.testing.assert_close(compiled(*given), loss(*given))
     assert counter.frame_count == 1
 
 
-# Inductor takes 10 s for each.
+# Those that tests/test_torch_derivative_tools.py has no like of. Inductor takes 10 s for each.
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [*((name, "aot_eager") for name in LOSSES), ("indices, smoothing, focal", "inductor"), ("class ids", "inductor")],
+    [
+        ("indices, smoothing, focal", "aot_eager"),
+        ("sigmoid, all options", "aot_eager"),
+        ("linear head", "aot_eager"),
+        ("poly_softmax", "aot_eager"),
+        ("poly_sigmoid", "aot_eager"),
+        pytest.param("indices, smoothing, focal", "inductor", marks=pytest.mark.slow),
+        pytest.param("class ids", "inductor", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own
 def test_compiled_gradients(name: str, backend: str) -> None:

@@ -16,6 +16,7 @@ from test_torch_kernels import Y, Z, needs_triton
 pytestmark = needs_triton
 
 
+@pytest.mark.slow
 def test_what_the_kernels_become_on_an_h100(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
