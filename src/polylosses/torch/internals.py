@@ -54,14 +54,3 @@ def is_by_address(tensor: Tensor) -> bool:
         return tensor.numel() == 0 or tensor.untyped_storage().data_ptr() != 0
     except RuntimeError:
         return False
-
-
-def may_look_at(tensor: Tensor) -> bool:
-    """Whether Python may branch on the tensor's numbers: no trace or transform is active, and no device waited for."""
-    return (
-        tensor.device.type == "cpu"
-        and not is_traced()
-        and why_not_by_address() is None
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        and is_by_address(tensor)
-    )
