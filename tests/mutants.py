@@ -86,10 +86,12 @@ MUTANTS = [
     ),
     Mutant(
         "torch/softmax.py",
-        "absent = (share == 0) & (logp < -(torch.finfo(logp.dtype).max ** 0.5))",
-        "absent = share < 0",
+        "(share == 0) & (logp < least)",
+        "share < 0",
         "test_softmax_laws.py -k 'extreme and torch'",
     ),
+    Mutant("torch/likelihood.py", "~((least >= low) & (most <= high))", "least < low", "test_torch_derivatives.py"),
+    Mutant("torch/likelihood.py", "limits.eps**0.5, 1.0)", "0.0, 1.0)", "test_torch_derivatives.py"),
     Mutant(
         "torch/likelihood.py",
         "certain, hopeless = q < tiny,",

@@ -22,6 +22,7 @@ from polylosses.torch.likelihood import (
     held_by,
     in_dtype_of,
     is_known_false,
+    is_known_within,
     log_density,
     mean_of_kept,
     polynomial_at,
@@ -290,8 +291,9 @@ def _side(polynomial: Polynomial, wrong: Tensor, share: Tensor, balance: Any, ba
             share = share * balance
         else:
             polynomial = _with_balance(polynomial, balance)
-    absent = (share == 0) & (wrong > torch.finfo(wrong.dtype).max ** 0.5)
-    wrong = wrong.masked_fill(absent, 0.0)
+    most = torch.finfo(wrong.dtype).max ** 0.5
+    if not is_known_within(wrong, -most, most):
+        wrong = wrong.masked_fill((share == 0) & (wrong > most), 0.0)
     # It is logsigmoid(-wrong), whose second derivative is 0 in torch where p rounds to 1. (From the threshold on,
     # softplus is its argument: the default is for float32.)
     logp = -F.softplus(wrong, threshold=40.0)

@@ -13,6 +13,7 @@ from polylosses.torch.likelihood import (
     at_least_float32,
     given_polynomial,
     is_known_false,
+    is_known_within,
     log_density,
     log_of_others,
     mean_of_kept,
@@ -296,8 +297,10 @@ def _with_probabilities(
 
 def _expectation(polynomial: Polynomial, logp: Tensor, share: Tensor, class_dim: int) -> Tensor:
     """``sum_c share[c] * L(p[c])``, where a class with no share counts nothing, however large its loss."""
-    absent = (share == 0) & (logp < -(torch.finfo(logp.dtype).max ** 0.5))
-    return (share * polynomial_of_nll(polynomial, -logp.masked_fill(absent, 0.0))).sum(class_dim)
+    least = -(torch.finfo(logp.dtype).max ** 0.5)
+    if not is_known_within(logp, least, 0.0):
+        logp = logp.masked_fill((share == 0) & (logp < least), 0.0)
+    return (share * polynomial_of_nll(polynomial, -logp)).sum(class_dim)
 
 
 def _along(weight: Tensor | None, logp: Tensor, class_dim: int) -> Tensor:
