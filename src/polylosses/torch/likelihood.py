@@ -59,15 +59,17 @@ def polynomial_at(polynomial: Polynomial, logp: Tensor, q: Tensor) -> Tensor:
     """
     if isinstance(polynomial.log_weight, Tensor):
         logp = logp.masked_fill((polynomial.log_weight == 0) & (logp == -torch.inf), 0.0)
+    loss: Tensor
     if is_zero(polynomial.gamma):
-        loss: Tensor = polynomial.value(logp, q)
+        loss = polynomial.value(logp, q)
         return loss
     limits = torch.finfo(q.dtype)
     if is_known_within(q, limits.eps**0.5, 1.0) and is_known_within(logp, 2.0 * math.log(limits.tiny), 0.0):
-        # The guards below take a third of the time of the whole loss.
+        # The guards of polynomial_of_tail take a third of the time of the whole loss.
         loss = _in_dtype_of(q, polynomial).value_of_tail(q, -logp - q)
-        return loss
-    return polynomial_of_tail(polynomial, q, _tail(logp, q))
+    else:
+        loss = polynomial_of_tail(polynomial, q, _tail(logp, q))
+    return loss
 
 
 def polynomial_of_tail(polynomial: Polynomial, q: Tensor, tail: Tensor) -> Tensor:
