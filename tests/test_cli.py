@@ -341,7 +341,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert output == ""
-    assert "Traceback" not in errors
+    assert errors.count("\n") == 1, errors
     runs = pd.read_csv(tmp_path / "x" / "results.csv")
     assert f"interrupted; the {len(runs)} finished runs are in x/results.csv." in errors
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["results.csv"]
