@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,7 +71,12 @@ def test_it_learns(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load(name).main() >= LEARNED[name]
+    example = load(name)
+    if name == "jax_epsilon_sweep":  # the mean of fewer seeds; each of them trains as long
+        example.SEEDS = example.SEEDS[:2]
+    if name == "transformers_classifier":
+        example.train = partial(example.train, num_train_epochs=8)
+    assert example.main() >= LEARNED[name]
     assert re.search(r": .*\d\.\d{3}", capsys.readouterr().out)
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
