@@ -6,9 +6,11 @@ What third parties warn about is theirs; that the losses themselves warn of noth
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,7 +71,12 @@ def test_it_learns(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load(name).main() >= LEARNED[name]
+    example = load(name)
+    if name == "jax_epsilon_sweep":  # the mean of fewer seeds; each of them trains as long
+        monkeypatch.setattr(example, "SEEDS", example.SEEDS[:2])
+    if name == "transformers_classifier":
+        monkeypatch.setattr(example, "train", partial(example.train, num_train_epochs=8))
+    assert example.main() >= LEARNED[name]
     assert re.search(r": .*\d\.\d{3}", capsys.readouterr().out)
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
@@ -83,27 +90,16 @@ def test_every_example_is_tested_and_says_how_to_run_it() -> None:
         assert re.search(r"pip install 'polylosses\[(torch|jax|keras)\]'", text)
 
 
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        (
-            [sys.executable, "examples/plain_loop.py"],
-            r"accuracy on held-out digits: 0\.\d+ before training, 0\.[89]\d+ after",
-        ),
-        (
-            [
-                sys.executable,
-                *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-                "examples/class_sharded_head.py",
-            ],
-            r"loss: \d\.\d+ before training, 0\.[0-3]\d+ after, on 2 processes",
-        ),
-    ],
-    ids=["one process", "two processes"],
-)
-def test_as_scripts(command: list[str], said: str) -> None:
+def test_as_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "plain_loop.py"), run_name="__main__")
+    said = r"accuracy on held-out digits: 0\.\d+ before training, 0\.[89]\d+ after"
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_as_a_script_of_two_processes() -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        command,
+        [sys.executable, *launcher, "examples/class_sharded_head.py"],
         cwd=EXAMPLES.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -112,6 +108,7 @@ def test_as_scripts(command: list[str], said: str) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    said = r"loss: \d\.\d+ before training, 0\.[0-3]\d+ after, on 2 processes"
     assert re.search(said, done.stdout), done.stdout
 
 

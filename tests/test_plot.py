@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -285,13 +286,30 @@ def test_what_cannot_be_drawn_is_said(draw: Make, message: str) -> None:
         draw()
 
 
+def check_image(suffix: str, folder: Path, dark: bool = False) -> None:
+    folder.mkdir()
+    path = folder / f"figure{suffix}"
+    plot.write(plot.polynomials(poly1s(TWO)), path, dark=dark)
+    assert path.read_bytes().startswith(MAGIC[suffix]), suffix
+    assert list(folder.iterdir()) == [path]
+
+
 @needs_chromium
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_write_image(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"figure{suffix}"
-    plot.write(plot.polynomials(poly1s(TWO)), path, dark=suffix == ".png")
-    assert path.read_bytes().startswith(MAGIC[suffix])
-    assert list(tmp_path.iterdir()) == [path]
+def test_write_image(tmp_path: Path) -> None:
+    check_image(".png", tmp_path / "png", dark=True)
+
+
+@needs_chromium
+@pytest.mark.filterwarnings("ignore:The kopts argument is ignored")
+def test_write_image_in_every_format(tmp_path: Path) -> None:
+    """In a browser for all: to start it takes longer than six images."""
+    kaleido = import_module("kaleido")
+    kaleido.start_sync_server(mathjax=False)
+    try:
+        for suffix in SUFFIXES:
+            check_image(suffix, tmp_path / suffix)
+    finally:
+        kaleido.stop_sync_server()
 
 
 def test_write_html_replaces_a_file(tmp_path: Path) -> None:
