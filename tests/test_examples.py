@@ -66,7 +66,19 @@ LEARNED = {
 }
 
 
-@pytest.mark.parametrize("name", LEARNED)
+TRAINERS = ("lightning", "transformers", "monai", "trl")
+
+
+def needs(name: str) -> list[pytest.MarkDecorator]:
+    """The package of a trainer, which [dev-slow] installs."""
+    missing = importlib.util.find_spec(name) is None
+    return [pytest.mark.slow, pytest.mark.skipif(missing, reason=f"{name} is not installed")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=next((needs(of) for of in TRAINERS if name.startswith(of)), [])) for name in LEARNED],
+)
 def test_it_learns(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +148,8 @@ class TestPlainLoop:
 class TestTransformers:
     """With epsilon 0 the Trainer makes the steps that it makes with the model's own loss."""
 
+    pytestmark = needs("transformers")
+
     # The classifier's own loss takes no notice of accumulation: three steps give it three times the gradient.
     @pytest.mark.parametrize(
         ("name", "steps"),
@@ -180,6 +194,8 @@ class TestTransformers:
 
 class TestSkorch:
     """The criterion is recognised, found by scikit-learn's tools, and gives probabilities."""
+
+    pytestmark = needs("skorch")
 
     def test_grid_search(self, capsys: pytest.CaptureFixture[str]) -> None:
         search = load("skorch_grid_search").main()
@@ -255,6 +271,8 @@ class TestSkorch:
 class TestMonai:
     """Unlabelled pixels teach nothing, in MONAI's own tensors too."""
 
+    pytestmark = needs("monai")
+
     def test_unlabelled_pixels_have_no_gradient(self) -> None:
         from monai.data import MetaTensor  # noqa: PLC0415
 
@@ -273,6 +291,8 @@ class TestMonai:
 
 class TestTokenLogProbabilities:
     """TRL's loss is the sum of ``-log_probs`` over a count."""
+
+    pytestmark = needs("trl")
 
     def test_without_epsilon_it_is_trls_own_loss(self, tmp_path: Path) -> None:
         from trl import SFTTrainer  # noqa: PLC0415

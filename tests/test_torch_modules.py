@@ -16,8 +16,10 @@ from cases import CELLS, Cell, arrays
 from polylosses.torch import (
     LinearPolyCrossEntropyLoss,
     Poly1CrossEntropyLoss,
+    Poly1FocalLoss,
     PolyBCEWithLogitsLoss,
     PolyCrossEntropyLoss,
+    poly_binary_cross_entropy_with_logits,
     poly_cross_entropy,
 )
 
@@ -35,6 +37,12 @@ MODULES: dict[str, PolyCrossEntropyLoss] = {
     "all options": PolyCrossEntropyLoss(WEIGHT, ignore_index=1, reduction="sum", label_smoothing=0.1, epsilon=-1.0),
     "Poly-1": Poly1CrossEntropyLoss(3.0, weight=WEIGHT, label_smoothing=0.1),
 }
+
+
+def test_the_defaults_of_focal_loss_are_its_papers() -> None:
+    yes = torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.0, 1.0]])
+    right = poly_binary_cross_entropy_with_logits(Z, yes, epsilon=1.0, gamma=2.0, alpha=0.25)
+    assert torch.equal(Poly1FocalLoss()(Z, yes), right)
 
 
 def test_they_are_torchs() -> None:

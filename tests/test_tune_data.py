@@ -37,6 +37,12 @@ def encoded(frame: pd.DataFrame, train: slice = slice(None)) -> np.ndarray:
     return np.asarray(data.encoder(frame).fit(frame.iloc[train]).transform(frame))
 
 
+def test_what_is_missing_is_the_median() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0, 9.0, np.nan]})
+    numbers = encoded(frame)[:, 0]
+    assert numbers[3] == numbers[1]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".CSV"])
 def test_files_are_read_as_they_were_written(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"table{suffix}"

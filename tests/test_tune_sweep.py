@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import make_classification
 
-from polylosses.tune import Result, SweepInterrupted, batched, experiment, statistics, sweep
+from polylosses.tune import Result, SweepInterrupted, batched, experiment, splits, statistics, sweep
 
 VERDICTS = ("better", "worse", "no detectable difference")
 
@@ -64,6 +64,12 @@ def test_the_verdict_follows_from_the_runs(metric: str) -> None:
     assert result.confirmation.low < difference < result.confirmation.high
     assert result.verdict == statistics.verdict(result.confirmation, metric == "log_loss")
     assert f"epsilon = {result.best_epsilon:g}" in result.sentence
+    numbers = (result.confirmation.difference, result.confirmation.low, result.confirmation.high)
+    shown = [f"{x:+.4f}" if metric == "log_loss" else f"{100 * x:+.2f}" for x in numbers]
+    assert re.search(
+        rf"difference of {re.escape(shown[0])}.*interval {re.escape(shown[1])} to {re.escape(shown[2])}",
+        result.sentence,
+    )
     assert "6 fresh seeds and 72 untouched test rows" in result.sentence
 
 
@@ -84,6 +90,20 @@ def test_the_same_seed_gives_the_same_result(result: Result) -> None:
 def test_how_repeats_are_batched_changes_nothing(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "MODELS_AT_ONCE", 1)
     pd.testing.assert_frame_equal(small().runs, result.runs, rtol=0.02)
+
+
+def test_every_repeat_draws_anew_and_looks_at_its_training_rows_only() -> None:
+    X, y = blobs()
+    frame = pd.DataFrame(X, columns=[str(k) for k in range(X.shape[1])])
+    drawing = experiment.Experiment(frame, y, "accuracy", 1.0, 0.0, seed=0)
+    first, again, second = (drawing._draw("selection", repeat, *splits.hold_out(y, 0)) for repeat in (0, 0, 1))
+    assert np.array_equal(first.train, again.train)
+    assert first.seed == again.seed
+    assert not np.array_equal(first.train, second.train)
+    assert first.seed != second.seed
+    for drawn in (first, second):
+        assert drawn.x.mean(0).abs().max() < 1e-6
+        assert (drawn.x.std(0, correction=0) - 1).abs().max() < 1e-6
 
 
 def test_arms_are_paired() -> None:
