@@ -175,6 +175,8 @@ def test_a_polynomial_is_an_argument(function: Callable[..., Any]) -> None:
 def test_derivatives_of_both_modes_and_orders(name: str, gamma: float) -> None:
     direction, share, step = np.cos(np.arange(30.0)).reshape(6, 5), 2 + np.cos(np.arange(6.0)), 1e-5
     known = jax.jit(partial(FUNCTIONS[name], epsilon=2.0, gamma=gamma))
+    # The others are made of these, or have no rule of their own by which one second order could differ from another.
+    second_over_forward = gamma > 0 and name in ("dense", "integers", "sigmoid", "linear")
 
     @jax.jit
     def of(z: Any, numbers: Any) -> dict[str, Any]:
@@ -192,8 +194,10 @@ def test_derivatives_of_both_modes_and_orders(name: str, gamma: float) -> None:
         def by_direction(z: Any) -> Any:
             return (jax.grad(total)(z) * direction).sum()
 
-        found = {"reverse over reverse": jax.grad(by_direction)(z), "reverse over forward": jax.grad(forward)(z)}
-        found["forward over forward"] = jax.jvp(forward, (z,), (direction,))[1]
+        found = {"reverse over reverse": jax.grad(by_direction)(z)}
+        if second_over_forward:
+            found["reverse over forward"] = jax.grad(forward)(z)
+            found["forward over forward"] = jax.jvp(forward, (z,), (direction,))[1]
         found["reverse"], found["forward over reverse"] = jax.jvp(jax.grad(total), (z,), (direction,))
         found["value"], found["forward"] = jax.jvp(known, (z,), (direction,))
         found["of numbers"], pull = jax.vjp(traced, numbers)
@@ -214,8 +218,9 @@ def test_derivatives_of_both_modes_and_orders(name: str, gamma: float) -> None:
         close((found["reverse"] * direction).sum(), (found["forward"] * share).sum(), 1e-9)
         close(found["forward over reverse"], second, 1e-7)
         close(found["reverse over reverse"], found["forward over reverse"], 1e-9)
-        close(found["reverse over forward"], found["forward over reverse"], 1e-9)
-        close(found["forward over forward"], (direction * found["forward over reverse"]).sum(), 1e-9)
+        if second_over_forward:
+            close(found["reverse over forward"], found["forward over reverse"], 1e-9)
+            close(found["forward over forward"], (direction * found["forward over reverse"]).sum(), 1e-9)
         for k, one in enumerate(np.eye(2)):
             close(found["of numbers, forward"][:, k], difference("of numbers", 0, one), 1e-7)
         close(found["of numbers, reverse"], share @ found["of numbers, forward"], 1e-9)
@@ -370,7 +375,7 @@ def test_masked_examples_count_nothing_whatever_they_are(name: str) -> None:
 
     soft = np.eye(5, dtype="float32")[LABELS]
     right = of_polynomial(name, of_three, LOGITS, LABELS, soft)
-    for examples, dimensions in product((6, 5), (1, 2)) if name == ALL else [(5, 1)]:
+    for examples, dimensions in ((5, 1), (6, 2)) if name == ALL else ((5, 1),):
         z, labels, shares = LOGITS[:examples].copy(), LABELS[:examples].copy(), soft[:examples].copy()
         kept = np.array([True, False, True, False, False, True])[:examples]
         z[1], z[3], z[4, 0], labels[1], labels[3], shares[1] = np.nan, -INF, INF, -100, 77, np.nan
