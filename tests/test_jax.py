@@ -433,8 +433,8 @@ def test_nothing_at_all(shape: tuple[int, ...]) -> None:
     @jax.jit
     def of(z: Any) -> tuple[list[Any], list[Any]]:
         losses, elementwise = [], []
-        chosen: dict[str, Any]
-        for chosen in ({"epsilon": 2.0}, {"gamma": 0.5}):
+        choices: list[dict[str, Any]] = [{"epsilon": 2.0}, {"gamma": 0.5}]
+        for chosen in choices:
             loss, gradient = with_gradient(partial(poly_cross_entropy, labels=z, **chosen), z)
             losses.append(loss)
             elementwise += [gradient, sigmoid_poly_cross_entropy(z, z, **chosen)]
