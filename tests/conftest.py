@@ -16,7 +16,11 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 # XLA compiles much longer here than the result runs.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 # What one process has compiled, the others need not: JAX compiles much longer here than it computes. The first process
 # makes the folder, and those that it starts have its environment.

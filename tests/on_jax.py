@@ -64,6 +64,11 @@ def padded(loss: Polynomial) -> Polynomial:
     return replace(loss, coefficients=(*loss.coefficients, *[0.0] * (8 - len(loss.coefficients))))
 
 
+def stacked(dtype: str = "float32") -> Any:
+    """All losses as one polynomial of arrays, to be mapped over: one compiled program for all."""
+    return jax.tree.map(lambda *numbers: jnp.asarray(numbers, dtype), *map(padded, LOSSES.values()))
+
+
 def cross_entropy(
     loss: Polynomial,
     logits: Array,
@@ -182,15 +187,25 @@ def binary_cross_entropy(
 def softmax(loss: Polynomial, logits: Array, dtype: str = "float64") -> Array:
     """Classes along the last axis."""
     with jax.enable_x64(True):
-        return numbers(jax.jit(poly_softmax)(jnp.asarray(logits, dtype), polynomial=loss))
+        return numbers(jax.jit(poly_softmax)(jnp.asarray(logits, dtype), polynomial=padded(loss)))
 
 
 def sigmoid(loss: Polynomial, logits: Array, dtype: str = "float64") -> Array:
     with jax.enable_x64(True):
-        return numbers(poly_sigmoid(jnp.asarray(logits, dtype), polynomial=loss))
+        return numbers(jax.jit(poly_sigmoid)(jnp.asarray(logits, dtype), polynomial=padded(loss)))
+
+
+def from_nll_with_gradient(polynomial: Any, nll: Any) -> Any:
+    value, pull = jax.vjp(partial(poly_from_nll, polynomial=polynomial), nll)
+    return value, *pull(jnp.ones_like(value))
+
+
+FROM_NLL_KNOWN = jit(from_nll_with_gradient, static_argnames="polynomial")
+FROM_NLL_TRACED = jit(from_nll_with_gradient)
 
 
 def from_nll(loss: Polynomial, nll: Array, dtype: str = "float64") -> Found:
+    known = dtype == "float32" and loss in OF_EACH_KIND
     with jax.enable_x64(True):
-        value, pull = jax.vjp(partial(poly_from_nll, polynomial=loss), jnp.asarray(nll, dtype))
-        return Found(numbers(value), *map(numbers, pull(jnp.ones_like(value))))
+        given = jnp.asarray(nll, dtype)
+        return Found(*map(numbers, FROM_NLL_KNOWN(loss, given) if known else FROM_NLL_TRACED(padded(loss), given)))

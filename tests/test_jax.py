@@ -3,6 +3,7 @@
 import unittest
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.test_util import check_grads
 from optax.losses import _classification, _classification_test
 
 import polylosses
 from cases import LOSSES
+from on_jax import stacked
 from polylosses import Polynomial
 from polylosses.jax import (
     linear_poly_cross_entropy,
@@ -30,8 +31,33 @@ from polylosses.jax import (
 INF = float("inf")
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(6, 5)).astype("float32")
-LABELS = RANDOM.integers(0, 5, 6)
+# Of 32 bits: JAX remembers what it has made of a constant of 64 bits, with and without its 64-bit mode.
+LABELS = RANDOM.integers(0, 5, 6).astype("int32")
 SOFT = RANDOM.dirichlet(np.ones(5), 6).astype("float32")
+
+
+# Losses whose numbers the program knows: for each kind of zero it is another one. And all losses in one program.
+KNOWN = ["poly1", "focal(0.5)", "everything", "mean_absolute_error", "no logarithm"]
+ALL = "all, traced"
+
+
+def of_polynomial(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a polynomial and of arrays gives, compiled as a whole, with an axis for the losses before."""
+    if name == ALL:
+        found = jax.jit(jax.vmap(function, (0, *[None] * len(arguments))))(stacked(), *arguments)
+        return jax.tree.map(np.asarray, found)
+    return jax.tree.map(lambda array: np.asarray(array)[None], jax.jit(partial(function, LOSSES[name]))(*arguments))
+
+
+def with_gradient(function: Callable[[Any], Any], z: Any) -> Any:
+    """The losses, and the gradient of their sum."""
+
+    def total(z: Any) -> Any:
+        losses = function(z)
+        return losses.sum(), losses
+
+    gradient, losses = jax.grad(total, has_aux=True)(z)
+    return losses, gradient
 
 
 def close(found: Any, right: Any, within: float = 2e-6) -> None:
@@ -67,21 +93,32 @@ def test_optaxs_own_tests_pass(case: str, name: str, ours: Callable[..., Any], m
     assert not result.errors + result.failures, "\n".join(trace for _, trace in result.errors + result.failures)
 
 
-@pytest.mark.parametrize("alpha", [None, 0.25])
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
-def test_with_epsilon_0_it_is_optaxs_sigmoid_focal_loss(gamma: float, alpha: float | None) -> None:
+def test_with_epsilon_0_it_is_optaxs_sigmoid_focal_loss() -> None:
     labels = (SOFT > 0.2).astype("float32")
-    found = sigmoid_poly_cross_entropy(LOGITS, labels, epsilon=0.0, gamma=gamma, alpha=alpha)
-    close(found, optax.losses.sigmoid_focal_loss(LOGITS, labels, gamma=gamma, alpha=alpha))
+
+    @jax.jit
+    def both(z: Any) -> Any:
+        return [
+            (
+                sigmoid_poly_cross_entropy(z, labels, epsilon=0.0, gamma=gamma, alpha=alpha),
+                optax.losses.sigmoid_focal_loss(z, labels, gamma=gamma, alpha=alpha),
+            )
+            for gamma, alpha in product((0.0, 0.5, 1.0, 2.0), (None, 0.25))
+        ]
+
+    for found, right in both(LOGITS):
+        close(found, right)
 
 
 def test_optaxs_poly_loss_where_it_is_right() -> None:
-    for epsilon in (-1.0, 0.0, 2, jnp.float32(5.0), np.arange(6.0, dtype="float32"), jnp.ones((3, 1))):
-        close(
-            poly_loss_cross_entropy(LOGITS, SOFT, epsilon=epsilon),
-            optax.losses.poly_loss_cross_entropy(LOGITS, SOFT, epsilon=epsilon),
-        )
-    close(poly_loss_cross_entropy(LOGITS, SOFT), optax.losses.poly_loss_cross_entropy(LOGITS, SOFT))
+    epsilons = -1.0, 0.0, 2, jnp.float32(5.0), np.arange(6.0, dtype="float32"), jnp.ones((3, 1))
+    chosen = [{}, *({"epsilon": epsilon} for epsilon in epsilons)]
+
+    def of_all(function: Callable[..., Any]) -> Any:
+        return jax.jit(lambda z: [function(z, SOFT, **options) for options in chosen])(LOGITS)
+
+    for found, right in zip(of_all(poly_loss_cross_entropy), of_all(optax.losses.poly_loss_cross_entropy), strict=True):
+        close(found, right)
 
 
 # One function for each loss, of logits, epsilon, gamma.
@@ -100,90 +137,124 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_another_epsilon_or_gamma_is_no_retrace(function: Callable[..., Any]) -> None:
-    traced = []
+def test_epsilon_and_gamma_may_be_known_traced_or_mapped_over(function: Callable[..., Any]) -> None:
+    z, traced = jnp.asarray(LOGITS), []
 
     @jax.jit
-    def loss(epsilon: Any, gamma: Any) -> Any:
+    def loss(z: Any, epsilon: Any, gamma: Any) -> Any:
         traced.append(1)
-        return function(jnp.asarray(LOGITS), epsilon=epsilon, gamma=gamma)
+        return function(z, epsilon=epsilon, gamma=gamma)
 
-    for epsilon, gamma in ((1.0, 0.0), (2.0, 0.0), (-0.5, 2.0), (0.0, 0.5)):
-        close(loss(epsilon, gamma), function(jnp.asarray(LOGITS), epsilon=epsilon, gamma=gamma))
+    numbers = (1.0, 0.0), (2.0, 0.0), (-0.5, 2.0), (0.0, 0.5)
+    known = jax.jit(lambda z: [function(z, epsilon=epsilon, gamma=gamma) for epsilon, gamma in numbers])
+    for (epsilon, gamma), right in zip(numbers, known(z), strict=True):
+        close(loss(z, epsilon, gamma), right)
+    epsilons, many = np.array([-0.5, 0.0, 2.0], "float32"), jnp.stack([z, 2 * z, -z])
+    by_epsilon = jax.jit(jax.vmap(lambda z, epsilon: function(z, epsilon=epsilon, gamma=0.5), (None, 0)))(z, epsilons)
+    by_logits = jax.jit(jax.vmap(function))(many)
+    for k in range(3):
+        close(by_epsilon[k], loss(z, float(epsilons[k]), 0.5))
+        close(by_logits[k], loss(many[k], 1.0, 0.0))
     assert len(traced) == 1
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_a_polynomial_is_an_argument(function: Callable[..., Any]) -> None:
     z = jnp.asarray(LOGITS)
-    for name in ("poly1", "focal(0.5)", "everything", "mean_absolute_error", "taylor_cross_entropy(8)", "no logarithm"):
-        close(jax.jit(function)(z, polynomial=LOSSES[name]), function(z, polynomial=LOSSES[name]), 1e-5)
-    several = Polynomial(
-        (jnp.array([0.0, 1.0, 2.0]), jnp.full(3, 0.5)), jnp.array([0.0, 1.0, 0.5]), jnp.array([1.0, 2.0, 0.5])
-    )
-    found = jax.vmap(lambda polynomial: function(z, polynomial=polynomial))(several)
-    for k in range(3):
-        one = jax.tree.map(lambda numbers, k=k: numbers[k], several)
-        close(found[k], function(z, polynomial=one), 1e-5)
-
-
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_it_maps_over_epsilons_and_over_examples(function: Callable[..., Any]) -> None:
-    z = jnp.asarray(LOGITS)
-    epsilons, many = jnp.array([-0.5, 0.0, 2.0]), jnp.stack([z, 2 * z, -z])
-    by_epsilon = jax.vmap(lambda epsilon: function(z, epsilon=epsilon, gamma=0.5))(epsilons)
-    by_logits = jax.vmap(function)(many)
-    for k in range(3):
-        close(by_epsilon[k], function(z, epsilon=epsilons[k], gamma=0.5))
-        close(by_logits[k], function(many[k]))
+    known = jax.jit(lambda z: [function(z, polynomial=LOSSES[name]) for name in KNOWN])(z)
+    mapped = of_polynomial(ALL, lambda polynomial, z: function(z, polynomial=polynomial), z)
+    for name, right in zip(KNOWN, known, strict=True):
+        close(mapped[list(LOSSES).index(name)], right, 1e-5)
+    # Neither mapped nor padded: without a coefficient.
+    close(jax.jit(function)(z, polynomial=LOSSES["focal(0.5)"]), known[KNOWN.index("focal(0.5)")], 1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "gamma"), [("dense", 0.0), ("integers", 0.0), *((name, 0.5) for name in FUNCTIONS)], ids=str
 )
 def test_derivatives_of_both_modes_and_orders(name: str, gamma: float) -> None:
-    function = FUNCTIONS[name]
+    direction, share, step = np.cos(np.arange(30.0)).reshape(6, 5), 2 + np.cos(np.arange(6.0)), 1e-5
+    known = jax.jit(partial(FUNCTIONS[name], epsilon=2.0, gamma=gamma))
+    # The others are made of these, or have no rule of their own by which one second order could differ from another.
+    second_over_forward = gamma > 0 and name in ("dense", "integers", "sigmoid", "linear")
+
+    @jax.jit
+    def of(z: Any, numbers: Any) -> dict[str, Any]:
+        """Values and derivatives, by the logits of known numbers, and by numbers that are not."""
+
+        def traced(numbers: Any) -> Any:
+            return FUNCTIONS[name](z, epsilon=numbers[0], gamma=numbers[1])
+
+        def total(z: Any) -> Any:
+            return (known(z) * share).sum()
+
+        def forward(z: Any) -> Any:
+            return jax.jvp(total, (z,), (direction,))[1]
+
+        def by_direction(z: Any) -> Any:
+            return (jax.grad(total)(z) * direction).sum()
+
+        found = {"reverse over reverse": jax.grad(by_direction)(z)}
+        if second_over_forward:
+            found["reverse over forward"] = jax.grad(forward)(z)
+            found["forward over forward"] = jax.jvp(forward, (z,), (direction,))[1]
+        found["reverse"], found["forward over reverse"] = jax.jvp(jax.grad(total), (z,), (direction,))
+        found["value"], found["forward"] = jax.jvp(known, (z,), (direction,))
+        found["of numbers"], pull = jax.vjp(traced, numbers)
+        found["of numbers, forward"], found["of numbers, reverse"] = jax.jacfwd(traced)(numbers), pull(share)[0]
+        return found
+
     with jax.enable_x64(True):
-        z = jnp.asarray(LOGITS, "float64")
-        check_grads(partial(function, epsilon=2.0, gamma=gamma), (z,), 1, atol=1e-6, rtol=1e-6)
-        by_numbers = lambda epsilon, gamma: function(z, epsilon=epsilon, gamma=gamma)  # noqa: E731
-        check_grads(by_numbers, (2.0, gamma + 0.25), 1, atol=1e-6, rtol=1e-6)
-        gradient = jax.grad(lambda z: function(z, epsilon=2.0, gamma=gamma).sum())
-        direction, step = jnp.cos(jnp.arange(30.0)).reshape(6, 5), 1e-5
-        right = (gradient(z + step * direction) - gradient(z - step * direction)) / (2 * step)
-        assert np.abs(right).max() > 1e-3
-        forward_over_reverse = jax.jvp(gradient, (z,), (direction,))[1]
-        close(forward_over_reverse, right, 1e-7)
-        close(jax.vjp(gradient, z)[1](direction)[0], forward_over_reverse, 1e-9)
-        forward = lambda z: jax.jvp(lambda z: function(z, epsilon=2.0, gamma=gamma).sum(), (z,), (direction,))[1]  # noqa: E731
-        close(jax.grad(forward)(z), forward_over_reverse, 1e-9)
-        close(jax.jvp(forward, (z,), (direction,))[1], (direction * forward_over_reverse).sum(), 1e-9)
+        z, numbers = LOGITS.astype("float64"), np.array([2.0, gamma + 0.25])
+        found = of(z, numbers)
+
+        def difference(quantity: str, of_z: Any, of_numbers: Any) -> Any:
+            above, below = (of(z + h * of_z, numbers + h * of_numbers)[quantity] for h in (step, -step))
+            return (np.asarray(above) - np.asarray(below)) / (2 * step)
+
+        second = difference("reverse", direction, 0)
+        assert np.abs(second).max() > 1e-3
+        close(found["forward"], difference("value", direction, 0), 1e-7)
+        close((found["reverse"] * direction).sum(), (found["forward"] * share).sum(), 1e-9)
+        close(found["forward over reverse"], second, 1e-7)
+        close(found["reverse over reverse"], found["forward over reverse"], 1e-9)
+        if second_over_forward:
+            close(found["reverse over forward"], found["forward over reverse"], 1e-9)
+            close(found["forward over forward"], (direction * found["forward over reverse"]).sum(), 1e-9)
+        for k, one in enumerate(np.eye(2)):
+            close(found["of numbers, forward"][:, k], difference("of numbers", 0, one), 1e-7)
+        close(found["of numbers, reverse"], share @ found["of numbers, forward"], 1e-9)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [ALL, *KNOWN, "cross_entropy", "nothing"])
 def test_derivatives_are_finite_in_forward_mode_at_the_edges(name: str) -> None:
     rows = [[0.0, -INF, 1.0], [100.0, 0.0, 0.0], [1e4, -1e4, 0.0], [-INF, 0.0, -INF]]
-    z, labels = jnp.array(rows), jnp.array([1, 0, 0, 1])  # impossible, certain, certain, certain
-    for traced in (False, True):
-        chosen: Any = {"polynomial": jax.tree.map(jnp.asarray, LOSSES[name]) if traced else LOSSES[name]}
-        losses: list[Callable[..., Any]] = [
-            partial(poly_cross_entropy_with_integer_labels, labels=labels, **chosen),
-            partial(poly_cross_entropy, labels=jax.nn.one_hot(labels, 3), **chosen),
-            partial(sigmoid_poly_cross_entropy, labels=jax.nn.one_hot(labels, 3), **chosen),
-        ]
+    labels = np.array([1, 0, 0, 1], "int32")  # impossible, certain, certain, certain
+    losses: list[Callable[..., Any]] = [
+        partial(poly_cross_entropy_with_integer_labels, labels=labels),
+        partial(poly_cross_entropy, labels=np.eye(3, dtype="float32")[labels]),
+        partial(sigmoid_poly_cross_entropy, labels=np.eye(3, dtype="float32")[labels]),
+    ]
+
+    def derivatives(polynomial: Any, z: Any) -> list[Any]:
+        found = []
         for loss in losses:
-            assert not np.isnan(loss(z)).any()
-            for one in np.eye(3, dtype="float32"):
-                tangent = jnp.broadcast_to(one, z.shape)
-                assert np.isfinite(jax.jvp(loss, (z,), (tangent,))[1]).all()
-            assert np.isfinite(jax.vjp(loss, z)[1](jnp.ones_like(loss(z)))[0]).all()
+            of = jax.jit(partial(loss, polynomial=polynomial))
+            value, pull = jax.vjp(of, z)
+            along = [jax.jvp(of, (z,), (jnp.broadcast_to(one, z.shape),))[1] for one in np.eye(3, dtype="float32")]
+            found.append((value, (*along, *pull(jnp.ones_like(value)))))
+        return found
+
+    for value, found in of_polynomial(name, derivatives, np.array(rows, "float32")):
+        assert not np.isnan(value).any()
+        assert all(np.isfinite(derivative).all() for derivative in found)
 
 
 @pytest.mark.parametrize("name", ["dense", "integers", "smoothed", "masked classes", "masked examples", "sigmoid"])
 @pytest.mark.parametrize("chosen", [{"epsilon": 2.0}, {"gamma": 0.5}, {"epsilon": (1.0, 2.0, 3.0)}], ids=str)
 def test_nothing_as_large_as_the_logits_is_kept(name: str, chosen: dict[str, Any]) -> None:
     given = [jnp.asarray(LOGITS), jnp.asarray(SOFT), jnp.asarray(SOFT > 0.1)]
-    _, pull = jax.vjp(partial(FUNCTIONS[name], **chosen), given[0])
+    pull = jax.jit(lambda z: jax.vjp(partial(FUNCTIONS[name], **chosen), z)[1])(given[0])
     # What is as large has to be one of the arguments.
     for kept in jax.tree.leaves(pull):
         if np.size(kept) >= LOGITS.size:
@@ -216,137 +287,169 @@ def test_axes_are_moved_to_the_end(shape: tuple[int, ...], axis: Any) -> None:
         array = array.transpose(others + axes)
         return array.reshape(*array.shape[: len(others)], -1)
 
-    chosen: dict[str, Any] = {"epsilon": (2.0, 0.5), "gamma": 0.5}
-    rows, classes = flat(z), flat(z).shape[-1]
-    labels = random.integers(0, classes, rows.shape[:-1])
+    rows, classes = flat(z).astype("float64"), flat(z).shape[-1]
+    labels = random.integers(0, classes, rows.shape[:-1]).astype("int32")
     single, few = random.random(rows.shape[:-1]) < 0.6, random.random(shape) < 0.6
-    for where, flat_where in ((None, None), (single, single), (few, flat(few))):
-        found = poly_cross_entropy(z, soft, axis=axis, where=where, **chosen)
-        close(found, poly_cross_entropy(rows, flat(soft), where=flat_where, **chosen))
-        for smoothing in (0.0, 0.1):
-            found = poly_cross_entropy_with_integer_labels(
-                z, labels, axis=axis, where=where, label_smoothing=smoothing, **chosen
+    loss = Polynomial((2.0, 0.5), gamma=0.5)
+
+    def right(included: Any, counted: Any) -> tuple[Any, Any, Any]:
+        """In NumPy, for rows: of probabilities, of labels, and of smoothed labels."""
+        weights = np.exp(rows) * included
+        p = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+        each = np.where(included, loss.value(np.log(np.where(included, p, 1.0)), 1 - p), 0.0)
+        of_label = np.take_along_axis(each, labels[..., None], -1)[..., 0]
+        spread = each.sum(-1) / np.maximum(np.sum(included, -1), 1)
+        return (
+            np.where(counted, (flat(soft) * each).sum(-1), 0.0),
+            np.where(counted, of_label, 0.0),
+            np.where(counted, 0.9 * of_label + 0.1 * spread, 0.0),
+        )
+
+    @jax.jit
+    def found(z: Any, single: Any, few: Any) -> Any:
+        chosen: dict[str, Any] = {"axis": axis, "epsilon": (2.0, 0.5), "gamma": 0.5}
+        losses = []
+        for where in (None, single, few):
+            of_labels = partial(poly_cross_entropy_with_integer_labels, z, labels, where=where, **chosen)
+            losses.append(
+                (poly_cross_entropy(z, soft, where=where, **chosen), of_labels(), of_labels(label_smoothing=0.1))
             )
-            right = poly_cross_entropy_with_integer_labels(
-                rows, labels, where=flat_where, label_smoothing=smoothing, **chosen
-            )
-            close(found, right)
-            assert found.shape == labels.shape
-    close(poly_softmax(z, axis, epsilon=2.0).sum(given), np.ones(rows.shape[:-1]))
+        return losses, poly_softmax(z, axis, epsilon=2.0)
+
+    losses, posterior = found(z, single, few)
+    everywhere = np.ones(rows.shape, bool)
+    masks = (everywhere, True), (everywhere, single), (flat(few), True)
+    for of_mask, mask in zip(losses, masks, strict=True):
+        for one, correct in zip(of_mask, right(*mask), strict=True):
+            assert one.shape == labels.shape
+            close(one, correct)
+    close(posterior.sum(given), np.ones(labels.shape))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [ALL, "poly1", "everything"])
 def test_an_index_is_its_one_hot_row(name: str) -> None:
-    for where in (None, LABELS > 1, SOFT > 0.1, (SOFT > 0.1)[:1], (LABELS > 1)[:, None]):
-        for smoothing in (0.0, 0.25):
+    masks = (None, LABELS > 1, SOFT > 0.1, (SOFT > 0.1)[:1], (LABELS > 1)[:, None])
+    cells = list(product(masks if name == ALL else masks[1:3], (0.0, 0.25)))
+
+    def both(polynomial: Any, z: Any) -> list[tuple[Any, Any]]:
+        losses = []
+        for where, smoothing in cells:
             found = poly_cross_entropy_with_integer_labels(
-                LOGITS, LABELS, label_smoothing=smoothing, where=where, polynomial=LOSSES[name]
+                z, LABELS, label_smoothing=smoothing, where=where, polynomial=polynomial
             )
             mask = np.broadcast_to(True if where is None else where if where.ndim == 2 else where[:, None], SOFT.shape)
             labels = (1 - smoothing) * np.eye(5)[LABELS] + smoothing / np.maximum(mask.sum(1, keepdims=True), 1)
-            right = poly_cross_entropy(LOGITS, labels.astype("float32"), where=where, polynomial=LOSSES[name])
-            close(found, right, 1e-5)
+            right = poly_cross_entropy(z, labels.astype("float32"), where=where, polynomial=polynomial)
+            losses.append((found, right))
+        return losses
+
+    for found, right in of_polynomial(name, both, LOGITS):
+        close(found, right, 1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [ALL, *KNOWN])
 def test_masked_classes_are_as_if_they_were_not_there(name: str) -> None:
     mask = np.array([True, False, True, True, False])
     z = LOGITS.copy()
     z[:, 1], z[:, 4] = np.nan, INF
 
-    def of_all(z: Any) -> Any:
-        return poly_cross_entropy(z, SOFT, where=mask[None], polynomial=LOSSES[name])
+    def both(polynomial: Any, z: Any, without: Any) -> Any:
+        found = with_gradient(lambda z: poly_cross_entropy(z, SOFT, where=mask[None], polynomial=polynomial), z)
+        return found, with_gradient(lambda z: poly_cross_entropy(z, SOFT[:, mask], polynomial=polynomial), without)
 
-    def of_some(z: Any) -> Any:
-        return poly_cross_entropy(z, SOFT[:, mask], polynomial=LOSSES[name])
-
-    close(of_all(z), of_some(LOGITS[:, mask]))
-    gradient = np.asarray(jax.grad(lambda z: of_all(z).sum())(z))
-    close(gradient[:, mask], jax.grad(lambda z: of_some(z).sum())(LOGITS[:, mask]))
-    assert (gradient[:, ~mask] == 0).all()
+    (found, gradient), (right, right_gradient) = of_polynomial(name, both, z, LOGITS[:, mask])
+    close(found, right)
+    close(gradient[..., mask], right_gradient)
+    assert (gradient[..., ~mask] == 0).all()
 
 
-@pytest.mark.parametrize("shape", [(6,), (6, 1)], ids=str)
-@pytest.mark.parametrize("name", ["poly1", "focal(0.5)", "everything"])
-def test_masked_examples_count_nothing_whatever_they_are(name: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", [ALL, "poly1", "focal(0.5)", "everything"])
+def test_masked_examples_count_nothing_whatever_they_are(name: str) -> None:
     """Also with as many examples as classes, where a mask of examples could be taken for one of classes."""
-    loss = LOSSES[name]
-    losses: list[Callable[..., Any]] = [
-        lambda z, y, where: poly_cross_entropy_with_integer_labels(z, y, where=where, polynomial=loss),
-        lambda z, y, where: poly_cross_entropy_with_integer_labels(
-            z, y, where=where, polynomial=loss, label_smoothing=0.1
-        ),
-        lambda z, y, where: poly_cross_entropy(
-            z, np.where(y[:, None] < 0, np.nan, np.eye(5)[y % 5]), where=where, polynomial=loss
-        ),
-    ]
 
-    def with_gradient(function: Callable[..., Any], z: Any, *others: Any) -> Any:
-        return function(z, *others), jax.grad(lambda z: function(z, *others).sum())(z)
+    def of_three(polynomial: Any, z: Any, labels: Any, soft: Any, where: Any = None) -> list[Any]:
+        chosen = {"polynomial": polynomial, "where": where}
+        integers = partial(poly_cross_entropy_with_integer_labels, labels=labels, **chosen)
+        functions = integers, partial(integers, label_smoothing=0.1), partial(poly_cross_entropy, labels=soft, **chosen)
+        return [with_gradient(function, z) for function in functions]
 
-    for examples in (6, 5):
-        z, labels = LOGITS[:examples].copy(), LABELS[:examples].copy()
+    soft = np.eye(5, dtype="float32")[LABELS]
+    right = of_polynomial(name, of_three, LOGITS, LABELS, soft)
+    for examples, dimensions in ((5, 1), (6, 2)) if name == ALL else ((5, 1),):
+        z, labels, shares = LOGITS[:examples].copy(), LABELS[:examples].copy(), soft[:examples].copy()
         kept = np.array([True, False, True, False, False, True])[:examples]
-        z[1], z[3], z[4, 0], labels[1], labels[3] = np.nan, -INF, INF, -100, 77
-        for function in losses:
-            found, gradient = with_gradient(function, z, labels, kept.reshape((examples, *shape[1:])))
-            right, right_gradient = with_gradient(function, z[kept], labels[kept], None)
-            close(found[kept], right)
-            close(gradient[kept], right_gradient)
-            assert (found[~kept] == 0).all()
-            assert (gradient[~kept] == 0).all()
+        z[1], z[3], z[4, 0], labels[1], labels[3], shares[1] = np.nan, -INF, INF, -100, 77, np.nan
+        where = kept.reshape(-1, *[1] * (dimensions - 1))
+        for found, correct in zip(of_polynomial(name, of_three, z, labels, shares, where), right, strict=True):
+            for numbers, of_all in zip(found, correct, strict=True):
+                close(numbers[:, kept], of_all[:, :examples][:, kept])
+                assert (numbers[:, ~kept] == 0).all()
 
 
 def test_labels_out_of_range_give_nan_and_no_other_example_suffers() -> None:
+    loss = jax.jit(partial(poly_cross_entropy_with_integer_labels, epsilon=2.0))
     for wrong in (-1, 5, -100, 2**31 - 1):
         labels = LABELS.copy()
         labels[2] = wrong
         for dtype in ("int32", "int64", "uint32", "int8", "uint8"):
             info = np.iinfo(dtype)
             if info.min <= wrong <= info.max:
-                found = poly_cross_entropy_with_integer_labels(LOGITS, labels.astype(dtype), epsilon=2.0)
+                found = loss(LOGITS, labels.astype(dtype))
                 assert np.isnan(found).tolist() == [False, False, True, False, False, False]
     for dtype in ("int8", "uint8", "int16", "uint32"):
-        found = poly_cross_entropy_with_integer_labels(np.zeros((1, 300)), np.array([100], dtype))
+        found = jax.jit(poly_cross_entropy_with_integer_labels)(np.zeros((1, 300)), np.array([100], dtype))
         close(found, [np.log(300) + 1 - 1 / 300])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_dtypes_of_the_results_are_optaxs(dtype: str) -> None:
     z = jnp.asarray(LOGITS, dtype)
+
+    def dtype_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        return jax.eval_shape(partial(function, **options), *arguments).dtype
+
     for labels_dtype in ("float16", "bfloat16", "float32", "int32"):
         labels = jnp.asarray(np.eye(5)[LABELS], labels_dtype)
-        assert poly_cross_entropy(z, labels).dtype == optax.losses.softmax_cross_entropy(z, labels).dtype
-        assert sigmoid_poly_cross_entropy(z, labels).dtype == z.dtype
-    assert poly_cross_entropy_with_integer_labels(z, LABELS).dtype == z.dtype
-    assert poly_cross_entropy_with_integer_labels(z, LABELS, label_smoothing=0.1).dtype == z.dtype
-    assert poly_cross_entropy_with_integer_labels(z, LABELS, epsilon=jnp.float32(2.0)).dtype == z.dtype
-    assert poly_from_nll(z).dtype == poly_softmax(z).dtype == poly_sigmoid(z).dtype == z.dtype
+        right = dtype_of(optax.losses.softmax_cross_entropy, z, labels)
+        assert dtype_of(poly_cross_entropy, z, labels) == right
+        assert dtype_of(sigmoid_poly_cross_entropy, z, labels) == z.dtype
+    options: list[dict[str, Any]] = [{}, {"label_smoothing": 0.1}, {"epsilon": jnp.float32(2.0)}]
+    for chosen in options:
+        assert dtype_of(poly_cross_entropy_with_integer_labels, z, LABELS, **chosen) == z.dtype
+    for function in (poly_from_nll, poly_softmax, poly_sigmoid):
+        assert dtype_of(function, z) == z.dtype
 
 
 def test_labels_of_more_digits_than_logits_widen_the_result() -> None:
     with jax.enable_x64(True):
-        found = poly_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(SOFT, "float64"), epsilon=2.0)
-        right = poly_cross_entropy(jnp.asarray(LOGITS, "float64"), jnp.asarray(SOFT, "float64"), epsilon=2.0)
+        loss = jax.jit(partial(poly_cross_entropy, epsilon=2.0))
+        found, right = (loss(z, SOFT.astype("float64")) for z in (LOGITS, LOGITS.astype("float64")))
         assert found.dtype == "float64"
         close(found, right, 1e-15)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0), (0,)], ids=str)
 def test_nothing_at_all(shape: tuple[int, ...]) -> None:
-    z = jnp.zeros(shape)
-    choices: list[dict[str, Any]] = [{"epsilon": 2.0}, {"gamma": 0.5}]
-    for chosen in choices:
-        found = poly_cross_entropy(z, z, **chosen)
-        assert found.shape == shape[:-1]
-        assert (found == 0).all()
-        assert sigmoid_poly_cross_entropy(z, z, **chosen).shape == shape
-        assert jax.grad(lambda z, o=chosen: poly_cross_entropy(z, z, **o).sum())(z).shape == shape
-    for smoothing in (0.0, 0.1):
+    @jax.jit
+    def of(z: Any) -> tuple[list[Any], list[Any]]:
+        losses, elementwise = [], []
+        choices: list[dict[str, Any]] = [{"epsilon": 2.0}, {"gamma": 0.5}]
+        for chosen in choices:
+            loss, gradient = with_gradient(partial(poly_cross_entropy, labels=z, **chosen), z)
+            losses.append(loss)
+            elementwise += [gradient, sigmoid_poly_cross_entropy(z, z, **chosen)]
         if len(shape) > 1 and (shape[-1] or not shape[0]):
             labels = jnp.zeros(shape[:-1], int)
-            found = poly_cross_entropy_with_integer_labels(z, labels, label_smoothing=smoothing)
-            assert found.shape == shape[:-1]
+            for smoothing in (0.0, 0.1):
+                losses.append(poly_cross_entropy_with_integer_labels(z, labels, label_smoothing=smoothing))
+        return losses, elementwise
+
+    losses, elementwise = of(np.zeros(shape, "float32"))
+    for loss in losses:
+        assert loss.shape == shape[:-1]
+        assert (np.asarray(loss) == 0).all()
+    for numbers in elementwise:
+        assert numbers.shape == shape
 
 
 def test_a_polynomial_is_a_tree_of_its_numbers() -> None:

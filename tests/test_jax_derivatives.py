@@ -1,8 +1,8 @@
 """First and second derivatives in JAX, however sure or wrong the model is: finite, and right against 60 digits."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax import Array
 from mpmath import mp, mpf
 
 from cases import LOSSES
+from on_jax import stacked
 from polylosses import Polynomial
 from polylosses.jax import (
     linear_poly_cross_entropy,
@@ -55,31 +56,32 @@ POSTERIORS: dict[str, Loss] = {
 }
 
 
-def padded(loss: Polynomial) -> Polynomial:
-    """As arrays, so that all losses are one compiled program."""
-    coefficients = (*loss.coefficients, *[0.0] * (8 - len(loss.coefficients)))
-    arrays: Polynomial = jax.tree.map(jnp.float32, replace(loss, coefficients=coefficients))
-    return arrays
-
-
-def three(function: Loss, polynomial: Polynomial, margins: Array) -> tuple[Array, Array, Array]:
+def three(function: Loss, margins: Array, polynomial: Polynomial) -> Any:
     """Value, first and second derivative, each of all margins."""
 
-    def of(m: Array) -> Array:
-        return function(m, polynomial)
+    def of(m: Array) -> Any:
+        (value, first), (_, second) = jax.jvp(
+            jax.value_and_grad(lambda m: function(m, polynomial)), (m,), (jnp.ones_like(m),)
+        )
+        return value, first, second
 
-    first = jax.grad(of)
-    return jax.vmap(of)(margins), jax.vmap(first)(margins), jax.vmap(jax.jacfwd(first))(margins)
-
-
-ALL = {name: jax.jit(partial(three, function)) for name, function in (SIGMOIDS | SOFTMAXES | POSTERIORS).items()}
-STACKED: Any = jax.tree.map(lambda *numbers: jnp.stack(numbers), *map(padded, LOSSES.values()))
+    return jax.vmap(of)(margins)
 
 
-def at(name: str, margins: Any) -> tuple[Any, ...]:
-    """For every loss and every margin."""
-    each = jax.vmap(partial(ALL[name], margins=jnp.asarray(margins, jnp.float32)))
-    return tuple(np.asarray(numbers, np.float64) for numbers in each(STACKED))
+ALL = SIGMOIDS | SOFTMAXES | POSTERIORS
+POINTS = np.concatenate([MARGINS, EXTREME])
+
+
+@cache
+def of_all_losses(name: str) -> list[Any]:
+    """The three for every loss and every point: all in one compiled program."""
+    each = jax.jit(jax.vmap(partial(three, ALL[name], jnp.asarray(POINTS, jnp.float32))))
+    return [np.asarray(numbers, np.float64) for numbers in each(stacked())]
+
+
+def at(name: str, points: Any) -> list[Any]:
+    """Those of some of the points."""
+    return [numbers[:, np.isin(POINTS, points)] for numbers in of_all_losses(name)]
 
 
 def exact(loss: Polynomial, margin: float) -> tuple[float, float]:
@@ -128,25 +130,37 @@ def test_posteriors_have_finite_derivatives(name: str) -> None:
         for numbers in at(name, margins):
             assert np.isfinite(numbers).all()
     # Of known numbers, too: the program is another one.
-    for loss in (Polynomial((1.0,)), Polynomial(gamma=0.5), Polynomial((1.0,), log_weight=0.0), Polynomial((-1.0,))):
-        for numbers in three(POSTERIORS[name], loss, jnp.asarray(MARGINS, jnp.float32)):
+    losses = Polynomial((1.0,)), Polynomial(gamma=0.5), Polynomial((1.0,), log_weight=0.0), Polynomial((-1.0,))
+    known = jax.jit(lambda margins: [three(POSTERIORS[name], margins, loss) for loss in losses])
+    for loss, found in zip(losses, known(jnp.asarray(MARGINS, jnp.float32)), strict=True):
+        for numbers in found:
             assert np.isfinite(numbers).all(), loss
 
 
-@pytest.mark.parametrize(
-    "alpha", [0.0, 1.0, jnp.array(0.0), jnp.array(1.0), jnp.array([0.0, 1.0] * 3 + [0.0])], ids=str
-)
+ALPHAS: dict[str, Any] = {
+    "0": 0.0,
+    "1": 1.0,
+    "0 as an array": jnp.array(0.0),
+    "1 as an array": jnp.array(1.0),
+    "several": jnp.array([0.0, 1.0] * 3 + [0.0]),
+}
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_what_alpha_leaves_no_share_of_counts_nothing(gamma: float, alpha: Any) -> None:
-    for label in (0.0, 1.0):
+def test_what_alpha_leaves_no_share_of_counts_nothing(gamma: float) -> None:
+    cases = list(product(ALPHAS, (0.0, 1.0)))
 
-        def loss(z: Array, label: float = label) -> Array:
-            return sigmoid_poly_cross_entropy(z, jnp.full(7, label), alpha=alpha, gamma=gamma)
+    @jax.jit
+    def with_gradients(z: Array) -> Any:
+        def loss(z: Array, alpha: str, label: float) -> Any:
+            losses = sigmoid_poly_cross_entropy(z, jnp.full(7, label), alpha=ALPHAS[alpha], gamma=gamma)
+            return losses.sum(), losses
 
-        z = jnp.asarray(EXTREME, jnp.float32)
-        value, gradient = loss(z), jax.grad(lambda z: loss(z).sum())(z)
-        assert not jnp.isnan(value).any()
-        assert jnp.isfinite(gradient).all()
-        share = jnp.broadcast_to(alpha if label else 1 - alpha, 7)
-        assert (value[share == 0] == 0).all()
-        assert (gradient[share == 0] == 0).all()
+        return [jax.grad(loss, has_aux=True)(z, *case) for case in cases]
+
+    for (alpha, label), (gradient, value) in zip(cases, with_gradients(jnp.asarray(EXTREME, jnp.float32)), strict=True):
+        assert not np.isnan(value).any(), alpha
+        assert np.isfinite(gradient).all(), alpha
+        share = np.broadcast_to(ALPHAS[alpha] if label else 1 - ALPHAS[alpha], 7)
+        assert (np.asarray(value)[share == 0] == 0).all(), alpha
+        assert (np.asarray(gradient)[share == 0] == 0).all(), alpha

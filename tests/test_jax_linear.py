@@ -1,6 +1,8 @@
 """``linear_poly_cross_entropy`` of JAX: the numbers of its logits, which it never holds."""
 
 import re
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -15,15 +17,9 @@ RANDOM = np.random.default_rng(0)
 INPUTS = RANDOM.normal(size=(2, 7, 4)).astype("float32")
 KERNEL = RANDOM.normal(size=(4, 11)).astype("float32")
 BIAS = RANDOM.normal(size=11).astype("float32")
-LABELS = RANDOM.integers(0, 11, (2, 7))
+# Of 32 bits: JAX remembers what it has made of a constant of 64 bits, with and without its 64-bit mode.
+LABELS = RANDOM.integers(0, 11, (2, 7)).astype("int32")
 WHERE = RANDOM.random((2, 7)) < 0.7
-
-
-@pytest.fixture(params=[1, 4, 7, 14, 128])
-def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """14 rows, so many at a time."""
-    monkeypatch.setattr(linear, "_CHUNK_BYTES", 0)
-    monkeypatch.setattr(linear, "_FEWEST_ROWS", request.param)
 
 
 def of_logits(inputs: Any, kernel: Any, bias: Any, **options: Any) -> Any:
@@ -31,50 +27,74 @@ def of_logits(inputs: Any, kernel: Any, bias: Any, **options: Any) -> Any:
     return poly_cross_entropy_with_integer_labels(logits, LABELS, **options)
 
 
-@pytest.mark.usefixtures("_chunks")
-@pytest.mark.parametrize("bias", [None, BIAS], ids=["no bias", "bias"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"epsilon": 2.0},
-        {"epsilon": jnp.float32(2.0), "gamma": 0.5, "where": WHERE},
-        {"polynomial": LOSSES["everything"], "label_smoothing": 0.1},
-    ],
-    ids=["plain", "where", "smoothed"],
-)
-def test_value_and_gradients_are_those_of_the_logits(options: dict[str, Any], bias: Any) -> None:
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {"epsilon": 2.0},
+    "where": {"epsilon": jnp.float32(2.0), "gamma": 0.5, "where": WHERE},
+    "smoothed": {"polynomial": LOSSES["everything"], "label_smoothing": 0.1},
+}
+
+
+def with_gradients(losses: Callable[..., Any], bias: Any) -> Any:
+    """The gradients of a weighted sum, and the losses."""
+
     def total(inputs: Any, kernel: Any, bias: Any) -> Any:
-        losses = linear_poly_cross_entropy(inputs, kernel, LABELS, bias=bias, **options)
-        return (losses * jnp.arange(14.0).reshape(2, 7)).sum(), losses
+        found = losses(inputs, kernel, bias)
+        return (found * jnp.arange(14.0).reshape(2, 7)).sum(), found
 
-    def right(inputs: Any, kernel: Any, bias: Any) -> Any:
-        losses = of_logits(inputs, kernel, bias, **options)
-        return (losses * jnp.arange(14.0).reshape(2, 7)).sum(), losses
+    return jax.jit(jax.grad(total, (0, 1) if bias is None else (0, 1, 2), has_aux=True))(INPUTS, KERNEL, bias)
 
-    which = (0, 1) if bias is None else (0, 1, 2)
-    found = jax.jit(jax.grad(total, which, has_aux=True))(INPUTS, KERNEL, bias)
-    expected = jax.grad(right, which, has_aux=True)(INPUTS, KERNEL, bias)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, expected)
+
+@cache
+def right(options: str, biased: bool) -> Any:
+    return with_gradients(partial(of_logits, **OPTIONS[options]), BIAS if biased else None)
+
+
+# 14 rows, so many at a time. How many does not depend on the options: all of these for one number, where rows are left.
+CASES = [
+    *((4, options, biased) for options in OPTIONS for biased in (False, True)),
+    (1, "where", False),
+    (7, "smoothed", True),
+    (14, "plain", False),
+    (128, "where", True),
+]
+
+
+@pytest.mark.parametrize(("rows", "options", "biased"), CASES, ids=str)
+def test_value_and_gradients_are_those_of_the_logits(
+    rows: int, options: str, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "_CHUNK_BYTES", 0)
+    monkeypatch.setattr(linear, "_FEWEST_ROWS", rows)
+
+    def losses(inputs: Any, kernel: Any, bias: Any) -> Any:
+        return linear_poly_cross_entropy(inputs, kernel, LABELS, bias=bias, **OPTIONS[options])
+
+    found = with_gradients(losses, BIAS if biased else None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, right(options, biased))
 
 
 def test_masked_examples_may_be_anything() -> None:
+    @jax.jit
+    def with_gradients(inputs: Any, labels: Any) -> Any:
+        def total(inputs: Any, kernel: Any) -> Any:
+            found = linear_poly_cross_entropy(inputs, kernel, labels, where=WHERE)
+            return found.sum(), found
+
+        return jax.grad(total, (0, 1), has_aux=True)(inputs, KERNEL)
+
     inputs, labels = INPUTS.copy(), LABELS.copy()
     inputs[~WHERE], labels[~WHERE] = np.nan, -100
-    found = linear_poly_cross_entropy(inputs, KERNEL, labels, where=WHERE)
+    gradients, found = with_gradients(inputs, labels)
     np.testing.assert_allclose(found, np.where(WHERE, of_logits(INPUTS, KERNEL, None), 0), rtol=1e-5)
-
-    def total(inputs: Any, kernel: Any, labels: Any) -> Any:
-        return linear_poly_cross_entropy(inputs, kernel, labels, where=WHERE).sum()
-
-    right = jax.grad(total, (0, 1))(INPUTS, KERNEL, LABELS)
-    for gradient, of_good in zip(jax.grad(total, (0, 1))(inputs, KERNEL, labels), right, strict=True):
+    for gradient, of_good in zip(gradients, with_gradients(INPUTS, LABELS)[0], strict=True):
         np.testing.assert_allclose(gradient, of_good, rtol=1e-5, atol=1e-6)
 
 
 def test_inputs_of_more_digits_than_the_kernel() -> None:
     with jax.enable_x64(True):
-        found = linear_poly_cross_entropy(INPUTS.astype("float64"), jnp.asarray(KERNEL), LABELS, bias=jnp.asarray(BIAS))
-        right = of_logits(jnp.asarray(INPUTS, "float64"), jnp.asarray(KERNEL, "float64"), jnp.asarray(BIAS, "float64"))
+        of_rows = jax.jit(lambda x, kernel, bias: linear_poly_cross_entropy(x, kernel, LABELS, bias=bias))
+        found = of_rows(INPUTS.astype("float64"), KERNEL, BIAS)
+        right = jax.jit(of_logits)(*(array.astype("float64") for array in (INPUTS, KERNEL, BIAS)))
         assert found.dtype == "float64"
         np.testing.assert_allclose(found, right, rtol=1e-14)
 
@@ -86,7 +106,7 @@ def test_a_bias_of_minus_infinity_takes_a_class_out() -> None:
     def total(kernel: Any, bias: Any) -> Any:
         return linear_poly_cross_entropy(INPUTS, kernel, LABELS, bias=bias, gamma=0.5).sum()
 
-    value, (by_kernel, by_bias) = jax.value_and_grad(total, (0, 1))(padded, bias)
+    value, (by_kernel, by_bias) = jax.jit(jax.value_and_grad(total, (0, 1)))(padded, bias)
     np.testing.assert_allclose(value, of_logits(INPUTS, KERNEL, BIAS, gamma=0.5).sum(), rtol=1e-5)
     assert np.isfinite(by_kernel).all()
     assert (np.asarray(by_kernel)[:, 11:] == 0).all()
@@ -95,10 +115,16 @@ def test_a_bias_of_minus_infinity_takes_a_class_out() -> None:
 
 @pytest.mark.parametrize("places", [(), (0,), (3,), (2, 0, 3)], ids=str)
 def test_shapes(places: tuple[int, ...]) -> None:
-    inputs, labels = jnp.ones((*places, 4)), jnp.zeros(places, int)
-    assert linear_poly_cross_entropy(inputs, KERNEL, labels).shape == places
-    gradient = jax.grad(lambda kernel: linear_poly_cross_entropy(inputs, kernel, labels).sum())(KERNEL)
+    inputs, labels = np.ones((*places, 4), "float32"), np.zeros(places, int)
+
+    def total(kernel: Any) -> Any:
+        found = linear_poly_cross_entropy(inputs, kernel, labels)
+        return found.sum(), found
+
+    gradient, found = jax.jit(jax.grad(total, has_aux=True))(KERNEL)
+    assert found.shape == places
     assert gradient.shape == KERNEL.shape
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -111,9 +137,12 @@ def test_gradients_of_low_precision_are_added_up_in_float32(dtype: str, monkeypa
     def losses(kernel: Any, bias: Any) -> Any:
         return linear_poly_cross_entropy(inputs, kernel, labels, bias=bias, epsilon=0.0)
 
-    bias = jnp.zeros(3, dtype)
-    assert losses(kernel, bias).dtype == dtype
-    by_kernel, by_bias = jax.grad(lambda *given: losses(*given).sum(), (0, 1))(kernel, bias)
+    def total(kernel: Any, bias: Any) -> Any:
+        found = losses(kernel, bias)
+        return found.sum(), found
+
+    (by_kernel, by_bias), found = jax.jit(jax.grad(total, (0, 1), has_aux=True))(kernel, jnp.zeros(3, dtype))
+    assert found.dtype == dtype
     assert by_kernel.dtype == by_bias.dtype == dtype
     for gradient in (by_kernel[0], by_kernel[1], by_bias):
         right = [-400.0, 200.0, 200.0]
