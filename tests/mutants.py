@@ -163,7 +163,7 @@ MUTANTS = [
         "isinstance(value, Tensor)",
         "test_torch_modules.py test_torch_epsilon.py",
     ),
-    Mutant("torch/modules.py", "            self.pos_weight,", "            None,", "test_torch_modules.py"),
+    Mutant("torch/modules.py", "            self.pos_weight,", "            None,", "test_torch_binary.py"),
     Mutant(
         "torch/layout.py",
         "rows.shape, (classes * inners, inners, 1)",
@@ -219,7 +219,7 @@ MUTANTS = [
     Mutant("torch/native.cpp", "at += by.outer - inners * by.inner;", "at += by.outer;", KERNELS),
     Mutant("torch/native.cpp", "total += part;", "total = part;", KERNELS),
     Mutant("torch/native.cpp", "y = y * q + 0.5f;", "y = y * q + 0.4999f;", KERNELS),
-    Mutant("torch/native.cpp", "store(into + label, -scale * with.q[row]);", "", KERNELS),
+    Mutant("torch/native.cpp", "store(into + label, -scale * with.q[row]);", ";", KERNELS),
     Mutant("torch/native.cpp", "others[j] *= exponential(before - shift[j]);", "(void)before;", KERNELS),
     Mutant("torch/native.cpp", "(bits + 0x7fff + (bits >> 16 & 1)) >> 16", "bits >> 16", KERNELS),
     Mutant("torch/native.cpp", "kept[j] == 0.f ? 0.f : total[j]", "total[j]", KERNELS),

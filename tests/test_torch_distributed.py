@@ -155,6 +155,16 @@ def class_sharded(rank: int, world: int) -> list[str]:
                     wrong.append(f"{cell}: {exchanged.elements} numbers exchanged for {rows} rows")
                 if not isinstance(loss, DTensor):
                     wrong.append(f"{cell}: {type(loss)} where torch gives a DTensor")
+        # Logits that only the largest can be taken from without an overflow.
+        logits = distribute_tensor(1e3 * z, mesh, [Shard(1)]).requires_grad_()
+        single = (1e3 * z).requires_grad_()
+        with loss_parallel():
+            loss = poly_cross_entropy(logits, indices, label_smoothing=0.1, reduction="none", epsilon=2.0)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+        right = poly_cross_entropy(single, indices, label_smoothing=0.1, reduction="none", epsilon=2.0)
+        right.sum().backward()  # type: ignore[no-untyped-call]
+        assert single.grad is not None
+        wrong += compare(f"{shape}, large logits", loss, logits, right.detach(), single.grad)
         # Likelihoods that somebody else computed in parallel.
         logits = distribute_tensor(z, mesh, [Shard(1)]).requires_grad_()
         with loss_parallel():
