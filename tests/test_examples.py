@@ -108,6 +108,7 @@ def test_as_a_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(said, capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_as_a_script_of_two_processes() -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(

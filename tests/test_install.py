@@ -69,7 +69,13 @@ def build(directory: Path, refused: str) -> tuple[Path, str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or GXX is None, reason="needs Linux and g++")
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize(
+    "compiler",
+    [
+        pytest.param(name, marks=[] if name in ("GCC 11 without OpenMP", "takes nothing") else pytest.mark.slow)
+        for name in COMPILERS
+    ],
+)
 def test_a_wheel_has_what_the_compiler_takes_and_says_what_it_lacks(compiler: str, tmp_path: Path) -> None:
     refused, expected = COMPILERS[compiler]
     package = tmp_path / "src" / "polylosses" / "torch"

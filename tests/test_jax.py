@@ -77,6 +77,7 @@ OPTAXS: list[tuple[str, str, Callable[..., Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "name", "ours"), OPTAXS, ids=[case for case, *_ in OPTAXS])
 def test_optaxs_own_tests_pass(case: str, name: str, ours: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     called = []

@@ -11,6 +11,10 @@ import sys
 from functools import cache
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 CASES = r"""
 import json, re, sys
 import jax, jax.numpy as jnp, numpy as np

@@ -299,6 +299,7 @@ def test_write_image(tmp_path: Path) -> None:
     check_image(".png", tmp_path / "png", dark=True)
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.filterwarnings("ignore:The kopts argument is ignored")
 def test_write_image_in_every_format(tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_the_gradient_where_all_is_lost_is_finite_under_smoothing(backend: Any, 
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("classes", [1, 2, 1000])
+@pytest.mark.parametrize("classes", [1, 2, 300])
 @pytest.mark.parametrize("name", SOME)
 @on_every_backend("cross_entropy")
 def test_numbers_of_classes(backend: Any, name: str, classes: int) -> None:

@@ -37,11 +37,11 @@ SERVED = [cell for cell in CELLS if cell.target == "indices" and cell.label_smoo
 
 
 def share_of(cells: list[C], name: str, implementation: str, dtype: str) -> list[C]:
-    """Triton's interpreter takes 50 ms for each kernel: there each loss and dtype has its own three cells."""
+    """Triton's interpreter takes 50 ms for each kernel: there each loss and dtype has two cells of its own."""
     if implementation == "native":
         return some(tuple(cells), name)
     first = len(DTYPES) * list(LOSSES).index(name) + DTYPES.index(dtype)
-    return random.Random(0).sample(cells, len(cells))[first :: len(DTYPES) * len(LOSSES)][:3]
+    return random.Random(0).sample(cells, len(cells))[first :: len(DTYPES) * len(LOSSES)][:2]
 
 
 def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str) -> Any:
@@ -118,14 +118,14 @@ def test_digits_are_kept_however_sure_the_model_is(
 
 
 def laid_out(shapes: list[tuple[int, ...]], interpreted: list[tuple[int, ...]]) -> pytest.MarkDecorator:
-    """Every shape in every layout and dtype; and a fifth of its own shapes for Triton's interpreter."""
+    """Every shape in every layout and dtype; and a seventh of its own shapes for Triton's interpreter."""
     cases = []
     for implementation, some_shapes, mark in (
         ("native", shapes, [needs_native]),
         ("triton", interpreted, needs_triton),
     ):
         table = [*product(some_shapes, LAYOUTS, [torch.float32, torch.bfloat16])]
-        for case in table[:: 1 if implementation == "native" else 5]:
+        for case in table[:: 1 if implementation == "native" else 7]:
             cases.append(pytest.param(implementation, *case, marks=mark, id=f"{implementation}-{case}"))
     return pytest.mark.parametrize(("implementation", "shape", "layout", "dtype"), cases)
 
@@ -212,7 +212,7 @@ def test_ignored_rows_count_nothing_whatever_they_hold(implementation: str) -> N
     ("implementation", "shape"),
     [
         *(pytest.param("native", shape, marks=needs_native) for shape in ((256, 1000), (4, 60, 8, 8), (2000, 21))),
-        *(pytest.param("triton", shape, marks=needs_triton) for shape in ((256, 1000), (2, 60, 8, 8))),
+        pytest.param("triton", (2, 60, 8, 8), marks=needs_triton),
         pytest.param("native", (2, 200_000), marks=needs_native),
     ],
 )
@@ -276,11 +276,10 @@ def test_operators_are_what_torch_wants_them_to_be() -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled(backend: str) -> None:
+def test_compiled() -> None:
     torch._dynamo.reset()
     loss = PolyCrossEntropyLoss(gamma=0.5, reduction="none", implementation="native")
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=backend)
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
     for rows in (64, 50, 40):
         z, again = Z[:rows].clone().requires_grad_(), Z[:rows].clone().requires_grad_()
         found, right = compiled(z, Y[:rows]), loss(again, Y[:rows])

@@ -362,6 +362,7 @@ for rows, hidden, classes, reduction in CASES:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to measure the peak")
 def test_the_peak_of_memory() -> None:
     """Of forward and backward, in a process of their own, in chunks of 16 MiB."""
@@ -521,21 +522,6 @@ def test_transforms(reduction: str) -> None:
     ]
     for transform in transforms:
         torch.testing.assert_close(transform(ours), transform(plain), rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
-def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    in_chunks_of(4, monkeypatch)
-    torch._dynamo.reset()
-    x, w, b = layer((8,))
-    target = targets((8,), soft=False, ignored=-100)
-    compiled: Callable[..., Tensor] = torch.compile(linear_poly_cross_entropy, fullgraph=True, backend="aot_eager")
-    for reduction in ("none", "mean"):
-        for epsilon in (torch.tensor(2.0, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)):
-            options: dict[str, Any] = {"linear_bias": b, "epsilon": epsilon, "reduction": reduction}
-            found, right = compiled(x, w, target, **options), reference_loss(x, w, target, **options)
-            torch.testing.assert_close(found, right)
-            torch.testing.assert_close(gradients(found, [x, w, b]), gradients(right, [x, w, b]))
 
 
 REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
