@@ -87,7 +87,7 @@ CELLS: tuple[Cell, ...] = tuple(
 C = TypeVar("C", bound=tuple[Any, ...])
 
 # What runs over all cells; every other loss has some of them.
-WHOLE = ("poly1", "everything")
+WHOLE = ("everything",)
 
 
 def covering(cells: Sequence[C], first: int = 0) -> list[C]:

@@ -77,7 +77,12 @@ def needs(name: str) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=next((needs(of) for of in TRAINERS if name.startswith(of)), [])) for name in LEARNED],
+    [
+        pytest.param(name, marks=next((needs(of) for of in TRAINERS if name.startswith(of)), [pytest.mark.slow]))
+        if name != "plain_loop"
+        else name
+        for name in LEARNED
+    ],
 )
 def test_it_learns(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
