@@ -86,18 +86,20 @@ def _why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int 
     for tensor in (logits, *others):
         if tensor is None:
             continue
+        if tensor.device != logits.device:
+            return f"kernels take tensors of one device, and these are on {logits.device} and {tensor.device}"
+        if is_by_address(tensor):
+            continue
         if not is_ordinary(tensor):
             return f"kernels take ordinary tensors, and one is a {type(tensor).__name__}"
         if tensor.layout != torch.strided:
             return f"kernels take dense tensors, and one is {tensor.layout}"
-        if tensor.device != logits.device:
-            return f"kernels take tensors of one device, and these are on {logits.device} and {tensor.device}"
+        if not is_traced():
+            return "kernels read memory, and one tensor has none of its own"
     if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
         return f"kernels take an ignore_index of 64 bits, and it is {ignore_index}"
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return "torch.jit.trace takes the plain implementation"
-    if not is_traced() and not all(tensor is None or is_by_address(tensor) for tensor in (logits, *others)):
-        return "kernels read memory, and one tensor has none of its own"
     return None
 
 
