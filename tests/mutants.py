@@ -280,10 +280,12 @@ MUTANTS = [
     Mutant("jax/likelihood.py", "by_log = 1.0 + gamma", "by_log = 1.0 - gamma", "test_posterior_laws.py -k jax"),
     Mutant(
         "jax/likelihood.py",
-        "q < tiny**0.5, q < tiny, nll == jnp.inf",
-        "q < 0.0, q < 0.0, nll == jnp.inf",
+        "certain, infinite = q < tiny,",
+        "certain, infinite = q < 0.0,",
         "test_softmax_laws.py -k 'extreme and jax'",
     ),
+    Mutant("jax/likelihood.py", "small = (q < root)", "small = (q < 0.0)", "test_jax_derivatives.py"),
+    Mutant("jax/likelihood.py", "jnp.where(gamma == 0, first * q, 0.0)", "0.0", "test_jax_derivatives.py"),
     Mutant("keras.py", "_classes(y_pred, axis), share.dtype)", "_classes(y_pred, -1), share.dtype)", "test_keras.py"),
     Mutant(
         "keras.py",

@@ -164,3 +164,8 @@ def test_what_alpha_leaves_no_share_of_counts_nothing(gamma: float) -> None:
         share = np.broadcast_to(ALPHAS[alpha] if label else 1 - ALPHAS[alpha], 7)
         assert (np.asarray(value)[share == 0] == 0).all(), alpha
         assert (np.asarray(gradient)[share == 0] == 0).all(), alpha
+
+
+def test_a_traced_gamma_of_0_is_a_known_one_at_a_likelihood_of_1() -> None:
+    slope_of = jax.grad(lambda nll, gamma: poly_from_nll(nll, epsilon=2.0, gamma=gamma))
+    assert slope_of(0.0, 0.0) == jax.jit(slope_of)(0.0, 0.0) == 3.0

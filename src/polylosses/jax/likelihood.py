@@ -64,20 +64,21 @@ def polynomial_at(polynomial: Polynomial, nll: Array, q: Array) -> Array:
     if is_zero(gamma) and isinstance(log_weight, float):
         loss: Array = polynomial.value(-nll, q)
         return loss
-    # The derivatives of q^gamma are infinite at q = 0 for small gamma, and those of higher order overflow before: nan,
-    # where the chain rule multiplies by 0. So from the root of the smallest normal number down the loss is its leading
-    # power, which is exact there, and 0 below that number. Where p is 0 in this dtype, q is constant, since q' = 0
-    # would be multiplied by an nll that may overflow. The conditions let nan stay nan.
+    # The derivatives of q^gamma are infinite at q = 0 for small gamma: below the smallest normal number the loss is 0.
+    # Up to its root the second one overflows, which the chain rule multiplies by a square that is as small: there, the
+    # power is that of q / root. Where p is 0 in this dtype, q is constant, since q' = 0 would be multiplied by an nll
+    # that may overflow. The conditions let nan stay nan.
     tiny = float(jnp.finfo(q.dtype).tiny)
-    small, certain, infinite = q < tiny**0.5, q < tiny, nll == jnp.inf
-    inside = jnp.where(small | (nll > -math.log(tiny)), 1.0, q)
+    root = tiny**0.5
+    certain, infinite = q < tiny, nll == jnp.inf
+    small = (q < root) & ~certain
+    inside = jnp.where(certain | (nll > -math.log(tiny)), 1.0, q)
+    power = jnp.where(small, inside / root, inside) ** gamma * jnp.where(small, root**gamma, 1.0)
     unfocused = unchecked(polynomial.coefficients, 0.0, log_weight)
-    loss = inside**gamma * unfocused.value(-jnp.where(infinite, 1.0, nll), inside)
+    loss = power * unfocused.value(-jnp.where(infinite, 1.0, nll), inside)
     loss = loss + log_weight * jnp.where(infinite & (log_weight != 0), nll, 0.0)  # a traced 0 times infinity is 0
     first = log_weight + (polynomial.coefficients[0] if polynomial.coefficients else 0.0)
-    leading = first * jnp.where(small & ~certain, q, 1.0) ** (gamma + 1.0)
-    leading = jnp.where(certain, jnp.where(gamma == 0, first * q, 0.0), leading)
-    return jnp.where(small, leading, loss)
+    return jnp.where(certain, jnp.where(gamma == 0, first * q, 0.0), loss)
 
 
 def log_density(polynomial: Polynomial, logp: Array, logq: Array) -> Array:
