@@ -367,3 +367,12 @@ def test_where_nothing_is_kept_all_derivatives_are_0(name: str, implementation: 
         given = (z, epsilon, *([gamma] if isinstance(gamma, Tensor) else []))
         for gradient in torch.autograd.grad(value, given):
             assert (gradient == 0).all()
+
+
+def test_a_logit_of_nan_leaves_the_derivatives_of_sure_ones_finite() -> None:
+    z = torch.tensor([torch.nan, 300.0, 90.0, 1.0], requires_grad=True)
+    loss = poly_binary_cross_entropy_with_logits(z, torch.ones(4), gamma=0.5, reduction="none", implementation="plain")
+    (first,) = torch.autograd.grad(loss[1:].sum(), z, create_graph=True)
+    (second,) = torch.autograd.grad(first[1:].sum(), z)
+    assert first[1:].isfinite().all()
+    assert second[1:].isfinite().all()
