@@ -332,7 +332,7 @@ def _chunks(how: Any, rows: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Te
 def _loss_and_gradients(
     how: Any, wanted: Any, scale: Any, labels: Any, weight: Tensor | None, *inputs: Any
 ) -> tuple[Tensor, ...]:
-    """The sum of the rows' losses times ``scale`` (one number, or one for each row), and its gradients."""
+    """The sum of the rows' losses; and the gradients of that of losses times ``scale``, one number or one a row."""
     rows, linear_weight, linear_bias, *tensors = inputs
     chunk_rows, dtype = how[2:4]
     linear_weight = linear_weight.to(dtype)  # once, and not for every chunk
@@ -348,7 +348,7 @@ def _loss_and_gradients(
     pieces_of = (torch.split(tensor, chunk_rows) for tensor in (scale.expand(rows.shape[0]), by_rows))
     for (x, y), s, by_x in zip(_chunks(how, rows, labels), *pieces_of, strict=True):
         some, pull = _value_and_pullback(*_of_logits(how, y, weight, x, linear_weight, linear_bias, *tensors))
-        loss = loss + (some * s).sum()
+        loss = loss + some.sum()
         by_logits, *more = pull(s.to(some.dtype), retain_graph=again)
         if wanted[0]:
             piece = (by_logits.to(dtype) @ linear_weight).to(x.dtype)
