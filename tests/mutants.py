@@ -363,7 +363,7 @@ MUTANTS = [
     Mutant("plot.py", "for c in polynomial.series(8)]", "for c in polynomial.series(9)[1:]]", "test_plot.py"),
     Mutant("plot.py", "[-float(polynomial.slope(", "[float(polynomial.slope(", "test_plot.py"),
     Mutant("plot.py", "share**0.5", "share", "test_plot.py"),
-    Mutant("plot.py", '.replace("<", "\\\\u003c")', "", "test_plot.py test_report.py"),
+    Mutant("plot.py", "plotly.io.json.to_json_plotly(", "str(", "test_plot.py"),
     Mutant("report.py", "return html.escape(str(given))", "return str(given)", "test_report.py"),
     Mutant("report.py", 'else "undecided"', 'else "better"', "test_report.py"),
     Mutant("cli.py", "code = 2\n", "code = 1\n", "test_cli.py"),

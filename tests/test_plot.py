@@ -188,6 +188,7 @@ def test_colours_are_readable_on_both_grounds(epsilon: float, ground: str) -> No
 
 def test_metric_bars_are_the_paired_interval_around_the_mean_of_epsilon_0() -> None:
     scores, table = scores_and_table((-1.0, 0.0, 2.0))
+    table.loc[table["epsilon"] == 2.0, "difference_high"] += 0.02
     figure = plot.metric_against_epsilon(scores, table, "accuracy")
     row = table.set_index("epsilon").loc[2.0]
     base = table.set_index("epsilon")["score"].loc[0.0]
@@ -238,6 +239,11 @@ def test_reliability_leaves_out_empty_bins() -> None:
     frame = bins(TWO)
     frame.loc[frame["confidence"] == 0.3, ["rows", "accuracy"]] = (0, math.nan)
     assert {len(t.x) for t in plot.reliability(frame).data} == {2}
+
+
+def test_the_area_of_a_bin_is_its_share_of_rows() -> None:
+    sizes = np.array(plot.reliability(bins(TWO)).data[-1].marker.size)
+    assert ((sizes - 4) / 12) ** 2 == pytest.approx([0.01, 0.1, 1.0])
 
 
 def test_every_loss_of_the_catalogue_can_be_drawn_and_told_apart() -> None:
@@ -319,6 +325,12 @@ def test_write_html_replaces_a_file(tmp_path: Path) -> None:
     plot.write(plot.polynomials(poly1s(TWO)), str(path))
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_text_ends_the_script_of_a_page() -> None:
+    page = plot.document("title", "", [plot.polynomials(poly1s(TWO)).update_layout(meta="</script><b>")])
+    assert page.count("</script>") == plot.document("title", "", []).count("</script>")
+    assert "\\u003c" in page
 
 
 @pytest.mark.parametrize("name", ["figure.gif", "figure", "figure.html.zip"])

@@ -70,10 +70,10 @@ def test_calibration_error() -> None:
     calibrated = (rng.uniform(size=len(p)) > p).astype(int)
     assert statistics.calibration_error(calibrated, probabilities) < 0.01
     assert statistics.calibration_error(np.zeros(len(p), int), probabilities) == pytest.approx(0.25, abs=0.01)
-    # Two bins of 15: from 9/15 to 10/15, and to 11/15. Of 10 bins it would be one, and of 20 others.
+    # Two bins of 15, of two and of one. Of 10 it would be one bin, and of 20 one and two.
     confidence = np.array([0.61, 0.66, 0.68])
-    error = statistics.calibration_error(np.array([0, 1, 1]), np.stack([confidence, 1 - confidence], 1))
-    assert error == pytest.approx((abs(1 - 0.61 - 0.66) + 0.68) / 3)
+    error = statistics.calibration_error(np.array([0, 0, 1]), np.stack([confidence, 1 - confidence], 1))
+    assert error == pytest.approx(((2 - 0.61 - 0.66) + 0.68) / 3)
     pooled = statistics.pooled_reliability([statistics.reliability(calibrated, probabilities, 10)] * 2)
     assert pooled.rows.sum() == 2 * len(p)
     np.testing.assert_allclose(pooled.accuracy, pooled.confidence, atol=0.02)

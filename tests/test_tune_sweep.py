@@ -53,7 +53,9 @@ def test_the_verdict_follows_from_the_runs(metric: str) -> None:
     for arm in result.table.to_dict("records"):
         assert means[arm["epsilon"]].idxmax() == arm["learning_rate"]
         assert arm["score"] * sign == pytest.approx(means[arm["epsilon"]].max())
-    scores = result.table.set_index("epsilon").score * sign
+    arms = result.table.set_index("epsilon")
+    assert arms.difference.to_dict() == pytest.approx((arms.score - arms.score[0.0]).to_dict())
+    scores = arms.score * sign
     assert result.best_epsilon == scores.drop(0.0).idxmax()
 
     confirmation = result.runs[result.runs.stage == "confirmation"].pivot(

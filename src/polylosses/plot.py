@@ -454,7 +454,8 @@ def document(title: str, body: str, figures: Sequence[Figure], style: str = "") 
             colours.
     """
     drawn = {f"figure-{i}": figure.to_plotly_json() for i, figure in enumerate(figures, start=1)}
-    data = plotly.io.json.to_json_plotly({"figures": drawn, "templates": _TEMPLATES}).replace("<", "\\u003c")
+    # It escapes "<", so that no text can end the script that it stands in.
+    data = plotly.io.json.to_json_plotly({"figures": drawn, "templates": _TEMPLATES})
     variables = {look: "".join(f"--{name}: {tone}; " for name, tone in tones.items()) for look, tones in _TONES.items()}
     return f"""<!DOCTYPE html>
 <html lang="en">
