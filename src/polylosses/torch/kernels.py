@@ -83,18 +83,20 @@ def _why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int 
     # First: torch.compile can't trace all of the questions below inside of torch.func's transforms.
     if reason := why_not_by_address():
         return reason
+    traced = is_traced()
     for tensor in (logits, *others):
         if tensor is None:
             continue
         if tensor.device != logits.device:
             return f"kernels take tensors of one device, and these are on {logits.device} and {tensor.device}"
-        if is_by_address(tensor):
+        # Not asked of what is traced: it has no address yet, and torch.compile can't trace the question.
+        if not traced and is_by_address(tensor):
             continue
         if not is_ordinary(tensor):
             return f"kernels take ordinary tensors, and one is a {type(tensor).__name__}"
         if tensor.layout != torch.strided:
             return f"kernels take dense tensors, and one is {tensor.layout}"
-        if not is_traced():
+        if not traced:
             return "kernels read memory, and one tensor has none of its own"
     if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
         return f"kernels take an ignore_index of 64 bits, and it is {ignore_index}"
