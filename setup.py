@@ -12,11 +12,15 @@ from setuptools.errors import CCompilerError
 
 SOURCE = "src/polylosses/torch/native.cpp"
 # Without what serves a debugger, it is of a third of the size.
-FLAGS = ["-std=gnu++17", "-O3", "-g0"]
+FLAGS = ["-std=gnu++17", "-O2", "-g0"]
 # What is missing is found out here and not when it is loaded.
 LINK = ["-Wl,-z,defs"]
 # What is left out if the compiler refuses it, and what the kernels are then.
 OPTIONAL = {
+    # What the kernels need of -O3, which compiles for half as long again and gives no faster ones.
+    "-ftree-vectorize": "slower",
+    "-fvect-cost-model=dynamic": "slower",
+    "-fpeel-loops": "slower",
     # Errors of arithmetic are not looked at, so that the compiler may vectorize; nan and infinity stay right.
     "-fno-math-errno": "slower",
     "-fno-trapping-math": "slower",

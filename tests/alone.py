@@ -12,6 +12,8 @@ import sys
 from importlib.util import find_spec
 
 FRAMEWORKS = {"jax", "keras", "torch"}
+# What may be installed beside the framework, and must not be needed.
+OTHERS = {"jax": ["pandas", "plotly"], "torch": ["numpy", "pandas", "plotly", "scipy", "sklearn"]}
 LOGITS, LABELS = [[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]], [0, 1]
 
 
@@ -27,6 +29,7 @@ def main(framework: str, native: str = "") -> None:
                 raise
         else:
             sys.exit(f"polylosses.{other} should not import without {other}.")
+    sys.modules.update(dict.fromkeys(OTHERS[framework]))  # type: ignore[arg-type]
     backend = importlib.import_module(f"polylosses.{framework}")
     if framework == "torch":
         import torch  # noqa: PLC0415

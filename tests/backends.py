@@ -16,19 +16,21 @@ import on_jax
 import on_keras
 import on_numpy
 import on_torch
+from cases import slow_but
 from found import FULL
 
 BACKENDS: list[ModuleType] = [on_numpy, on_torch, on_jax, on_keras]
 
 
 def on_every_backend(function: str, *, low_precision: bool = False) -> Callable[[Any], Any]:
-    """Runs a test on every backend that has the function."""
+    """Runs a test on every backend that has the function. On JAX it is slow, since JAX compiles for each shape."""
     having = [b for b in BACKENDS if hasattr(b, function) and (b.LOW_PRECISION or not low_precision)]
-    return pytest.mark.parametrize("backend", having, ids=[b.__name__.removeprefix("on_") for b in having])
+    names = [b.__name__.removeprefix("on_") for b in having]
+    return pytest.mark.parametrize("backend", slow_but(having, *(b for b in having if b is not on_jax)), ids=names)
 
 
 def on_every_backend_in_full_precision(function: str) -> Callable[[Any], Any]:
-    """The same, in each full precision that the backend is to be tested in: JAX compiles for long for another."""
+    """Runs a test on every backend that has the function, in each full precision: JAX in one, and never slow."""
     having = [backend for backend in BACKENDS if hasattr(backend, function)]
     pairs = [(b, dtype) for b in having for dtype in (["float64"] if b is on_jax else FULL)]
     names = [f"{b.__name__.removeprefix('on_')}-{dtype}" for b, dtype in pairs]

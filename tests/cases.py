@@ -5,13 +5,14 @@ exact in every dtype down to bfloat16, and one oracle value serves all dtypes an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from polylosses import Polynomial, focal, poly1, poly1_focal, poly_n, taylor_cross_entropy
@@ -85,6 +86,17 @@ CELLS: tuple[Cell, ...] = tuple(
 
 
 C = TypeVar("C", bound=tuple[Any, ...])
+
+
+def slow_but(cases: Iterable[Any], *quick: Any) -> list[Any]:
+    """The cases of a test, as pytest takes them: all are slow but some, each in another way than the others."""
+    cases = list(cases)
+    assert all(case in cases for case in quick)
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if case in quick else pytest.mark.slow)
+        for case in cases
+    ]
+
 
 # What runs over all cells; every other loss has some of them.
 WHOLE = ("everything",)

@@ -401,7 +401,7 @@ def run(tests: list[str], folder: Path, answer: Connection) -> None:
     os.chdir(HERE)
     first = FirstFailure()
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        code = pytest.main(["-x", "-q", "-n0", "--tb=no", "-p", "no:cacheprovider", *tests], plugins=[first])
+        code = pytest.main(["-x", "-q", "-n0", "-m", "", "--tb=no", "-p", "no:cacheprovider", *tests], plugins=[first])
     answer.send((int(code), first.found))
     answer.close()
     os._exit(0)

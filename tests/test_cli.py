@@ -101,6 +101,7 @@ def test_tune_shows_a_table_and_a_verdict_and_writes_three_files(table: Path, tm
     }
 
 
+@pytest.mark.slow
 def test_quiet_prints_the_verdict_and_json_the_results(tmp_path: Path, call: Call) -> None:
     """And one process gives what another one does."""
     quiet = call("tune", "iris", *QUICK, "--quiet", "--out", "a")
@@ -325,6 +326,7 @@ def test_an_interrupted_sweep_leaves_a_finished_report_alone(
     assert tree(tmp_path) == {"x": None, **before, f"x/{name}": REPORT["results.csv"]}
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     # Long enough that it is still training when the signal comes.
     long = "tune digits --repeats 60 --learning-rates 0.001 --epsilons 1 --out x"

@@ -12,7 +12,7 @@ import pytest
 from jax import Array
 from mpmath import mp, mpf
 
-from cases import LOSSES
+from cases import LOSSES, slow_but
 from on_jax import stacked
 from polylosses import Polynomial
 from polylosses.jax import (
@@ -98,7 +98,7 @@ def exact(loss: Polynomial, margin: float) -> tuple[float, float]:
 EXACT = np.array([[exact(loss, m) for m in MARGINS] for loss in LOSSES.values()])
 
 
-@pytest.mark.parametrize("name", [*SIGMOIDS, *SOFTMAXES])
+@pytest.mark.parametrize("name", slow_but([*SIGMOIDS, *SOFTMAXES], "sigmoid", "integers"))
 def test_derivatives_of_every_loss_are_right(name: str) -> None:
     _, *found = at(name, MARGINS)
     q = 1 / (1 + np.exp(MARGINS))
@@ -114,7 +114,7 @@ def test_derivatives_of_every_loss_are_right(name: str) -> None:
         assert not where, where[:5]
 
 
-@pytest.mark.parametrize("name", [*SIGMOIDS, *SOFTMAXES])
+@pytest.mark.parametrize("name", slow_but([*SIGMOIDS, *SOFTMAXES], "sigmoid", "integers"))
 def test_numbers_at_extreme_logits(name: str) -> None:
     # The softmax of infinity is nan, and so is a head's product of infinity and 0.
     margins = EXTREME[1:-1] if name == "head" else EXTREME[:-1] if name in SOFTMAXES else EXTREME
@@ -124,7 +124,7 @@ def test_numbers_at_extreme_logits(name: str) -> None:
     assert np.isfinite(second[:, np.isfinite(margins)]).all()
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize("name", slow_but(POSTERIORS))
 def test_posteriors_have_finite_derivatives(name: str) -> None:
     for margins in (MARGINS, EXTREME[1:-1]):
         for numbers in at(name, margins):
@@ -146,7 +146,7 @@ ALPHAS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("gamma", slow_but([0.0, 0.5, 2.0], 0.5))
 def test_what_alpha_leaves_no_share_of_counts_nothing(gamma: float) -> None:
     cases = list(product(ALPHAS, (0.0, 1.0)))
 

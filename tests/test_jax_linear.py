@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cases import LOSSES
+from cases import LOSSES, slow_but
 from polylosses.jax import linear, linear_poly_cross_entropy, poly_cross_entropy_with_integer_labels
 
 RANDOM = np.random.default_rng(0)
@@ -59,7 +59,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "options", "biased"), CASES, ids=str)
+@pytest.mark.parametrize(("rows", "options", "biased"), slow_but(CASES, (4, "where", False), (7, "smoothed", True)))
 def test_value_and_gradients_are_those_of_the_logits(
     rows: int, options: str, biased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +127,7 @@ def test_shapes(places: tuple[int, ...]) -> None:
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", slow_but(["float16", "bfloat16"], "bfloat16"))
 def test_gradients_of_low_precision_are_added_up_in_float32(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row by row, 600 of them, in bfloat16: a sum in it would stop growing at 256 times a term."""
     monkeypatch.setattr(linear, "_CHUNK_BYTES", 0)

@@ -75,7 +75,7 @@ def test_the_other_backends(backend: str) -> None:
     if find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     # Without the settings of the whole suite, which import torch.
-    options = ["-q", "-n0", "-p", "no:cacheprovider", "--noconftest"]
+    options = ["-q", "-n0", "-m", "", "-p", "no:cacheprovider", "--noconftest"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, __file__],
         env={**os.environ, "KERAS_BACKEND": backend, "POLYLOSSES_OTHER_BACKEND": "1", **QUICK},
@@ -422,6 +422,7 @@ def model(outputs: int = 5, activation: str | None = None) -> Any:
     return keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(outputs, activation=activation)])
 
 
+@pytest.mark.slow
 def test_training_with_epsilon_0_is_kerass() -> None:
     """Compiled, with an output for each loss, of probabilities that are nearly 0 and 1, or logits."""
     given, weights = 10 * LOGITS, []
@@ -444,6 +445,7 @@ def test_training_with_epsilon_0_is_kerass() -> None:
 
 
 @once
+@pytest.mark.slow
 def test_class_weights_are_kerass() -> None:
     losses = []
     for loss in (

@@ -300,6 +300,7 @@ def check_image(suffix: str, folder: Path, dark: bool = False) -> None:
     assert list(folder.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_write_image(tmp_path: Path) -> None:
     check_image(".png", tmp_path / "png", dark=True)

@@ -22,6 +22,7 @@ def test_the_readme_has_code_and_commands() -> None:
     assert [line.split(" && ")[-1].split()[0] for line in COMMANDS[:2]] == [".venv/bin/polylosses", ".venv/bin/python"]
 
 
+@pytest.mark.slow
 def test_the_code_runs_in_the_order_it_is_read(tmp_path: Path) -> None:
     code = "\n".join(["import polylosses.tune.batched as _batched; _batched.MINIMUM_STEPS = 20", *PYTHON])
     done = subprocess.run(

@@ -221,6 +221,7 @@ def resize(page: Page, width: int) -> None:
 
 
 # plotly.js takes seconds to load, so that a page is asked all that can be asked of it.
+@pytest.mark.slow
 @needs_chromium
 def test_every_figure_is_drawn_and_fits_the_window_and_follows_it(browser: Browser, tmp_path: Path) -> None:
     page = opened(browser, tmp_path / "report.html", make_page(TWO))
@@ -248,6 +249,7 @@ def test_the_report_of_a_sweep_is_drawn(browser: Browser, tmp_path: Path, monkey
     page.close()
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_hostile_labels_are_only_shown(browser: Browser, tmp_path: Path) -> None:
     text = " ".join(HOSTILE)
@@ -280,6 +282,7 @@ CONTRAST = """() => {
 }"""
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_light_and_dark_follow_the_reader(browser: Browser, tmp_path: Path) -> None:
     page = opened(browser, tmp_path / "report.html", make_page(TWO), 400)
@@ -299,6 +302,7 @@ def test_light_and_dark_follow_the_reader(browser: Browser, tmp_path: Path) -> N
     page.close()
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_figure_written_to_html_is_drawn(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "figure.html"

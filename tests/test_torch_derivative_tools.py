@@ -198,11 +198,18 @@ SOME = (
     "head",
     "from nll",
 )
+QUICK = ("softmax, weight, none", "sigmoid, class ids")
 TOOLS = (*JACOBIANS, *ALONG, *HESSIANS, *HESSIANS_ALONG)
 
 
 @pytest.mark.parametrize(
-    ("name", "tool"), [(name, tool) for name in LOSSES for tool in TOOLS if tool not in LONG or name in SOME]
+    ("name", "tool"),
+    [
+        pytest.param(name, tool, marks=pytest.mark.slow if tool in LONG and name not in QUICK else [])
+        for name in LOSSES
+        for tool in TOOLS
+        if tool not in LONG or name in SOME
+    ],
 )
 def test_every_tool_gives_the_same_derivatives(name: str, tool: str) -> None:
     loss = partial(LOSSES[name], **weight_of(name, torch.float32))

@@ -345,6 +345,7 @@ def always_wrong(rank: int, world: int) -> list[str]:
     return [f"wrong in {rank}"]
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
     """And what a process finds wrong fails the test."""
     works = [class_sharded, batch_sharded, fully_sharded, head_in_chunks, always_wrong]

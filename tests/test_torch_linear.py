@@ -525,6 +525,7 @@ def test_transforms(reduction: str) -> None:
         torch.testing.assert_close(transform(ours), transform(plain), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     in_chunks_of(4, monkeypatch)

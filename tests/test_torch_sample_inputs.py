@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,12 +20,19 @@ from polylosses.torch import (
     poly_cross_entropy,
 )
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # torch's own tables import deprecated parts of torch
-    from torch.testing._internal.common_methods_invocations import op_db
-    from torch.testing._internal.common_modules import module_db
-
 Call = Callable[..., Any]
+
+
+@cache
+def tables() -> tuple[Any, Any]:
+    """Of functions, and of modules. To import them takes 8 s, and every process would."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they import deprecated parts of torch
+        from torch.testing._internal.common_methods_invocations import op_db  # noqa: PLC0415
+        from torch.testing._internal.common_modules import module_db  # noqa: PLC0415
+    return op_db, module_db
+
+
 FUNCTIONS: dict[str, tuple[Call, Call]] = {
     "nn.functional.cross_entropy": (F.cross_entropy, poly_cross_entropy),
     "nn.functional.binary_cross_entropy_with_logits": (
@@ -60,9 +68,9 @@ def translated(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def samples(name: str, dtype: torch.dtype) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     found = 0
-    for op in op_db:
+    for op in tables()[0]:
         if op.name == name:
-            for sample in op.sample_inputs("cpu", dtype, requires_grad=True):  # type: ignore[no-untyped-call]
+            for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
                 if sample.args and sample.args[0].dim() > 2 and name.endswith("linear_cross_entropy"):
                     continue  # a layer with more than one output dimension
                 found += 1
@@ -120,7 +128,7 @@ def test_functions_agree(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("name", "dtype"), with_dtypes(MODULES), ids=str)
 def test_modules_agree(name: str, dtype: torch.dtype) -> None:
     torchs, ours = MODULES[name]
-    (info,) = (info for info in module_db if info.name == name)
+    (info,) = (info for info in tables()[1] if info.name == name)
     found = 0
     for sample in info.module_inputs_func(info, "cpu", dtype, True, True):
         made, given = sample.constructor_input, sample.forward_input
@@ -139,7 +147,7 @@ def test_modules_agree(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", ["nn.CrossEntropyLoss", "nn.LinearCrossEntropyLoss"])
 def test_errors_of_modules_agree(name: str) -> None:
     _, ours = MODULES[name]
-    (info,) = (info for info in module_db if info.name == name)
+    (info,) = (info for info in tables()[1] if info.name == name)
     found = 0
     for error in info.module_error_inputs_func(info, "cpu", torch.float64, True, True):
         made, given = error.module_error_input.constructor_input, error.module_error_input.forward_input

@@ -19,6 +19,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import polylosses
+from cases import slow_but
 from polylosses.torch import (
     LinearPolyCrossEntropyLoss,
     Poly1CrossEntropyLoss,
@@ -110,7 +111,11 @@ def test_compiled_once_more_for_all_numbers(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["indices, weights, mean", "a polynomial", "probabilities", "sigmoid, all options", "class ids", "linear head"],
+    slow_but(
+        ["indices, weights, mean", "a polynomial", "probabilities", "sigmoid, all options", "class ids", "linear head"],
+        "indices, weights, mean",
+        "sigmoid, all options",
+    ),
 )
 def test_compiled_once_for_all_numbers_of_rows_and_all_epsilons(name: str) -> None:
     loss = LOSSES[name]
@@ -127,13 +132,16 @@ def test_compiled_once_for_all_numbers_of_rows_and_all_epsilons(name: str) -> No
 # Those that tests/test_torch_derivative_tools.py has no like of. Inductor takes 10 s for each.
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [
-        ("sigmoid, all options", "aot_eager"),
-        ("linear head", "aot_eager"),
+    slow_but(
+        [
+            ("sigmoid, all options", "aot_eager"),
+            ("linear head", "aot_eager"),
+            ("poly_softmax", "aot_eager"),
+            ("indices, smoothing, focal", "inductor"),
+            ("class ids", "inductor"),
+        ],
         ("poly_softmax", "aot_eager"),
-        pytest.param("indices, smoothing, focal", "inductor", marks=pytest.mark.slow),
-        pytest.param("class ids", "inductor", marks=pytest.mark.slow),
-    ],
+    ),
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own
 def test_compiled_gradients(name: str, backend: str) -> None:

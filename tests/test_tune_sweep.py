@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import make_classification
 
+from cases import slow_but
 from polylosses.tune import Result, SweepInterrupted, batched, experiment, splits, statistics, sweep
 
 VERDICTS = ("better", "worse", "no detectable difference")
@@ -43,7 +44,7 @@ def result() -> Result:
     return of_metric("accuracy")
 
 
-@pytest.mark.parametrize("metric", statistics.METRICS)
+@pytest.mark.parametrize("metric", slow_but(statistics.METRICS, "accuracy", "log_loss"))
 def test_the_verdict_follows_from_the_runs(metric: str) -> None:
     """Everything that is told can be worked out again from results.csv."""
     result = of_metric(metric)
@@ -222,6 +223,7 @@ def test_diverged_training_is_scored_as_knowing_nothing(tmp_path: Path) -> None:
     assert result.verdict in VERDICTS
 
 
+@pytest.mark.slow
 def test_long_tails_and_label_noise_run() -> None:
     clean = of_metric("balanced_accuracy")
     for arguments in ({"imbalance": 10.0}, {"label_noise": 0.4}, {"imbalance": 5.0, "label_noise": 0.2}):
