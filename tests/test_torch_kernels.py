@@ -25,6 +25,7 @@ from test_torch_transforms import forward_mode, gradients
 BUILT = native.why_not(torch.zeros(1)) is None
 needs_native = pytest.mark.skipif(not BUILT, reason="the kernels of native.cpp are not built here")
 needs_triton = [
+    pytest.mark.slow,
     pytest.mark.skipif(triton.why_not(torch.zeros(1)) is not None, reason="triton is not installed"),
     # NumPy is not silent about nan, where a GPU is.
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
