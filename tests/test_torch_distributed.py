@@ -141,7 +141,7 @@ def class_sharded(rank: int, world: int) -> list[str]:
             assert single.grad is not None
             # Targets as every process has them, and as a DTensor.
             spread = distribute_tensor(target, mesh, [Shard(1) if is_soft else Replicate()])
-            for kind, given in (("", target), (", DTensor target", spread))[: 2 if len(shape) == 2 else 1]:
+            for kind, given in (("", target), (", DTensor target", spread))[: 2 if world == len(shape) == 2 else 1]:
                 logits = distribute_tensor(z, mesh, [Shard(1)]).requires_grad_()
                 with loss_parallel(), Exchanged() as exchanged:
                     loss = poly_cross_entropy(logits, given, **options)
