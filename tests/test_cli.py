@@ -141,6 +141,9 @@ def test_an_epsilon_below_minus_1_is_warned_of(call: Call) -> None:
         pytest.param(["tune", "iris", "--metric", "auc"], "metric must be one of accuracy.*got 'auc'", id="metric"),
         pytest.param(["tune", "iris", "--repeats", "many"], "--repeats.*'many' is not a whole number", id="repeats"),
         pytest.param(["tune", "iris", "--repeats", "1"], "repeats must be .* got 1", id="one repeat"),
+        pytest.param(["tune", "iris", "--repeats", "9" * 20], "at most 10000 and at least 2; got 99", id="too many"),
+        pytest.param(["tune", "iris", "--epsilons", "1e300"], "of more than 1e.30 overflow", id="epsilon 1e300"),
+        pytest.param(["plot", f"poly1({'-' * 9000}1)", "--out", "a.html"], "is no loss", id="too deep"),
         pytest.param(["tune", "iris", "--imbalance", "x"], "--imbalance.*'x' is not a number", id="imbalance"),
         pytest.param(["tune", "iris", "--imbalance", "500"], "imbalance 500 needs", id="too long a tail"),
         pytest.param(["tune", "iris", "--label-noise", "40"], "label_noise is a share", id="per cent"),
@@ -324,6 +327,31 @@ def test_an_interrupted_sweep_leaves_a_finished_report_alone(
     assert tune("x", {}, tuning.SweepInterrupted(Finished.runs)) == cli.INTERRUPTED
     name = "interrupted.csv" if report else "results.csv"
     assert tree(tmp_path) == {"x": None, **before, f"x/{name}": REPORT["results.csv"]}
+
+
+@pytest.mark.parametrize("before", [{}, {"x/results.csv": "mine", "x/interrupted.csv": "mine"}], ids=["new", "there"])
+def test_an_interrupt_before_the_first_run_writes_nothing(
+    before: dict[str, str | Path | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, before)
+    there = tree(tmp_path)
+    for interrupt in (tuning.SweepInterrupted(Finished.runs[:0]), KeyboardInterrupt()):
+        assert tune("x", {}, interrupt) == cli.INTERRUPTED
+        assert tree(tmp_path) == there
+        assert capsys.readouterr().err == "polylosses: interrupted.\n"
+
+
+def test_runs_of_every_interrupted_sweep_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        runs = pd.DataFrame({"epsilon": [float(number)]})
+        assert tune("x", {}, tuning.SweepInterrupted(runs)) == cli.INTERRUPTED
+    names = ["results", "interrupted", "interrupted-2", "interrupted-3"]
+    assert tree(tmp_path) == {"x": None, **{f"x/{name}.csv": f"epsilon\n{k}.0\n" for k, name in enumerate(names)}}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Laws of the kernels: the oracle's numbers, the plain path's numbers, and torch's transforms around them."""
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -202,6 +203,24 @@ def test_what_is_no_number_stays_where_it_is(implementation: str) -> None:
             value.sum().backward()  # type: ignore[no-untyped-call]
             results.append((value.detach(), z.grad))
         torch.testing.assert_close(*results, equal_nan=True)
+
+
+@each_kernel
+@pytest.mark.parametrize("epsilon", [1.0, torch.tensor(1.0)], ids=["number", "tensor"])
+def test_gradients_of_ignored_rows_are_0_also_where_they_are_differentiated(implementation: str, epsilon: Any) -> None:
+    rows = [[math.nan, 1.0], [-math.inf, -math.inf], [math.inf, 0.0], [1.0, 2.0]]
+    z = torch.tensor(rows, requires_grad=True)
+    for x in (z, z.t()[None]):
+        target = torch.tensor([-100, -100, -100, 1]).view(x.shape[0], *x.shape[2:])
+        for weight, reduction in itertools.product((None, torch.tensor([1.0, 2.0])), ("none", "mean", "sum")):
+            value = poly_cross_entropy(
+                x, target, weight, reduction=reduction, epsilon=epsilon, gamma=0.5, implementation=implementation
+            )
+            (first,) = torch.autograd.grad(value.sum(), z, create_graph=True)
+            (second,) = torch.autograd.grad(first.square().sum(), z)
+            for derivative in (first, second):
+                assert (derivative[:3] == 0).all()
+                assert (derivative[3] != 0).all()
 
 
 @each_kernel

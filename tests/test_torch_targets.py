@@ -1,5 +1,6 @@
 """What targets say, whatever their dtype: which rows are ignored, which class is meant, and what is refused."""
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -124,9 +125,9 @@ def test_sparse_probabilities_are_those_of_torch() -> None:
 
 def test_smoothing_over_no_classes_is_torchs() -> None:
     z, y = torch.zeros(2, 0), torch.full((2,), -100)
-    for reduction in ("none", "mean", "sum"):
-        found = poly_cross_entropy(z, y, label_smoothing=0.1, reduction=reduction)
-        right = F.cross_entropy(z, y, label_smoothing=0.1, reduction=reduction)
+    for reduction, weight in itertools.product(("none", "mean", "sum"), (None, torch.ones(0))):
+        found = poly_cross_entropy(z, y, weight, label_smoothing=0.1, reduction=reduction)
+        right = F.cross_entropy(z, y, weight, label_smoothing=0.1, reduction=reduction)
         torch.testing.assert_close(found, right, equal_nan=True)
 
 

@@ -126,6 +126,9 @@ def test_labels_are_named_as_people_write_them() -> None:
         pytest.param(
             np.ones((16, 1)), ["a"] * 13 + ["b"] * 3, "class b has too few rows, 3: .* need 8", id="rare class"
         ),
+        pytest.param(np.ones((16, 1)), [1.0, np.inf] * 8, "the labels have infinite values", id="infinite labels"),
+        pytest.param(np.ones((16, 1)), [1e300, 0.5] * 8, "numbers with decimals", id="huge labels"),
+        pytest.param(np.full((16, 1), 1.7e308), [0, 1] * 8, "column '0' has values beyond 1e.150", id="huge"),
         pytest.param(np.full((16, 1), np.inf), [0, 1] * 8, "column '0' has infinite values", id="infinite"),
         pytest.param(
             pd.DataFrame({"when": pd.to_datetime(["2020-01-01"] * 16)}), [0, 1] * 8, "'when' holds datetime", id="dates"
@@ -155,6 +158,10 @@ GOOD = "a,b,label\n" + "1,2,x\n3,4,y\n" * 8
         pytest.param("table.txt", GOOD.encode(), "label", "not a .csv or .parquet file", id="suffix"),
         pytest.param("table.csv", GOOD.encode(), "lable", "has no column 'lable': .* a, b, label", id="unknown column"),
         pytest.param("table.csv", GOOD.encode(), None, "Add --target with one of: a, b, label", id="no target"),
+        pytest.param(
+            "table.csv", GOOD.replace("b,", "label,", 1).encode(), "label", "are called 'label'", id="label twice"
+        ),
+        pytest.param("table.csv", GOOD.replace("b,", " a,", 1).encode(), "label", "are called 'a'", id="name twice"),
         pytest.param("table.csv", b"", "label", "is empty", id="empty"),
         pytest.param("table.csv", b"\n\n", "label", "is empty", id="blank lines"),
         pytest.param("table.csv", (GOOD + "1,2\n").encode(), "label", "line 18 has 2 fields", id="short line"),

@@ -47,6 +47,8 @@ def main() -> None:
     warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except (TyperException, ValueError, OSError, ImportError) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         _complain(" ".join(message.split()))
@@ -149,9 +151,11 @@ def tune(
                     progress=progress,
                 )
             except tuning.SweepInterrupted as interrupt:
+                if not len(interrupt.runs):
+                    raise KeyboardInterrupt from None
                 written = tuning.write_runs(interrupt.runs, directory)
                 _complain(f"interrupted; the {len(interrupt.runs)} finished runs are in {written}.")
-                raise typer.Exit(INTERRUPTED) from None
+                sys.exit(INTERRUPTED)
             result.write(directory)
 
     if as_json:
@@ -207,7 +211,7 @@ def _polynomial(text: str) -> Polynomial:
         function = catalogue.ALL[call.func.id]
         values = [ast.literal_eval(argument) for argument in call.args]
         named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, KeyError, ValueError):
+    except (SyntaxError, KeyError, ValueError, MemoryError, RecursionError):  # too deep for the parser
         raise ValueError(f"{text!r} is no loss of the catalogue: {usage}") from None
     try:
         return function(*values, **named)

@@ -21,7 +21,7 @@ from polylosses.polynomial import Polynomial, unchecked
 from polylosses.torch import native, triton
 from polylosses.torch.internals import is_by_address, is_ordinary, is_traced, why_not_by_address
 from polylosses.torch.layout import as_rows, empty_like_rows, memory_format
-from polylosses.torch.likelihood import polynomial_of_nll
+from polylosses.torch.likelihood import polynomial_of_nll, weight_of_indices
 
 _KERNELS = {"native": native, "triton": triton}
 
@@ -307,8 +307,7 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
     result = None
     if grad_output is not None and torch.is_grad_enabled():
         loss = polynomial_of_nll(_polynomial(ctx.numbers), _nll(logits, target, ctx.ignore_index))
-        valid = (target != ctx.ignore_index).float()
-        valid = valid if weight is None else weight.float()[target.masked_fill(valid == 0, 0)] * valid
+        valid = weight_of_indices(target, weight, target == ctx.ignore_index).float()
         valid = valid / valid.sum() if ctx.reduction == "mean" else valid
         loss = loss * valid if ctx.reduction == "none" else (loss * valid).sum()
         (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
@@ -343,7 +342,10 @@ def _polynomial(numbers: Sequence[float]) -> Polynomial:
 
 
 def _nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    return F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="none")
+    """By torch's own operations, in float32. Ignored rows may hold nan and infinities, and their gradient is 0."""
+    ignored = (target == ignore_index).unsqueeze(min(1, logits.dim() - 1))
+    kept = logits.float().masked_fill(ignored, 0.0)
+    return F.cross_entropy(kept, target, ignore_index=ignore_index, reduction="none")
 
 
 def _softmax_backward(

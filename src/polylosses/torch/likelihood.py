@@ -158,6 +158,15 @@ def held_by(dtype: torch.dtype, ignore_index: int | None) -> Any:
     return rounded if abs(rounded) <= torch.finfo(dtype).max else math.copysign(math.inf, rounded)
 
 
+def weight_of_indices(target: Tensor, weight: Tensor | None, ignored: Tensor) -> Tensor:
+    """How much every position counts in the mean: nothing if it is ignored."""
+    if weight is None:
+        return ~ignored
+    if weight.numel() == 0:  # of no class, so that every position is ignored
+        return torch.zeros_like(target, dtype=weight.dtype)
+    return weight[target.masked_fill(ignored, 0).long()].masked_fill(ignored, 0.0)
+
+
 def mean_of_kept(total: Tensor, count: Tensor, ignored: Tensor) -> Tensor:
     """``total / count``; nan if all is ignored, with derivatives of 0."""
     nothing = ignored.all()

@@ -17,6 +17,7 @@ from polylosses.torch.likelihood import (
     autocast_dtype,
     given_polynomial,
     is_known_false,
+    weight_of_indices,
 )
 from polylosses.torch.sharded import as_sharded_as, is_sharded
 from polylosses.torch.softmax import (
@@ -25,7 +26,6 @@ from polylosses.torch.softmax import (
     choose_for,
     dtype_of_the_loss,
     poly_cross_entropy,
-    weight_of_indices,
 )
 
 # Some rows of logits at a time are made, used and dropped: as many as fill this, in float32. On a CPU, 16 MiB were

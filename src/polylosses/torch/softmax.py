@@ -20,6 +20,7 @@ from polylosses.torch.likelihood import (
     polynomial_of_nll,
     polynomial_of_tail,
     result_dtype,
+    weight_of_indices,
 )
 from polylosses.torch.sharded import as_sharded_as, is_sharded, log_softmax
 
@@ -203,13 +204,6 @@ def poly_softmax(
     polynomial = given_polynomial(epsilon, gamma, polynomial)
     logp = torch.log_softmax(at_least_float32(input), dim)
     return torch.softmax(log_density(polynomial, logp, log_of_others(logp, dim)), dim).to(input.dtype)
-
-
-def weight_of_indices(target: Tensor, weight: Tensor | None, ignored: Tensor) -> Tensor:
-    """How much every position counts in the mean: nothing if it is ignored."""
-    if weight is None:
-        return ~ignored
-    return weight[target.masked_fill(ignored, 0).long()].masked_fill(ignored, 0.0)
 
 
 def dtype_of_the_loss(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:

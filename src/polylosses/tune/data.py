@@ -11,7 +11,6 @@ from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from sklearn.utils.multiclass import type_of_target
 
 BUNDLED = {
     "digits": sklearn.datasets.load_digits,
@@ -24,6 +23,9 @@ BUNDLED = {
 MAX_CATEGORIES = 30
 
 _MISSING = "(missing)"
+
+# Sums of squares of features stay finite.
+LARGEST = 1e150
 
 
 def load(source: str, target: str | None = None) -> tuple[pd.DataFrame, pd.Series]:
@@ -119,6 +121,8 @@ def _column(name: str, column: pd.Series) -> pd.Series:
         floats = column.astype(object).where(column.notna(), np.nan).astype(float)
         if np.isinf(floats).any():
             raise ValueError(f"column {name!r} has infinite values: replace them, or leave them empty.")
+        if (floats.abs() > LARGEST).any():
+            raise ValueError(f"column {name!r} has values beyond {LARGEST:g}, whose squares overflow: scale it down.")
         return floats
     if not isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype) and column.dtype != object:
         raise ValueError(f"column {name!r} holds {column.dtype}: turn it into numbers or text.")
@@ -128,12 +132,17 @@ def _column(name: str, column: pd.Series) -> pd.Series:
 def _classes(labels: pd.Series, minimum_rows: int) -> tuple[np.ndarray, list[str]]:
     missing = int(labels.isna().sum())
     if missing:
-        raise ValueError(f"{missing} of {len(labels)} labels are missing: remove those rows, or label them.")
+        raise ValueError(
+            f"{missing} of {len(labels)} labels are missing (in files, pandas takes NA, None, nan and the like for "
+            "missing): remove those rows, or label them."
+        )
     if labels.dtype == object or isinstance(labels.dtype, pd.CategoricalDtype | pd.StringDtype):
         values = labels.map(str).to_numpy(object)
     else:
         values = labels.to_numpy()
-    if type_of_target(values).startswith("continuous"):
+    if values.dtype.kind == "f" and np.isinf(values).any():
+        raise ValueError("the labels have infinite values: classes are needed; remove those rows, or label them.")
+    if values.dtype.kind == "c" or (values.dtype.kind == "f" and not np.array_equal(values, np.floor(values))):
         raise ValueError(
             f"the labels are numbers with decimals, such as {values[0]}: classes are needed; for numbers, make bins."
         )
@@ -166,6 +175,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
                     )
         if not header:
             raise ValueError(f"{path} is empty: a CSV file starts with a line of column names.")
+        # pandas would call the second one by another name, and labels could be among the features.
+        names = [name.lstrip() for name in header if name.strip()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two columns of {path} are called {twice[0]!r}: rename one.")
         index = 0 if header[0].strip() == "" else False
         frame = pd.read_csv(path, encoding="utf-8-sig", index_col=index, low_memory=False, skipinitialspace=True)
     except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ import json
 import math
 import tempfile
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,10 @@ class Result:
 
 
 def write_runs(runs: pd.DataFrame, directory: str | Path) -> Path:
-    """Write the runs of an interrupted sweep: ``results.csv``, or ``interrupted.csv`` beside a finished report."""
-    name = "interrupted.csv" if (Path(directory) / "results.json").exists() else "results.csv"
+    """Write the runs of an interrupted sweep: ``results.csv``, or ``interrupted.csv`` beside one, and so on."""
+    further = (f"interrupted-{number}.csv" for number in count(2))
+    names = chain(["results.csv", "interrupted.csv"], further)
+    name = next(name for name in names if not (Path(directory) / name).exists())
     _write({name: runs.to_csv(index=False)}, Path(directory))
     return Path(directory) / name
 

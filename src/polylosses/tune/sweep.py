@@ -26,6 +26,10 @@ LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 # The confirmation, which the verdict rests on, has this many times the repeats of the selection.
 CONFIRMATION_FACTOR = 2
 
+MOST_REPEATS = 10_000
+# Of epsilons and learning rates: what is far from the largest number of float32, in which the models are trained.
+LARGEST = 1e30
+
 
 class SweepInterrupted(KeyboardInterrupt):
     """Ctrl-C during a sweep; ``runs`` is the frame of the runs that had finished."""
@@ -99,8 +103,8 @@ def sweep(
         raise ValueError(f"learning_rates need to be one or more numbers above 0; got {learning_rates!r}.")
     if metric not in statistics.METRICS:
         raise ValueError(f"metric must be one of {', '.join(statistics.METRICS)}; got {metric!r}.")
-    if not isinstance(repeats, Integral) or repeats < 2:
-        raise ValueError(f"repeats must be a whole number of at least 2; got {repeats!r}.")
+    if not isinstance(repeats, Integral) or not 2 <= repeats <= MOST_REPEATS:
+        raise ValueError(f"repeats must be a whole number, at most {MOST_REPEATS} and at least 2; got {repeats!r}.")
     if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a whole number of at least 0; got {seed!r}.")
     if not 1 <= imbalance < math.inf:
@@ -197,6 +201,8 @@ def _numbers(name: str, values: Sequence[float]) -> list[float]:
             raise TypeError(f"{name} must be numbers; got {value!r}.")
         if not math.isfinite(value):
             raise ValueError(f"{name} must be finite; got {value!r}.")
+        if abs(float(value)) > LARGEST:
+            raise ValueError(f"{name} of more than {LARGEST:g} overflow in training; got {value!r}.")
     return [float(value) for value in numbers]
 
 
