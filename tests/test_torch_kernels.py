@@ -206,6 +206,16 @@ def test_what_is_no_number_stays_where_it_is(implementation: str) -> None:
 
 
 @each_kernel
+def test_targets_that_are_negated_when_they_are_read(implementation: str) -> None:
+    z, y = torch.randn(4, 7, requires_grad=True), torch.tensor([0, 6, -100, 3])
+    results = []
+    for target in (y, torch._neg_view(-y)):
+        value = poly_cross_entropy(z, target, implementation=implementation)
+        results.append((value.detach(), *torch.autograd.grad(value, z)))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@each_kernel
 @pytest.mark.parametrize("epsilon", [1.0, torch.tensor(1.0)], ids=["number", "tensor"])
 def test_gradients_of_ignored_rows_are_0_also_where_they_are_differentiated(implementation: str, epsilon: Any) -> None:
     rows = [[math.nan, 1.0], [-math.inf, -math.inf], [math.inf, 0.0], [1.0, 2.0]]

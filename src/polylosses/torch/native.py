@@ -123,7 +123,7 @@ def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int) -> tup
 def _softmax_statistics(
     logits: Tensor, target: Tensor, ignore_index: int, out: Any, total: Tensor | None = None, mean: bool = False
 ) -> None:
-    logits, target = as_rows(logits), target.contiguous()
+    logits, target = as_rows(logits), target.contiguous().resolve_neg()
     wrong = _LIBRARY.polylosses_softmax_statistics(
         _described(logits), target.data_ptr(), int(ignore_index), out, _pointer(total), mean, _threads(logits)
     )
@@ -133,7 +133,7 @@ def _softmax_statistics(
 
 def softmax_gradient(logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor) -> Tensor:
     """See :func:`polylosses.torch.kernels.softmax_gradient`."""
-    x, target = as_rows(logits), target.contiguous()
+    x, target = as_rows(logits), target.contiguous().resolve_neg()
     gradient = empty_like_rows(x)
     grad_output = grad_output.float().contiguous().resolve_neg()
     scales = _Scales(*_rows(row_stats), grad_output.data_ptr(), 0 if grad_output.shape != target.shape else 1)

@@ -69,7 +69,7 @@ def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int) -> tup
 def _softmax_statistics(
     logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, numbers: Sequence[float] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, target = as_rows(logits), target.contiguous()
+    x, target = as_rows(logits), target.contiguous().resolve_neg()
     (((outers, classes, inners), strides),) = _merged(x)
     rows = torch.empty((4, *target.shape), dtype=torch.float32, device=x.device)
     losses, counted = torch.empty_like(rows[0]), torch.empty_like(rows[0])
@@ -88,7 +88,7 @@ def _softmax_statistics(
 
 def softmax_gradient(logits: Tensor, target: Tensor, rows: Tensor, upstream: Tensor) -> Tensor:
     """See :func:`polylosses.torch.kernels.softmax_gradient`."""
-    x, target = as_rows(logits), target.contiguous()
+    x, target = as_rows(logits), target.contiguous().resolve_neg()
     gradient = empty_like_rows(x)
     upstream = upstream.contiguous().resolve_neg()
     ((outers, classes, inners), of_logits), (_, of_gradient) = _merged(x, gradient)
