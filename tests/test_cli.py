@@ -354,25 +354,49 @@ def test_runs_of_every_interrupted_sweep_are_kept(tmp_path: Path, monkeypatch: p
     assert tree(tmp_path) == {"x": None, **{f"x/{name}.csv": f"epsilon\n{k}.0\n" for k, name in enumerate(names)}}
 
 
+# The command with a sweep in small batches, which says when the first of them is finished.
+NOTING = """
+from pathlib import Path
+from polylosses import cli
+from polylosses.tune import batched, experiment
+
+batched.MINIMUM_STEPS, experiment.MODELS_AT_ONCE = 20, 2
+run = experiment.Experiment.run
+
+def noted(*given):
+    for runs in run(*given):
+        yield runs
+        Path("finished").touch()
+
+experiment.Experiment.run = noted
+cli.main()
+"""
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     # Long enough that it is still training when the signal comes.
-    long = "tune digits --repeats 60 --learning-rates 0.001 --epsilons 1 --out x"
+    long = "tune iris --repeats 5000 --learning-rates 0.001 --epsilons 1 --out x"
     # What a shell runs in the background ignores Ctrl-C, and so would its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
-        [str(COMMAND), *long.split()], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", NOTING, *long.split()],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         signal.signal(signal.SIGINT, before)
-        while not (tmp_path / "x").exists():
+        while process.poll() is None and not (tmp_path / "finished").exists():
             time.sleep(0.05)
-        time.sleep(2)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert output == ""
     assert errors.count("\n") == 1, errors
     runs = pd.read_csv(tmp_path / "x" / "results.csv")
+    assert len(runs) > 0
     assert f"interrupted; the {len(runs)} finished runs are in x/results.csv." in errors
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["results.csv"]
 
