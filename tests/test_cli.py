@@ -325,8 +325,7 @@ def test_an_interrupted_sweep_leaves_a_finished_report_alone(
     put(tmp_path, old_report("x") if report else {})
     before = tree(tmp_path)
     assert tune("x", {}, tuning.SweepInterrupted(Finished.runs)) == cli.INTERRUPTED
-    name = "interrupted.csv" if report else "results.csv"
-    assert tree(tmp_path) == {"x": None, **before, f"x/{name}": REPORT["results.csv"]}
+    assert tree(tmp_path) == {"x": None, **before, "x/interrupted.csv": REPORT["results.csv"]}
 
 
 @pytest.mark.parametrize("before", [{}, {"x/results.csv": "mine", "x/interrupted.csv": "mine"}], ids=["new", "there"])
@@ -350,8 +349,11 @@ def test_runs_of_every_interrupted_sweep_are_kept(tmp_path: Path, monkeypatch: p
     for number in range(4):
         runs = pd.DataFrame({"epsilon": [float(number)]})
         assert tune("x", {}, tuning.SweepInterrupted(runs)) == cli.INTERRUPTED
-    names = ["results", "interrupted", "interrupted-2", "interrupted-3"]
-    assert tree(tmp_path) == {"x": None, **{f"x/{name}.csv": f"epsilon\n{k}.0\n" for k, name in enumerate(names)}}
+    names = ["interrupted", "interrupted-2", "interrupted-3", "interrupted-4"]
+    runs_of_each = {f"x/{name}.csv": f"epsilon\n{k}.0\n" for k, name in enumerate(names)}
+    assert tree(tmp_path) == {"x": None, **runs_of_each}
+    assert tune("x", {}, Finished()) == 0
+    assert tree(tmp_path).items() > runs_of_each.items()
 
 
 # The command with a sweep in small batches, which says when the first of them is finished.
@@ -395,10 +397,10 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert output == ""
     assert errors.count("\n") == 1, errors
-    runs = pd.read_csv(tmp_path / "x" / "results.csv")
+    runs = pd.read_csv(tmp_path / "x" / "interrupted.csv")
     assert len(runs) > 0
-    assert f"interrupted; the {len(runs)} finished runs are in x/results.csv." in errors
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["results.csv"]
+    assert f"interrupted; the {len(runs)} finished runs are in x/interrupted.csv." in errors
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["interrupted.csv"]
 
 
 def test_list_shows_every_loss(tmp_path: Path) -> None:

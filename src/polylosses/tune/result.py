@@ -109,9 +109,8 @@ class Result:
 
 
 def write_runs(runs: pd.DataFrame, directory: str | Path) -> Path:
-    """Write the runs of an interrupted sweep: ``results.csv``, or ``interrupted.csv`` beside one, and so on."""
-    further = (f"interrupted-{number}.csv" for number in count(2))
-    names = chain(["results.csv", "interrupted.csv"], further)
+    """Write the runs of an interrupted sweep as ``interrupted.csv``, or ``interrupted-2.csv`` beside one, and so on."""
+    names = chain(["interrupted.csv"], (f"interrupted-{number}.csv" for number in count(2)))
     name = next(name for name in names if not (Path(directory) / name).exists())
     _write({name: runs.to_csv(index=False)}, Path(directory))
     return Path(directory) / name

@@ -64,13 +64,14 @@ def sweep(
        fresh splits, and scored on the test rows. The best of many always looks better than it is.
 
     Args:
-        X: features, rows x features: a DataFrame (numbers, text, categories; some may be missing) or an array.
+        X: features, rows x features: a DataFrame (numbers, text, categories; some may be missing) or an array. Numbers
+            up to 1e150.
         y: class labels, one a row. Every class needs 8 rows.
-        epsilons: what to try. 0, cross-entropy, is always tried.
-        learning_rates: what every epsilon chooses from.
+        epsilons: what to try, up to 1e30. 0, cross-entropy, is always tried.
+        learning_rates: what every epsilon chooses from, up to 1e30.
         metric: ``"accuracy"``, ``"balanced_accuracy"``, ``"macro_f1"`` or ``"log_loss"`` (of the probabilities that
             :func:`polylosses.torch.poly_softmax` gives). None contains epsilon, as a training loss would.
-        repeats: how many splits and seeds the selection has, at least 2.
+        repeats: how many splits and seeds the selection has, 2 to 10000.
         imbalance: turn the training rows into a long tail, the largest class this many times the smallest.
         label_noise: replace this share of the training labels by another class, in [0, 1).
         seed: a whole number of at least 0. The same one gives the same result.
