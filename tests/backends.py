@@ -6,7 +6,7 @@ whether the backend takes float16 and bfloat16, ``serves_binary`` which cells of
 options for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -22,11 +22,29 @@ from found import FULL
 BACKENDS: list[ModuleType] = [on_numpy, on_torch, on_jax, on_keras]
 
 
-def on_every_backend(function: str, *, low_precision: bool = False) -> Callable[[Any], Any]:
-    """Runs a test on every backend that has the function. On JAX it is slow, since JAX compiles for each shape."""
+# One loss of each kind: what sets the others apart is arithmetic that the other backends run through, too. JAX compiles
+# every loss anew.
+JAX_LOSSES = ["poly1", "poly1_focal(-1, 0.5)", "poly_n of degree 8", "everything", "no logarithm"]
+
+
+def on_every_backend(
+    function: str, losses: Iterable[str] | None = None, *, low_precision: bool = False
+) -> Callable[[Any], Any]:
+    """Runs a test on every backend that has the function, for each of the named losses if there are any.
+
+    On JAX it is slow, and only for those of them that are ``JAX_LOSSES``.
+    """
     having = [b for b in BACKENDS if hasattr(b, function) and (b.LOW_PRECISION or not low_precision)]
-    names = [b.__name__.removeprefix("on_") for b in having]
-    return pytest.mark.parametrize("backend", slow_but(having, *(b for b in having if b is not on_jax)), ids=names)
+    quick = [b for b in having if b is not on_jax]
+    of = {b: b.__name__.removeprefix("on_") for b in having}
+    if losses is None:
+        return pytest.mark.parametrize("backend", slow_but(having, *quick), ids=of.values())
+    losses = list(losses)
+    pairs = [(b, name) for b in having for name in losses if b is not on_jax or name in JAX_LOSSES]
+    ids = [f"{of[b]}-{name}" for b, name in pairs]
+    return pytest.mark.parametrize(
+        ("backend", "name"), slow_but(pairs, *(pair for pair in pairs if pair[0] is not on_jax)), ids=ids
+    )
 
 
 def on_every_backend_in_full_precision(function: str) -> Callable[[Any], Any]:

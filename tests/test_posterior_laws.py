@@ -15,8 +15,7 @@ from polylosses import Polynomial
 INF = float("inf")
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "nothing"])
-@on_every_backend("softmax")
+@on_every_backend("softmax", [n for n in LOSSES if n != "nothing"])
 def test_the_posterior_is_the_oracles(backend: Any, name: str) -> None:
     rows = np.random.default_rng(0).integers(-64, 65, (20, 5)) / 16
     found = backend.softmax(LOSSES[name], rows)
@@ -29,8 +28,7 @@ def test_the_posterior_is_the_oracles(backend: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FULL + LOW)
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("softmax", low_precision=True)
+@on_every_backend("softmax", LOSSES, low_precision=True)
 def test_extremes(backend: Any, name: str, dtype: str) -> None:
     margins = [0.0, 5.0, 10.0, 15.0, 16.0, 17.0, 18.0, 20.0, 36.0, 37.0, 40.0, 88.0, 104.0, 710.0, 746.0, 1e4]
     rows = [
@@ -61,8 +59,7 @@ def test_a_heavy_logarithm_does_not_overflow_on_masked_classes(backend: Any) -> 
 
 
 @pytest.mark.parametrize("dtype", FULL)
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("from_nll")
+@on_every_backend("from_nll", LOSSES)
 def test_small_likelihoods_keep_their_digits(backend: Any, name: str, dtype: str) -> None:
     """Here nothing was rounded yet, so that q must have a relative accuracy: ``1 - exp(-nll)`` has none."""
     loss = LOSSES[name]

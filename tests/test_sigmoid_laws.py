@@ -83,8 +83,11 @@ def test_value_and_gradients_are_the_oracles(backend: Any, name: str, dtype: str
 
 @pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
 @pytest.mark.parametrize("dtype", LOW)
-@pytest.mark.parametrize("name", ["cross_entropy", "poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8"])
-@on_every_backend("binary_cross_entropy", low_precision=True)
+@on_every_backend(
+    "binary_cross_entropy",
+    ["cross_entropy", "poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8"],
+    low_precision=True,
+)
 def test_low_precision_is_the_oracle_rounded_once(backend: Any, name: str, dtype: str) -> None:
     loss = LOSSES[name]
     cells = some(BINARY_CELLS, name)
@@ -104,8 +107,7 @@ EXTREME = [1e4, -1e4, 0.0, 8.0, 15.0, 17.0, 18.0, 37.0, -37.0, 80.0, 88.0, 89.0,
 
 
 @pytest.mark.parametrize("dtype", FULL)
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("binary_cross_entropy")
+@on_every_backend("binary_cross_entropy", LOSSES)
 def test_extreme_logits(backend: Any, name: str, dtype: str) -> None:
     loss = LOSSES[name]
     # A sigmoid may be 0 where it would be below the smallest normal number.
@@ -123,8 +125,7 @@ def test_extreme_logits(backend: Any, name: str, dtype: str) -> None:
         assert not wrong.any(), f"{z[wrong]}, {y[wrong]}: {one[wrong]}, not {other[wrong]}"
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("binary_cross_entropy")
+@on_every_backend("binary_cross_entropy", LOSSES)
 def test_an_impossible_label_costs_what_it_should_and_its_gradient_is_finite(backend: Any, name: str) -> None:
     loss = LOSSES[name]
     found = backend.binary_cross_entropy(loss, np.array([-INF, INF]), np.array([1.0, 0.0]), reduction="none")
@@ -132,8 +133,7 @@ def test_an_impossible_label_costs_what_it_should_and_its_gradient_is_finite(bac
     assert np.isfinite(found.gradient).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("binary_cross_entropy")
+@on_every_backend("binary_cross_entropy", LOSSES)
 def test_a_flip_of_signs_and_labels_changes_nothing(backend: Any, name: str) -> None:
     numbers = binary_arrays(next(c for c in BINARY_CELLS if c.target == "soft" and len(c.shape) == 3))
     flipped, given = (-numbers.logits, 1 - numbers.target), (numbers.logits, numbers.target)
@@ -143,8 +143,7 @@ def test_a_flip_of_signs_and_labels_changes_nothing(backend: Any, name: str) -> 
     np.testing.assert_allclose(found.gradient, -right.gradient, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("binary_cross_entropy")
+@on_every_backend("binary_cross_entropy", LOSSES)
 def test_it_is_a_softmax_of_two_classes(backend: Any, name: str) -> None:
     logits = np.linspace(-6, 6, 41)
     two = np.stack([logits, np.zeros_like(logits)], axis=1)
@@ -156,16 +155,14 @@ def test_it_is_a_softmax_of_two_classes(backend: Any, name: str) -> None:
         np.testing.assert_allclose(found.value, right.value, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("binary_cross_entropy")
+@on_every_backend("binary_cross_entropy", LOSSES)
 def test_nan_stays_nan(backend: Any, name: str) -> None:
     found = backend.binary_cross_entropy(LOSSES[name], np.array([np.nan, 1.0]), np.array([1.0, 0.5]), reduction="none")
     assert np.isnan(found.value).tolist() == [True, False]
 
 
 # The margin is up to where q = sigmoid(-z) is a normal float32 number.
-@pytest.mark.parametrize("name", ["poly1(-1)", "focal(0.5)", "poly1_focal(-1, 0.5)"])
-@on_every_backend("binary_cross_entropy")
+@on_every_backend("binary_cross_entropy", ["poly1(-1)", "focal(0.5)", "poly1_focal(-1, 0.5)"])
 def test_small_losses_keep_their_digits(backend: Any, name: str) -> None:
     """The sigmoid knows ``q = sigmoid(-z)`` to its last digit, where ``1 - sigmoid(z)`` is 0 from a margin of 17 on."""
     loss = LOSSES[name]
@@ -176,8 +173,7 @@ def test_small_losses_keep_their_digits(backend: Any, name: str) -> None:
     assert found.value == pytest.approx(q ** (1 + loss.gamma), rel=1e-5, abs=TINY["float32"])
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "nothing"])
-@on_every_backend("sigmoid")
+@on_every_backend("sigmoid", [n for n in LOSSES if n != "nothing"])
 def test_poly_sigmoid_is_poly_softmax_of_two_classes(backend: Any, name: str) -> None:
     logits = np.linspace(-12, 12, 49)
     two = np.stack([logits, np.zeros_like(logits)], axis=1)
@@ -186,10 +182,7 @@ def test_poly_sigmoid_is_poly_softmax_of_two_classes(backend: Any, name: str) ->
 
 
 # What minimizes share * L(p) + (1 - share) * L(1 - p); where L' is bounded, only even shares have a minimum inside.
-@pytest.mark.parametrize(
-    "name", ["cross_entropy", "poly1", "focal", "poly1_focal", "poly_n", "everything", "poly1(-1)"]
-)
-@on_every_backend("sigmoid")
+@on_every_backend("sigmoid", ["cross_entropy", "poly1", "focal", "poly1_focal", "poly_n", "everything", "poly1(-1)"])
 def test_poly_sigmoid_is_the_share_that_the_logit_is_optimal_for(backend: Any, name: str) -> None:
     share = np.array([0.1, 0.5, 0.875])
     low, high = np.full(3, -30.0), np.full(3, 30.0)

@@ -62,8 +62,11 @@ def test_value_and_gradients_are_the_oracles(backend: Any, name: str, dtype: str
 
 
 @pytest.mark.parametrize("dtype", LOW)
-@pytest.mark.parametrize("name", ["cross_entropy", "poly1", "focal", "poly1_focal(-1, 0.5)", "poly_n of degree 8"])
-@on_every_backend("cross_entropy", low_precision=True)
+@on_every_backend(
+    "cross_entropy",
+    ["cross_entropy", "poly1", "focal", "poly1_focal(-1, 0.5)", "poly_n of degree 8"],
+    low_precision=True,
+)
 def test_low_precision_is_the_oracle_rounded_once(backend: Any, name: str, dtype: str) -> None:
     loss = LOSSES[name]
     cells = some(CELLS, name)
@@ -123,8 +126,7 @@ def scales(loss: Polynomial, cell: Cell, logits: Array) -> reference.Expected:
     return reference.cross_entropy(loss, logits, arrays(cell).target, **options)
 
 
-@pytest.mark.parametrize("name", SOME)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", SOME)
 def test_a_shift_of_the_logits_changes_nothing(backend: Any, name: str) -> None:
     loss = LOSSES[name]
     for cell in positionwise(name):
@@ -138,8 +140,7 @@ def test_a_shift_of_the_logits_changes_nothing(backend: Any, name: str) -> None:
             assert (np.abs(found_gradient - gradient) <= 2 * SPACING["float64"] * scale.gradient_scale).all(), cell
 
 
-@pytest.mark.parametrize("name", SOME)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", SOME)
 def test_a_batch_is_its_rows(backend: Any, name: str) -> None:
     loss = LOSSES[name]
     for cell in positionwise(name, SHAPES[2:3]):
@@ -155,8 +156,7 @@ def test_a_batch_is_its_rows(backend: Any, name: str) -> None:
         assert (np.abs(by_row[1] - gradient) <= 2 * SPACING["float64"] * scale.gradient_scale).all(), cell
 
 
-@pytest.mark.parametrize("name", SOME)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", SOME)
 def test_the_order_of_classes_does_not_matter(backend: Any, name: str) -> None:
     loss = LOSSES[name]
     order = np.array([3, 0, 4, 2, 1])  # new class k is old class order[k]
@@ -180,8 +180,7 @@ def test_the_order_of_classes_does_not_matter(backend: Any, name: str) -> None:
         assert (difference <= 2 * SPACING["float64"] * scale.gradient_scale[:, order]).all(), cell
 
 
-@pytest.mark.parametrize("name", SOME)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", SOME)
 def test_an_index_is_its_one_hot_row(backend: Any, name: str) -> None:
     """For the mean it is not, with weights: torch divides by the kept weights only where targets are indices."""
     loss = LOSSES[name]
@@ -204,8 +203,7 @@ def test_an_index_is_its_one_hot_row(backend: Any, name: str) -> None:
         assert (np.abs(found_gradient - gradient) <= 2 * SPACING["float64"] * scale.gradient_scale).all(), cell
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", LOSSES)
 def test_the_gradient_is_the_slope_times_that_of_cross_entropy(backend: Any, name: str) -> None:
     loss = LOSSES[name]
     z = arrays(CELLS[0]).logits * np.array([[0.25], [1.0], [4.0]])
@@ -224,8 +222,7 @@ def test_the_gradient_is_the_slope_times_that_of_cross_entropy(backend: Any, nam
 IGNORED = list(product([-100, -1, 0, 2, 255, 10**6], [0.0, 0.125], [False, True], ["none", "mean", "sum"]))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", LOSSES)
 def test_ignored_positions_count_nothing(backend: Any, name: str) -> None:
     loss = LOSSES[name]
     kept = [0, 2]
@@ -245,8 +242,7 @@ def test_ignored_positions_count_nothing(backend: Any, name: str) -> None:
         assert (gradient[[1, 3, 4]] == 0).all(), options
 
 
-@pytest.mark.parametrize("name", SOME)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", SOME)
 def test_nothing_but_ignored_positions(backend: Any, name: str) -> None:
     z, target = np.arange(8.0).reshape(2, 4), np.array([-100, -100])
     for weight, smoothing in product([None, np.ones(4)], [0.0, 0.125]):
@@ -276,8 +272,7 @@ EXTREME: dict[str, list[float]] = {
 
 
 @pytest.mark.parametrize("dtype", FULL)
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", LOSSES)
 def test_extreme_logits(backend: Any, name: str, dtype: str) -> None:
     loss = LOSSES[name]
     # What is below the smallest normal number may be taken for 0.
@@ -315,8 +310,7 @@ def test_gradients_of_a_small_focal_exponent_vanish_at_saturation(backend: Any, 
 
 
 @pytest.mark.parametrize("dtype", FULL)
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", LOSSES)
 def test_a_masked_label_costs_what_an_impossible_one_does(backend: Any, name: str, dtype: str) -> None:
     loss = LOSSES[name]
     z, impossible = np.array([[-INF, 0.0, 1.0]]), loss.value(-INF, 1.0)
@@ -327,8 +321,7 @@ def test_a_masked_label_costs_what_an_impossible_one_does(backend: Any, name: st
         assert gradient[0, 0] <= 0  # as with cross-entropy: never pushed further down
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", LOSSES)
 def test_the_gradient_where_all_is_lost_is_finite_under_smoothing(backend: Any, name: str) -> None:
     """Smoothing spreads the target over masked classes too: an infinite loss, as torch's, but no nan."""
     loss = LOSSES[name]
@@ -339,8 +332,7 @@ def test_the_gradient_where_all_is_lost_is_finite_under_smoothing(backend: Any, 
 
 
 @pytest.mark.parametrize("classes", [1, 2, 300])
-@pytest.mark.parametrize("name", SOME)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", SOME)
 def test_numbers_of_classes(backend: Any, name: str, classes: int) -> None:
     loss = LOSSES[name]
     random = np.random.default_rng(classes)
@@ -359,8 +351,7 @@ def test_numbers_of_classes(backend: Any, name: str, classes: int) -> None:
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
-@pytest.mark.parametrize("name", LOSSES)
-@on_every_backend("cross_entropy")
+@on_every_backend("cross_entropy", LOSSES)
 def test_nan_stays_nan(backend: Any, name: str, soft: bool) -> None:
     z = np.array([[0.0, float("nan"), 1.0], [0.0, 1.0, 2.0]])
     target = np.array([[0.5, 0.25, 0.25]] * 2) if soft else np.array([0, 0])
