@@ -10,7 +10,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError
 
-SOURCE = "src/polylosses/torch/native.cpp"
+SOURCE = "src/polylosses/torch/kernels/native.cpp"
 # Without what serves a debugger, it is of a third of the size.
 FLAGS = ["-std=gnu++17", "-O2", "-g0"]
 # What is missing is found out here and not when it is loaded.
@@ -101,12 +101,12 @@ class Wheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:  # noqa: D102
         platform = super().get_tag()[2]
         build_lib = self.get_finalized_command("build_ext").build_lib
-        self.root_is_pure = not Path(build_lib, "polylosses/torch/_native.so").exists()
+        self.root_is_pure = not Path(build_lib, "polylosses/torch/kernels/_native.so").exists()
         return "py3", "none", "any" if self.root_is_pure else platform
 
 
 source = hashlib.sha256(Path(SOURCE).read_bytes()).hexdigest()
-kernels = Extension("polylosses.torch._native", [SOURCE], define_macros=[("POLYLOSSES_SOURCE", f'"{source}"')])
+kernels = Extension("polylosses.torch.kernels._native", [SOURCE], define_macros=[("POLYLOSSES_SOURCE", f'"{source}"')])
 setup(
     ext_modules=[kernels] if sys.platform == "linux" else [],  # nobody has run them elsewhere
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},

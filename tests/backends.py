@@ -1,4 +1,4 @@
-"""Which adapters the laws run on. A new backend writes one, names it here, and has its tests.
+"""The backends that the shared tests run on. A new backend needs an adapter module, listed in ``BACKENDS``.
 
 An adapter is a module with some of the functions ``cross_entropy``, ``binary_cross_entropy``, ``softmax``, ``sigmoid``
 and ``from_nll``, each from a :class:`polylosses.Polynomial` and NumPy arrays to NumPy arrays. ``LOW_PRECISION`` says
@@ -22,17 +22,17 @@ from found import FULL
 BACKENDS: list[ModuleType] = [on_numpy, on_torch, on_jax, on_keras]
 
 
-# One loss of each kind: what sets the others apart is arithmetic that the other backends run through, too. JAX compiles
-# every loss anew.
+# One loss of each kind, since JAX compiles every loss anew. The others differ in arithmetic only, which the other
+# backends test.
 JAX_LOSSES = ["poly1", "poly1_focal(-1, 0.5)", "poly_n of degree 8", "everything", "no logarithm"]
 
 
 def on_every_backend(
     function: str, losses: Iterable[str] | None = None, *, low_precision: bool = False
 ) -> Callable[[Any], Any]:
-    """Runs a test on every backend that has the function, for each of the named losses if there are any.
+    """Parametrizes a test over the backends that have the function, and over the names of losses if given.
 
-    On JAX it is slow, and only for those of them that are ``JAX_LOSSES``.
+    On JAX it is marked as slow, and runs for the losses in ``JAX_LOSSES`` only.
     """
     having = [b for b in BACKENDS if hasattr(b, function) and (b.LOW_PRECISION or not low_precision)]
     quick = [b for b in having if b is not on_jax]
@@ -48,7 +48,7 @@ def on_every_backend(
 
 
 def on_every_backend_in_full_precision(function: str) -> Callable[[Any], Any]:
-    """Runs a test on every backend that has the function, in each full precision: JAX in one, and never slow."""
+    """Parametrizes a test over the backends that have the function and float64 and float32; JAX in float64 only."""
     having = [backend for backend in BACKENDS if hasattr(backend, function)]
     pairs = [(b, dtype) for b in having for dtype in (["float64"] if b is on_jax else FULL)]
     names = [f"{b.__name__.removeprefix('on_')}-{dtype}" for b, dtype in pairs]

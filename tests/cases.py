@@ -1,7 +1,7 @@
-"""The tables that the laws run over: losses of the family, and every combination of the losses' options.
+"""The test cases shared by all backends: losses of the family, and every combination of the losses' options.
 
-All numbers of a cell (logits, class weights, target probabilities) are small multiples of a power of two. So they are
-exact in every dtype down to bfloat16, and one oracle value serves all dtypes and all backends.
+A cell is one combination of options. Its numbers (logits, class weights, target probabilities) are small multiples of a
+power of two: they are exact in every dtype down to bfloat16, so that one oracle value serves all dtypes and backends.
 """
 
 import math
@@ -46,7 +46,7 @@ WEIGHT = np.array([1.0, 2.5, 0.25, 0.0, 4.0])
 
 
 class Cell(NamedTuple):
-    """One combination of options. ``ignore_index`` None: torch's default, and no position is ignored."""
+    """One combination of options. ``ignore_index`` None: torch's default, and no row is ignored."""
 
     target: str
     shape: tuple[int, ...]
@@ -68,7 +68,7 @@ class Arrays:
     logits: Array
     target: Array
     weight: Array | None
-    upstream: Array  # what the positions' losses are multiplied by before the backward pass of reduction "none"
+    upstream: Array  # the output gradient for reduction "none", of the batch shape
 
 
 CELLS: tuple[Cell, ...] = tuple(
@@ -89,7 +89,7 @@ C = TypeVar("C", bound=tuple[Any, ...])
 
 
 def slow_but(cases: Iterable[Any], *quick: Any) -> list[Any]:
-    """The cases of a test, as pytest takes them: all are slow but some, each in another way than the others."""
+    """Parameters for ``pytest.mark.parametrize``, marked as slow except for ``quick``."""
     cases = list(cases)
     assert all(case in cases for case in quick)
     return [
@@ -98,14 +98,14 @@ def slow_but(cases: Iterable[Any], *quick: Any) -> list[Any]:
     ]
 
 
-# What runs over all cells; every other loss has some of them.
+# The losses that run over all cells; every other loss runs over some of them.
 WHOLE = ("everything",)
 
 
 def covering(cells: Sequence[C], first: int = 0) -> list[C]:
-    """Few of the cells, in which any two options that are together in one of ``cells`` are together in one.
+    """Pairwise testing: a small subset of the cells that has every pair of options that occurs in ``cells``.
 
-    Other values of ``first`` give other such sets.
+    Different values of ``first`` give different subsets.
     """
     cells = [*cells[first % len(cells) :], *cells[: first % len(cells)]]
     pairs = [set(combinations(enumerate(cell), 2)) for cell in cells]
@@ -188,7 +188,7 @@ class BinaryArrays:
     target: Array
     weight: Array | None
     pos_weight: Array | None
-    upstream: Array  # what the elements' losses are multiplied by before the backward pass of reduction "none"
+    upstream: Array  # the output gradient for reduction "none", of the logits' shape
 
 
 BINARY_CELLS: tuple[BinaryCell, ...] = tuple(

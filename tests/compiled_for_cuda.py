@@ -14,7 +14,8 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy, triton, triton_kernels
+from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy
+from polylosses.torch.kernels import triton, triton_kernels
 
 
 class Driver:

@@ -1,4 +1,4 @@
-"""What an adapter returns, and how far it may be from what is right."""
+"""The result of an adapter, and its comparison with the oracle."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pytest
 from cases import Array
 from reference import Expected
 
-# The spacing of the numbers below 2, and the smallest normal number.
+# The machine epsilon (the spacing of the numbers from 1 to 2), and the smallest normal number.
 SPACING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}
 FULL, LOW = ["float64", "float32"], ["float16", "bfloat16"]
@@ -25,7 +25,7 @@ class Found:
 
 
 def far(name: str, found: Array, right: Array, tolerance: Array) -> list[str]:
-    """A line for the failure message if a number is further off than its own tolerance, or not of the right shape."""
+    """A line of the failure message if the shape is wrong or an error exceeds its elementwise tolerance."""
     if found.shape != right.shape:
         return [f"{name} has shape {found.shape}, not {right.shape}"]
     with np.errstate(invalid="ignore"):
@@ -36,6 +36,7 @@ def far(name: str, found: Array, right: Array, tolerance: Array) -> list[str]:
 
 
 def compare(found: Found, right: Expected, tolerance: Callable[[Array, Array], Array]) -> list[str]:
+    """The differences that exceed ``tolerance``, a function of the exact numbers and their scales."""
     wrong = far("value", found.value, right.value, tolerance(right.value, right.value_scale))
     wrong += far("gradient", found.gradient, right.gradient, tolerance(right.gradient, right.gradient_scale))
     if found.target_gradient is None or right.target_gradient is None:
@@ -48,6 +49,7 @@ def compare(found: Found, right: Expected, tolerance: Callable[[Array, Array], A
 
 
 def report(failures: dict[str, list[str]]) -> None:
+    """Fails the test with the first differences, if any, of the results of :func:`compare` by cell."""
     assert failures, "nothing was compared"
     lines = [f"{cell}: {'; '.join(wrong)}" for cell, wrong in failures.items() if wrong]
     if lines:
@@ -55,7 +57,7 @@ def report(failures: dict[str, list[str]]) -> None:
 
 
 def rounded_once(dtype: str) -> Callable[[Array, Array], Array]:
-    """Half a unit in the last place of the exact result in ``dtype``, above the error of the same thing in float32."""
+    """The tolerance of a result that is computed in float32 and rounded once, to ``dtype``."""
 
     def tolerance(right: Array, scale: Array) -> Array:
         size = np.maximum(np.abs(right), TINY[dtype])

@@ -1,6 +1,7 @@
-"""The adapter of ``polylosses.jax`` to the laws that hold for every backend.
+"""Adapter of ``polylosses.jax`` for the tests that run on every backend.
 
-Its losses are one for each example: weights, soft labels' smoothing and reductions are the adapter's, and NumPy's.
+The losses of ``polylosses.jax`` are not reduced and have no class weights: the adapter adds weights, reductions and the
+label smoothing of probabilities in NumPy.
 """
 
 from dataclasses import replace
@@ -30,11 +31,11 @@ def numbers(found: Any) -> Array:
     return np.asarray(found, dtype=np.float64)
 
 
-def losses(how: tuple[bool, int], polynomial: Any, logits: Any, target: Any, kept: Any, label_smoothing: Any) -> Any:
-    """One for each example."""
-    soft, axis = how
-    chosen: dict[str, Any] = {"polynomial": polynomial, "axis": axis, "where": kept}
-    if soft:
+def losses(how: tuple[bool, int], polynomial: Any, logits: Any, target: Any, valid: Any, label_smoothing: Any) -> Any:
+    """The loss of each example."""
+    dense_target, axis = how
+    chosen: dict[str, Any] = {"polynomial": polynomial, "axis": axis, "where": valid}
+    if dense_target:
         return poly_cross_entropy(logits, target, **chosen)
     smoothed = {} if label_smoothing is None else {"label_smoothing": label_smoothing}
     return poly_cross_entropy_with_integer_labels(logits, target, **smoothed, **chosen)
@@ -48,24 +49,24 @@ def with_gradients(how: Any, polynomial: Any, upstream: Any, logits: Any, target
     return value, *pull(upstream.astype(value.dtype))
 
 
-# Compiled in a hurry: compiling takes most of the time here.
+# Without optimization, since compilation takes most of the time of these tests.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-# The numbers of a polynomial are known when it is compiled, or not until it runs: both have to be right.
+# The numbers of a polynomial are compile-time constants, or traced: both programs have to be right.
 KNOWN = jit(with_gradients, static_argnames=("how", "polynomial"))
 TRACED = jit(with_gradients, static_argnames="how")
 
-# One loss for each way in which the numbers may be 0: for these the program is another one.
+# One loss for each combination of zeros among the constants, since each compiles to a different program.
 OF_EACH_KIND = {(bool(p.coefficients), p.gamma == 0, p.log_weight == 0): p for p in LOSSES.values()}.values()
 
 
 def padded(loss: Polynomial) -> Polynomial:
-    """With 8 coefficients, so that losses share a compiled program."""
+    """Pads the coefficients with zeros to 8, so that losses share a compiled program."""
     return replace(loss, coefficients=(*loss.coefficients, *[0.0] * (8 - len(loss.coefficients))))
 
 
 def stacked(dtype: str = "float32") -> Any:
-    """All losses as one polynomial of arrays, to be mapped over: one compiled program for all."""
+    """All losses as one polynomial of stacked arrays, for ``vmap``: one compiled program for all."""
     return jax.tree.map(lambda *numbers: jnp.asarray(numbers, dtype), *map(padded, LOSSES.values()))
 
 
@@ -82,44 +83,44 @@ def cross_entropy(
     dtype: str = "float64",
 ) -> Found:
     axis = 0 if logits.ndim == 1 else 1
-    soft = target.shape == logits.shape
-    places = logits.shape[:axis] + logits.shape[axis + 1 :]
-    kept = np.ones(places, bool) if soft or ignore_index is None else target != ignore_index
+    dense_target = target.shape == logits.shape
+    batch_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+    valid = np.ones(batch_shape, bool) if dense_target or ignore_index is None else target != ignore_index
     weights = np.ones(logits.shape[axis]) if weight is None else weight
-    along = np.broadcast_to(weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)]), logits.shape)
-    of_label = np.ones(places) if soft else weights[np.where(kept, target, 0)]
-    factor = np.ones(places)
+    class_weight = np.broadcast_to(weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)]), logits.shape)
+    row_weight = np.ones(batch_shape) if dense_target else weights[np.where(valid, target, 0)]
+    factor = np.ones(batch_shape)
     if reduction == "none" and upstream is not None:
         factor = upstream
     elif reduction == "mean":
         with np.errstate(divide="ignore"):
-            factor = factor / (np.float64(kept.size) if soft else (kept * of_label).sum())
+            factor = factor / (np.float64(valid.size) if dense_target else (valid * row_weight).sum())
 
-    def found_by(soft: bool, target: Array, times: Array, smoothing: float = 0.0) -> list[Array]:
+    def found_by(dense_target: bool, target: Array, times: Array, smoothing: float = 0.0) -> list[Array]:
         known = dtype == "float32" and loss in OF_EACH_KIND
         with jax.enable_x64(True):
             found = (KNOWN if known else TRACED)(
-                (soft, axis),
+                (dense_target, axis),
                 loss if known else padded(loss),
                 jnp.asarray(factor * times, dtype),
                 jnp.asarray(logits, dtype),
-                jnp.asarray(target, dtype if soft else "int32"),
-                None if ignore_index is None else jnp.asarray(kept),
+                jnp.asarray(target, dtype if dense_target else "int32"),
+                None if ignore_index is None else jnp.asarray(valid),
                 None if smoothing == 0 else jnp.asarray(smoothing, dtype),
             )
             value, *gradients = map(numbers, found)
         return [times * value, *gradients]
 
-    if soft:
-        labels = along * ((1 - label_smoothing) * target + label_smoothing / len(weights))
-        value, gradient, by_labels = found_by(True, labels, np.ones(places))
-        gradients = [gradient, by_labels * along * (1 - label_smoothing)]
+    if dense_target:
+        labels = class_weight * ((1 - label_smoothing) * target + label_smoothing / len(weights))
+        value, gradient, by_labels = found_by(True, labels, np.ones(batch_shape))
+        gradients = [gradient, by_labels * class_weight * (1 - label_smoothing)]
     elif weight is None:
-        value, *gradients = found_by(False, target, np.ones(places), label_smoothing)
+        value, *gradients = found_by(False, target, np.ones(batch_shape), label_smoothing)
     else:
-        value, *gradients = found_by(False, target, (1 - label_smoothing) * of_label)
+        value, *gradients = found_by(False, target, (1 - label_smoothing) * row_weight)
         if label_smoothing:
-            spread, by_spread, _ = found_by(True, along / len(weights), np.full(places, label_smoothing))
+            spread, by_spread, _ = found_by(True, class_weight / len(weights), np.full(batch_shape, label_smoothing))
             value, gradients = value + spread, [gradients[0] + by_spread]
     if reduction != "none":
         with np.errstate(invalid="ignore"):
@@ -175,7 +176,7 @@ def binary_cross_entropy(
     if pos_weight is None:
         value, *gradients = found_by(labels, times)
     else:
-        # What the positive part weighs more: linear in the labels.
+        # The loss is linear in the labels, so pos_weight is the weight of the all-positive loss.
         yes, by_yes, _ = found_by(np.ones(logits.shape), times * pos_weight * labels)
         no, by_no, _ = found_by(np.zeros(logits.shape), times * (1 - labels))
         value, gradients = yes + no, [by_yes + by_no]

@@ -1,6 +1,6 @@
-"""The adapter of ``polylosses.keras`` to the laws that hold for every backend, on the backend that Keras runs on.
+"""Adapter of ``polylosses.keras`` for the tests that run on every backend, on the backend that Keras runs on.
 
-Its functions are one loss for each sample, so the adapter writes weights and reductions as a user would.
+The functions of ``polylosses.keras`` are not reduced and have no class weights: the adapter adds both, as a user would.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from polylosses.keras import (
     poly_sparse_categorical_crossentropy,
 )
 
-# The others need not be there, and take seconds to import.
+# The other backends may not be installed, and take seconds to import.
 BACKEND = keras.backend.backend()
 if BACKEND == "torch":
     import torch
@@ -32,7 +32,7 @@ LOW_PRECISION = False
 
 
 def with_gradients(function: Callable[..., Any], factor: Array, given: list[Array], dtype: str) -> Found:
-    """The function's value, and the gradients of its sum times ``factor``."""
+    """The function's value, and its gradients with ``factor`` as the output gradient."""
     if BACKEND == "torch":
         tensors = [torch.tensor(array, dtype=getattr(torch, dtype), requires_grad=True) for array in given]
         value = function(*tensors)
@@ -82,7 +82,7 @@ def second_derivatives(function: Callable[[Any], Any], given: Array, direction: 
 
 
 def compiled(function: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """The function as the backend compiles it."""
+    """The function, compiled in each of the backend's ways."""
     if BACKEND == "torch":
         return [torch.compile(function, backend="aot_eager", fullgraph=True)]
     if BACKEND == "tensorflow":
@@ -91,6 +91,7 @@ def compiled(function: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 
 def reduced(found: Found, factor: Array, reduction: str) -> Found:
+    """Replaces the losses by their weighted sum, unless ``reduction`` is "none"."""
     if reduction == "none":
         return found
     with np.errstate(invalid="ignore"):
@@ -112,28 +113,28 @@ def cross_entropy(
 ) -> Found:
     axis = 0 if logits.ndim == 1 else 1
     soft = target.shape == logits.shape
-    places = logits.shape[:axis] + logits.shape[axis + 1 :]
-    kept = np.ones(places, bool) if soft or ignore_index is None else target != ignore_index
-    indices = None if soft else np.where(kept, target, 0)
+    batch_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+    valid = np.ones(batch_shape, bool) if soft or ignore_index is None else target != ignore_index
+    indices = None if soft else np.where(valid, target, 0)
     weights = np.ones(logits.shape[axis]) if weight is None else weight
-    factor = np.ones(places)
+    factor = np.ones(batch_shape)
     if reduction == "none" and upstream is not None:
         factor = upstream
     elif reduction == "mean":
         with np.errstate(divide="ignore"):
-            factor = factor / (np.float64(kept.size) if soft else (kept * weights[indices]).sum())
-    along = weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)])
+            factor = factor / (np.float64(valid.size) if soft else (valid * weights[indices]).sum())
+    class_weight = weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)])
     if soft or label_smoothing:
-        # Weights multiply the labels; so they are smoothed here, before.
+        # Class weights multiply the smoothed labels, so label smoothing has to come first.
         labels = target if indices is None else np.moveaxis(np.eye(len(weights))[indices], -1, axis)
-        counts = np.expand_dims(kept, axis)
-        given = [np.where(counts, logits, 0), counts * along * label_smoothing / len(weights)]
-        factors = [counts * along * (1 - label_smoothing), labels]
+        counts = np.expand_dims(valid, axis)
+        given = [np.where(counts, logits, 0), counts * class_weight * label_smoothing / len(weights)]
+        factors = [counts * class_weight * (1 - label_smoothing), labels]
 
         def dense(z: Any, *y: Any) -> Any:
             constants = [keras.ops.convert_to_tensor(array, dtype) for array in (given[1], *factors)]
-            share = constants[0] + constants[1] * (y[0] if y else constants[2])
-            return poly_categorical_crossentropy(share, z, True, axis=axis, polynomial=loss)
+            target_weight = constants[0] + constants[1] * (y[0] if y else constants[2])
+            return poly_categorical_crossentropy(target_weight, z, True, axis=axis, polynomial=loss)
 
         found = with_gradients(dense, factor, [given[0], target] if soft else [given[0]], dtype)
     else:
@@ -179,7 +180,7 @@ def binary_cross_entropy(
     weights = 1.0 if weight is None else weight
 
     def elements(z: Any, y: Any) -> Any:
-        # Each as an axis of its own, since Keras takes the mean of the last.
+        # A last axis of size 1, since Keras takes the mean along it.
         columns = keras.ops.expand_dims(y, -1), keras.ops.expand_dims(z, -1)
         return poly_binary_crossentropy(*columns, True, alpha=alpha, polynomial=loss)
 

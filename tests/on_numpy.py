@@ -1,6 +1,6 @@
-"""The adapter of bare ``Polynomial`` on NumPy arrays: a loss in the few lines that it takes without a framework.
+"""Adapter of ``Polynomial`` on NumPy arrays for the tests that run on every backend: a loss without a framework.
 
-The gradient is that of the slope identity, ``sum_c share_c slope_c ([c = k] - p_k)``.
+The gradient comes from the slope: ``dL/dz_k = sum_c target_weight_c slope_c ([c = k] - p_k)``.
 """
 
 from typing import Any
@@ -35,47 +35,49 @@ def cross_entropy(
     upstream: Array | None = None,
     dtype: str = "float64",
 ) -> Found:
-    soft = target.shape == logits.shape
+    dense_target = target.shape == logits.shape
     z = to_rows(logits).astype(dtype)
     classes = z.shape[1]
     weights = np.ones(classes, dtype) if weight is None else weight.astype(dtype)
-    if soft:
-        labels, kept = to_rows(target).astype(dtype), np.ones(len(z), bool)
+    if dense_target:
+        labels, valid = to_rows(target).astype(dtype), np.ones(len(z), bool)
     else:
-        kept = np.ones(target.size, bool) if ignore_index is None else target.reshape(-1) != ignore_index
-        labels = np.eye(classes, dtype=dtype)[np.where(kept, target.reshape(-1), 0)]
-    counts = kept if soft or weight is None else kept * weights[labels.argmax(1)]
+        valid = np.ones(target.size, bool) if ignore_index is None else target.reshape(-1) != ignore_index
+        labels = np.eye(classes, dtype=dtype)[np.where(valid, target.reshape(-1), 0)]
+    row_weight = valid if dense_target or weight is None else valid * weights[labels.argmax(1)]
     labels = (1 - label_smoothing) * labels + label_smoothing / classes if label_smoothing else labels
-    share = kept[:, None] * weights * labels
-    z = np.where(kept[:, None], z, 0)
+    target_weight = valid[:, None] * weights * labels
+    z = np.where(valid[:, None], z, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         shifted = z - z.max(1, keepdims=True, initial=-np.inf)
         logp = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
         value, slope = at(loss, logp, -np.expm1(logp))
-        nothing = share == 0
-        losses = np.where(nothing, 0, share * value).sum(1)
-        pull = np.where(nothing, 0, share * slope)
+        excluded = target_weight == 0
+        losses = np.where(excluded, 0, target_weight * value).sum(1)
+        pull = np.where(excluded, 0, target_weight * slope)
         gradient = pull - np.exp(logp) * pull.sum(1, keepdims=True)
-        absent = nothing & (logp == -np.inf)
-        by_target = (1 - label_smoothing) * weights * np.where(absent, 0, value)
+        infinite = excluded & (logp == -np.inf)
+        by_target = (1 - label_smoothing) * weights * np.where(infinite, 0, value)
         factor = np.ones(len(z))
         if reduction == "none" and upstream is not None:
             factor = upstream.reshape(-1)
         elif reduction == "mean":
-            factor = factor / np.float64(counts.sum())
-        places = target.shape if not soft else logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else ()
-        total: Any = losses.reshape(places) if reduction == "none" else (losses * factor).sum()
+            factor = factor / np.float64(row_weight.sum())
+        batch_shape = (
+            target.shape if not dense_target else logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else ()
+        )
+        total: Any = losses.reshape(batch_shape) if reduction == "none" else (losses * factor).sum()
         if reduction == "mean" and not losses.size:
             total = np.nan
         return Found(
             np.asarray(total, np.float64),
             to_class_axis(factor[:, None] * gradient, logits.shape).astype(np.float64),
-            to_class_axis(factor[:, None] * by_target, logits.shape).astype(np.float64) if soft else None,
+            to_class_axis(factor[:, None] * by_target, logits.shape).astype(np.float64) if dense_target else None,
         )
 
 
 def softmax(loss: Polynomial, logits: Array, dtype: str = "float64") -> Array:
-    """Only what the definition says: no care for the edges."""
+    """The definition of the posterior, without guards against overflow."""
     z = logits.astype(dtype)
     p = np.exp(z - z.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)

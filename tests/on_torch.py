@@ -1,4 +1,4 @@
-"""The adapter of ``polylosses.torch`` to the laws that hold for every backend."""
+"""Adapter of ``polylosses.torch`` for the tests that run on every backend."""
 
 from typing import Any
 

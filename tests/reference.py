@@ -1,11 +1,11 @@
-"""The oracle: the definition of every loss and of its gradient, at 50 digits, written without a look at the package.
+"""The oracle: every loss and its gradient from the definition, at 50 digits, independent of the package's code.
 
-It is meant to be read. Rows are computed one after another by mpmath; what is done with them is NumPy in float64.
+It is written for readability: rows are computed one by one in mpmath, and combined in NumPy in float64.
 
-With every number comes its scale: an implementation that works in floating point with spacing ``eps`` can't be held
-to less than ``eps * scale``. The scale follows from two roundings, not from trying until the tests passed. The
-implementation may know ``p`` and ``q = 1 - p`` only up to ``eps``, which moves the result by ``eps`` times its
-derivative (as a sum of absolute values); and log-softmax has an error of ``eps`` times the size of the logits.
+Every number comes with its scale: an implementation in floating point with machine epsilon ``eps`` may have an error of
+``eps * scale``. The scale is derived from two rounding errors, not fitted to the tests. An implementation may know
+``p`` and ``q = 1 - p`` only up to ``eps``, which changes the result by ``eps`` times its derivative (as a sum of
+absolute values); and log-softmax has an error of ``eps`` times the magnitude of the logits.
 """
 
 import warnings
@@ -46,8 +46,9 @@ def value_terms(loss: Polynomial, p: Any, q: Any) -> Any:
 
 
 def slope_terms(loss: Polynomial, p: Any, q: Any) -> Any:
-    """The sum of the absolute values of the terms of :func:`slope`, without the factors ``p``: an implementation may
-    be off by ``eps`` there, however small ``p`` is.
+    """The sum of the absolute values of the terms of :func:`slope`, without their factors ``p``.
+
+    An implementation may have an error of ``eps`` in these factors, however small ``p`` is.
     """
     inner = mp.fsum(j * abs(mp.mpf(c)) * q ** (j - 1) for j, c in enumerate(loss.coefficients, start=1))
     result = q ** mp.mpf(loss.gamma) * (loss.log_weight + inner)
@@ -55,7 +56,7 @@ def slope_terms(loss: Polynomial, p: Any, q: Any) -> Any:
 
 
 def curvature_terms(loss: Polynomial, p: Any, q: Any) -> Any:
-    """A bound of the derivative of :func:`slope_terms` with respect to ``q``."""
+    """An upper bound of the derivative of :func:`slope_terms` with respect to ``q``."""
     inner = mp.fsum(j * (j - 1) * abs(mp.mpf(c)) * q ** (j - 2) for j, c in enumerate(loss.coefficients, start=1))
     result = q ** mp.mpf(loss.gamma) * inner
     if loss.gamma != 0 and p > 0:
@@ -82,12 +83,13 @@ def row(loss: Polynomial, logits: tuple[float, ...]) -> Row:
         exponentials = [mp.exp(mp.mpf(z) - mp.mpf(top)) for z in logits]
         total = mp.fsum(exponentials)
         p = [e / total for e in exponentials]
-        # The sum of the others: of those before, and of those after.
+        # q is the sum of the other classes: of those before, and of those after.
         before = [mp.mpf(0), *accumulate(exponentials)]
         after = [mp.mpf(0), *accumulate(reversed(exponentials))][::-1]
         q = [(before[k] + after[k + 1]) / total for k in range(len(logits))]
         size = 1 + max(abs(z) for z in logits if mp.isfinite(z)) + mp.log(len(logits))
-        # Derivatives may be infinite at q = 0, which is known no better than to half a spacing. (One class: exactly.)
+        # Derivatives may be infinite at q = 0; an implementation knows q to half a spacing only. (With one class,
+        # exactly.)
         known = [max(qk, mp.mpf(2) ** -53) if len(logits) > 1 else mp.mpf(1) for qk in q]
 
         def of(function: Any, given: list[Any]) -> list[Any]:
@@ -105,9 +107,9 @@ def row(loss: Polynomial, logits: tuple[float, ...]) -> Row:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a loss has to return, its gradients, and the scale of the rounding errors of each.
+    """The exact loss and gradients, and the scale of the rounding error of each.
 
-    ``target_gradient`` None: there is none, since the target is class indices or is taken for constant.
+    ``target_gradient`` is None if the target is class indices, or is taken as constant.
     """
 
     value: Array
@@ -131,22 +133,22 @@ def cross_entropy(
 ) -> Expected:
     """PolyLoss of softmax probabilities, under every option of torch's cross_entropy.
 
-    ``upstream``: what the losses are multiplied by before the gradients are taken (reduction "none" only).
+    ``upstream`` is the output gradient (for reduction "none" only).
     """
     rows = [row(loss, tuple(z)) for z in to_rows(logits).tolist()]
     classes = logits.shape[0 if logits.ndim == 1 else 1]
     weights = np.ones(classes) if weight is None else weight
     if target.shape == logits.shape:
         labels = to_rows(target)
-        kept = np.ones(len(rows))
+        valid = np.ones(len(rows))
         divisor: float = len(rows)
     else:
         indices = target.reshape(-1)
-        kept = (indices != ignore_index).astype(float)
-        labels = np.eye(classes)[np.where(kept == 1, indices, 0)]
+        valid = (indices != ignore_index).astype(float)
+        labels = np.eye(classes)[np.where(valid == 1, indices, 0)]
         divisor = float(sum(weights[y] for y in indices if y != ignore_index))
     labels = (1 - label_smoothing) * labels + label_smoothing / classes
-    shares = kept[:, None] * weights * labels
+    target_weights = valid[:, None] * weights * labels
     if reduction == "none":
         factor = np.ones(len(rows)) if upstream is None else upstream.reshape(-1)
     else:
@@ -154,18 +156,18 @@ def cross_entropy(
             factor = np.full(len(rows), 1 / np.float64(divisor) if reduction == "mean" else 1.0)
 
     def losses(numbers: list[Array]) -> Array:
-        # A class with no share counts nothing, whatever its loss.
-        per_row = np.array([np.where(s == 0, 0, s * n).sum() for s, n in zip(shares, numbers, strict=True)])
+        # A class of target weight 0 adds nothing, even where its loss is infinite.
+        per_row = np.array([np.where(s == 0, 0, s * n).sum() for s, n in zip(target_weights, numbers, strict=True)])
         if reduction == "none":
             return per_row.reshape(target.shape if target.shape != logits.shape else _positions(logits.shape))
         with np.errstate(invalid="ignore"):
             return np.asarray((per_row * factor).sum() if len(rows) else np.sum([]) * np.float64(divisor and 1))
 
     def gradients(slopes: list[Array], sign: int) -> Array:
-        # d/dz_k of sum_c share_c L(p_c) = sum_c share_c slope_c ([c = k] - p_k); sign +1 bounds it.
+        # With w the target weights, d/dz_k of sum_c w_c L(p_c) is sum_c w_c slope_c ([c = k] - p_k); sign +1 bounds it.
         out = np.zeros((len(rows), classes))
-        for n, (share, slopes_n) in enumerate(zip(shares, slopes, strict=True)):
-            pull = np.where(share == 0, 0, share * slopes_n)
+        for n, (target_weight, slopes_n) in enumerate(zip(target_weights, slopes, strict=True)):
+            pull = np.where(target_weight == 0, 0, target_weight * slopes_n)
             out[n] = factor[n] * (pull + sign * pull.sum() * rows[n].probability)
         return to_class_axis(out, logits.shape)
 
@@ -199,32 +201,32 @@ def binary_cross_entropy(
 ) -> Expected:
     """PolyLoss of sigmoid probabilities, under every option of torch's binary_cross_entropy_with_logits and more.
 
-    A yes or no is a softmax of two classes with logits ``z`` and 0. Class ids are written out as one-hot rows.
+    The sigmoid is a softmax of two classes with logits ``z`` and 0. Class ids are converted to one-hot rows.
 
-    The sigmoid knows both ``p`` and ``q`` to their last digit, so that gradients are held to the size of ``q``, with
-    twice the spacing: log-sigmoid and sigmoid have a rounding error each, and so have their derivatives.
+    A sigmoid gives both ``p`` and ``q`` to full relative accuracy, so the error of gradients is bounded relative to
+    ``q``, with twice the spacing: log-sigmoid and sigmoid have a rounding error each, and so have their derivatives.
     """
-    kept = np.ones(target.shape) if ignore_index is None else (target != ignore_index).astype(float)
+    valid = np.ones(target.shape) if ignore_index is None else (target != ignore_index).astype(float)
     if target.shape != logits.shape:
         classes = logits.shape[0 if logits.ndim == 1 else 1]
-        one_hot = np.eye(classes)[np.where(kept == 1, target, 0).astype(int)]
+        one_hot = np.eye(classes)[np.where(valid == 1, target, 0).astype(int)]
         axis = 0 if logits.ndim == 1 else 1
         labels = np.moveaxis(one_hot, -1, axis)
-        kept = np.broadcast_to(np.expand_dims(kept, axis), logits.shape)
+        valid = np.broadcast_to(np.expand_dims(valid, axis), logits.shape)
     else:
-        labels = np.where(kept == 1, target, 0.0)
-    shares = [labels * (1.0 if pos_weight is None else pos_weight), 1 - labels]
-    everywhere = kept * (1.0 if weight is None else weight)
+        labels = np.where(valid == 1, target, 0.0)
+    target_weights = [labels * (1.0 if pos_weight is None else pos_weight), 1 - labels]
+    element_weight = valid * (1.0 if weight is None else weight)
     if reduction == "mean":
-        everywhere = everywhere / np.float64(kept.sum())
+        element_weight = element_weight / np.float64(valid.sum())
     factor = np.ones(logits.shape) if upstream is None or reduction != "none" else upstream
 
-    # Parts of the loss, and what they are balanced by on the positive and on the negative side.
+    # Parts of the loss, and the factors of positives and negatives for each.
     balanced, unbalanced = ((1.0, 1.0) if alpha is None else (alpha, 1 - alpha)), (1.0, 1.0)
     parts = [(loss, balanced)]
     if not alpha_on_epsilon:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a part may be negative
+            warnings.simplefilter("ignore")  # the powers alone may have negative coefficients
             powers = Polynomial(loss.coefficients, loss.gamma, log_weight=0.0)
         parts = [(Polynomial((), loss.gamma, loss.log_weight), balanced), (powers, unbalanced)]
 
@@ -232,9 +234,9 @@ def binary_cross_entropy(
     for part, balance in parts:
         rows = [row(part, (z, 0.0)) for z in logits.reshape(-1).tolist()]
         for side, sign in ((0, 1), (1, -1)):
-            # How much of the target is on this side, per unit of the loss.
-            share = everywhere * shares[side] * balance[side]
-            per_target = everywhere * balance[side] * (1.0 if pos_weight is None or side else pos_weight)
+            # Side 0 is the loss of positives, side 1 that of negatives.
+            target_weight = element_weight * target_weights[side] * balance[side]
+            per_target = element_weight * balance[side] * (1.0 if pos_weight is None or side else pos_weight)
             other = _column(rows, "probability", 1 - side, logits.shape)
             for name, numbers, per_share in (
                 ("value", "value", 1.0),
@@ -243,7 +245,7 @@ def binary_cross_entropy(
                 ("gs", "slope_scale", 2 * other),
             ):
                 column = _column(rows, numbers, side, logits.shape) * per_share
-                totals[name] += np.where(share == 0, 0, share * column)
+                totals[name] += np.where(target_weight == 0, 0, target_weight * column)
             totals["target"] += sign * per_target * _column(rows, "value", side, logits.shape)
             totals["ts"] += per_target * _column(rows, "value_scale", side, logits.shape)
 

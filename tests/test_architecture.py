@@ -93,10 +93,63 @@ def test_a_backend_imports_the_core_and_its_own_files(backend: str) -> None:
         assert not foreign, f"{module} imports {foreign}"
 
 
+# From the bottom: each file imports from the lines above its own.
+TORCH_LAYERS = """
+precision concrete reduction
+targets likelihood sharded
+softmax sigmoid posterior
+kernels
+cross_entropy binary_cross_entropy
+linear
+modules
+"""
+KERNEL_LAYERS = """
+internals layout native_library
+native triton triton_kernels
+dispatch
+operators
+"""
+
+
+@pytest.mark.parametrize(("folder", "layers"), [("torch", TORCH_LAYERS), ("torch.kernels", KERNEL_LAYERS)])
+def test_files_import_from_the_layers_below(folder: str, layers: str) -> None:
+    package = f"polylosses.{folder}"
+    level = {f"{package}.{name}": k for k, line in enumerate(layers.split("\n")) for name in line.split()}
+    files = {m for m in MODULES if inside(m, package) and m != package}
+    assert {m for m in files if m.count(".") == package.count(".") + 1} == set(level)
+    for module, own in level.items():
+        for name in IMPORTS[module] & set(level):
+            # Triton kernels are imported when one is launched.
+            assert level[name] < own or name.endswith("triton_kernels"), f"{module} imports {name}"
+
+
+def test_the_kernels_are_entered_by_their_package() -> None:
+    kernels = "polylosses.torch.kernels"
+    for module, names in IMPORTS.items():
+        if not inside(module, kernels):
+            assert not {name for name in names if inside(name, kernels)} - {kernels}, module
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("polylosses.theme", set()),
+        ("polylosses.plot", {"polylosses.polynomial", "polylosses.theme"}),
+        ("polylosses.tune.report", {"polylosses.theme"}),
+    ],
+)
+def test_figures_of_losses_and_the_page_build_on_the_theme(module: str, allowed: set[str]) -> None:
+    assert IMPORTS[module] == allowed
+
+
 # Whoever is not named here must not import it.
 MAY_IMPORT = {
     "polylosses.cli": {"polylosses.__main__"},
+    "polylosses.theme": {"polylosses.plot", "polylosses.tune.figures", "polylosses.tune.report"},
+    "polylosses.plot": {"polylosses.tune.figures", "polylosses.cli"},
     "polylosses.tune": {"polylosses.tune", "polylosses.cli"},
+    "polylosses.tune.figures": {"polylosses.tune.sweep"},
+    "polylosses.tune.report": {"polylosses.tune.result"},
 }
 
 

@@ -78,10 +78,10 @@ def build(directory: Path, refused: str) -> tuple[Path, str]:
 )
 def test_a_wheel_has_what_the_compiler_takes_and_says_what_it_lacks(compiler: str, tmp_path: Path) -> None:
     refused, expected = COMPILERS[compiler]
-    package = tmp_path / "src" / "polylosses" / "torch"
+    package = tmp_path / "src" / "polylosses" / "torch" / "kernels"
     package.mkdir(parents=True)
-    for file in (package / "__init__.py", package.parent / "__init__.py"):
-        file.touch()
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
     (package / "native.cpp").write_text(SOURCE)
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'polylosses'\nversion = '1'\n")
     shutil.copy(SETUP, tmp_path)
@@ -99,7 +99,7 @@ def test_a_wheel_has_what_the_compiler_takes_and_says_what_it_lacks(compiler: st
         assert libraries == []
         return
     assert tag.startswith("Tag: py3-none-linux_")
-    assert libraries == [tmp_path / "installed" / "polylosses" / "torch" / "_native.so"]
+    assert libraries == [tmp_path / "installed" / "polylosses" / "torch" / "kernels" / "_native.so"]
     library = ctypes.CDLL(str(libraries[0]))
     source = hashlib.sha256(SOURCE.encode()).hexdigest()
     assert (ctypes.c_char * 64).in_dll(library, "source").value.decode() == source

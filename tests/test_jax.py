@@ -1,4 +1,4 @@
-"""What is JAX's alone: transformations, axes, masks, dtypes, errors, and optax's own tests."""
+"""Tests specific to JAX: transformations, axes, masks, dtypes, errors, and optax's own tests."""
 
 import unittest
 from collections.abc import Callable
@@ -31,18 +31,19 @@ from polylosses.jax import (
 INF = float("inf")
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(6, 5)).astype("float32")
-# Of 32 bits: JAX remembers what it has made of a constant of 64 bits, with and without its 64-bit mode.
+# int32: JAX caches its conversion of a 64-bit constant, across changes of its 64-bit mode.
 LABELS = RANDOM.integers(0, 5, 6).astype("int32")
 SOFT = RANDOM.dirichlet(np.ones(5), 6).astype("float32")
 
 
-# Losses whose numbers the program knows: for each kind of zero it is another one. And all losses in one program.
+# Losses as compile-time constants, one for each combination of zeros, which compiles to a different program; and all
+# losses, traced, in one program.
 KNOWN = ["poly1", "focal(0.5)", "everything", "mean_absolute_error", "no logarithm"]
 ALL = "all, traced"
 
 
 def of_polynomial(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of a polynomial and of arrays gives, compiled as a whole, with an axis for the losses before."""
+    """The results of a compiled function of a polynomial and arrays, stacked over the losses of that name."""
     if name == ALL:
         found = jax.jit(jax.vmap(function, (0, *[None] * len(arguments))))(stacked(), *arguments)
         return jax.tree.map(np.asarray, found)
@@ -64,7 +65,7 @@ def close(found: Any, right: Any, within: float = 2e-6) -> None:
     np.testing.assert_allclose(np.asarray(found), np.asarray(right), rtol=within, atol=within)
 
 
-# Which of optax's own tests of a function ours has to pass in its place.
+# Test cases of optax's, the function that they test, and ours that has to pass them in its place.
 OPTAXS: list[tuple[str, str, Callable[..., Any]]] = [
     ("PolyLossTest", "poly_loss_cross_entropy", poly_loss_cross_entropy),
     ("SoftmaxCrossEntropyTest", "softmax_cross_entropy", partial(poly_cross_entropy, epsilon=0.0)),
@@ -122,7 +123,7 @@ def test_optaxs_poly_loss_where_it_is_right() -> None:
         close(found, right)
 
 
-# One function for each loss, of logits, epsilon, gamma.
+# Each loss as a function of logits, with epsilon, gamma and polynomial as options.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "dense": lambda z, **o: poly_cross_entropy(z, SOFT.astype(z.dtype), **o),
     "integers": lambda z, **o: poly_cross_entropy_with_integer_labels(z, LABELS, **o),
@@ -166,7 +167,7 @@ def test_a_polynomial_is_an_argument(name: str) -> None:
     mapped = of_polynomial(ALL, lambda polynomial, z: function(z, polynomial=polynomial), z)
     for other, right in zip(KNOWN, known, strict=True):
         close(mapped[list(LOSSES).index(other)], right, 1e-5)
-    # Neither mapped nor padded: without a coefficient.
+    # Without coefficients, which the mapped losses all have.
     close(jax.jit(function)(z, polynomial=LOSSES["focal(0.5)"]), known[KNOWN.index("focal(0.5)")], 1e-5)
 
 
@@ -182,12 +183,12 @@ def test_a_polynomial_is_an_argument(name: str) -> None:
 def test_derivatives_of_both_modes_and_orders(name: str, gamma: float) -> None:
     direction, share, step = np.cos(np.arange(30.0)).reshape(6, 5), 2 + np.cos(np.arange(6.0)), 1e-5
     known = jax.jit(partial(FUNCTIONS[name], epsilon=2.0, gamma=gamma))
-    # The others are made of these, or have no rule of their own by which one second order could differ from another.
+    # The other losses are composed of these, or have no rematerialization by which second orders could differ.
     second_over_forward = gamma > 0 and name in ("dense", "integers", "sigmoid", "linear")
 
     @jax.jit
     def of(z: Any, numbers: Any) -> dict[str, Any]:
-        """Values and derivatives, by the logits of known numbers, and by numbers that are not."""
+        """Values and derivatives: by the logits, with constant coefficients; and by traced coefficients."""
 
         def traced(numbers: Any) -> Any:
             return FUNCTIONS[name](z, epsilon=numbers[0], gamma=numbers[1])
@@ -262,7 +263,7 @@ def test_derivatives_are_finite_in_forward_mode_at_the_edges(name: str) -> None:
 def test_nothing_as_large_as_the_logits_is_kept(name: str, chosen: dict[str, Any]) -> None:
     given = [jnp.asarray(LOGITS), jnp.asarray(SOFT), jnp.asarray(SOFT > 0.1)]
     pull = jax.jit(lambda z: jax.vjp(partial(FUNCTIONS[name], **chosen), z)[1])(given[0])
-    # What is as large has to be one of the arguments.
+    # A residual of the logits' size has to be one of the arguments.
     for kept in jax.tree.leaves(pull):
         if np.size(kept) >= LOGITS.size:
             assert any(np.array_equal(kept, one) for one in given), kept
@@ -299,17 +300,17 @@ def test_axes_are_moved_to_the_end(shape: tuple[int, ...], axis: Any) -> None:
     single, few = random.random(rows.shape[:-1]) < 0.6, random.random(shape) < 0.6
     loss = Polynomial((2.0, 0.5), gamma=0.5)
 
-    def right(included: Any, counted: Any) -> tuple[Any, Any, Any]:
-        """In NumPy, for rows: of probabilities, of labels, and of smoothed labels."""
-        weights = np.exp(rows) * included
+    def right(class_mask: Any, valid: Any) -> tuple[Any, Any, Any]:
+        """The losses in NumPy: of probabilities, of class indices, and of these with label smoothing."""
+        weights = np.exp(rows) * class_mask
         p = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
-        each = np.where(included, loss.value(np.log(np.where(included, p, 1.0)), 1 - p), 0.0)
+        each = np.where(class_mask, loss.value(np.log(np.where(class_mask, p, 1.0)), 1 - p), 0.0)
         of_label = np.take_along_axis(each, labels[..., None], -1)[..., 0]
-        spread = each.sum(-1) / np.maximum(np.sum(included, -1), 1)
+        spread = each.sum(-1) / np.maximum(np.sum(class_mask, -1), 1)
         return (
-            np.where(counted, (flat(soft) * each).sum(-1), 0.0),
-            np.where(counted, of_label, 0.0),
-            np.where(counted, 0.9 * of_label + 0.1 * spread, 0.0),
+            np.where(valid, (flat(soft) * each).sum(-1), 0.0),
+            np.where(valid, of_label, 0.0),
+            np.where(valid, 0.9 * of_label + 0.1 * spread, 0.0),
         )
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""First and second derivatives in JAX, however sure or wrong the model is: finite, and right against 60 digits."""
+"""First and second derivatives in JAX at all confidences: finite, and right against 60 digits."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -37,7 +37,8 @@ def pair(m: Array) -> Array:
     return jnp.stack([m, jnp.zeros_like(m)], -1)
 
 
-# Of one margin; which of them know 1 - p only up to the rounding of p.
+# Functions of the logit margin. Those of sigmoids know 1 - p to full relative accuracy, those of softmax only up to the
+# rounding error of p.
 SIGMOIDS: dict[str, Loss] = {
     "sigmoid": lambda m, loss: sigmoid_poly_cross_entropy(m, jnp.ones_like(m), polynomial=loss),
     "sigmoid, negatives": lambda m, loss: sigmoid_poly_cross_entropy(-m, jnp.zeros_like(m), polynomial=loss),
@@ -57,7 +58,7 @@ POSTERIORS: dict[str, Loss] = {
 
 
 def three(function: Loss, margins: Array, polynomial: Polynomial) -> Any:
-    """Value, first and second derivative, each of all margins."""
+    """Value, first and second derivative at every margin."""
 
     def of(m: Array) -> Any:
         (value, first), (_, second) = jax.jvp(
@@ -74,13 +75,13 @@ POINTS = np.concatenate([MARGINS, EXTREME])
 
 @cache
 def of_all_losses(name: str) -> list[Any]:
-    """The three for every loss and every point: all in one compiled program."""
+    """Value and derivatives of every loss at every point: all in one compiled program."""
     each = jax.jit(jax.vmap(partial(three, ALL[name], jnp.asarray(POINTS, jnp.float32))))
     return [np.asarray(numbers, np.float64) for numbers in each(stacked())]
 
 
 def at(name: str, points: Any) -> list[Any]:
-    """Those of some of the points."""
+    """The results of :func:`of_all_losses` at some of the points."""
     return [numbers[:, np.isin(POINTS, points)] for numbers in of_all_losses(name)]
 
 

@@ -1,4 +1,4 @@
-"""``linear_poly_cross_entropy`` of JAX: the numbers of its logits, which it never holds."""
+"""``linear_poly_cross_entropy`` of JAX: the loss of the logits, without holding them."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ RANDOM = np.random.default_rng(0)
 INPUTS = RANDOM.normal(size=(2, 7, 4)).astype("float32")
 KERNEL = RANDOM.normal(size=(4, 11)).astype("float32")
 BIAS = RANDOM.normal(size=11).astype("float32")
-# Of 32 bits: JAX remembers what it has made of a constant of 64 bits, with and without its 64-bit mode.
+# int32: JAX caches its conversion of a 64-bit constant, across changes of its 64-bit mode.
 LABELS = RANDOM.integers(0, 11, (2, 7)).astype("int32")
 WHERE = RANDOM.random((2, 7)) < 0.7
 
@@ -49,7 +49,7 @@ def right(options: str, biased: bool) -> Any:
     return with_gradients(partial(of_logits, **OPTIONS[options]), BIAS if biased else None)
 
 
-# 14 rows, so many at a time. How many does not depend on the options: all of these for one number, where rows are left.
+# Chunk sizes for 14 rows. All options run with 4, whose last chunk is smaller; the size does not depend on the options.
 CASES = [
     (4, "plain", True),
     (4, "where", False),
@@ -115,16 +115,16 @@ def test_a_bias_of_minus_infinity_takes_a_class_out() -> None:
     assert (np.asarray(by_bias)[11:] == 0).all()
 
 
-@pytest.mark.parametrize("places", [(), (0,), (3,), (2, 0, 3)], ids=str)
-def test_shapes(places: tuple[int, ...]) -> None:
-    inputs, labels = np.ones((*places, 4), "float32"), np.zeros(places, int)
+@pytest.mark.parametrize("batch_shape", [(), (0,), (3,), (2, 0, 3)], ids=str)
+def test_shapes(batch_shape: tuple[int, ...]) -> None:
+    inputs, labels = np.ones((*batch_shape, 4), "float32"), np.zeros(batch_shape, int)
 
     def total(kernel: Any) -> Any:
         found = linear_poly_cross_entropy(inputs, kernel, labels)
         return found.sum(), found
 
     gradient, found = jax.jit(jax.grad(total, has_aux=True))(KERNEL)
-    assert found.shape == places
+    assert found.shape == batch_shape
     assert gradient.shape == KERNEL.shape
     assert np.isfinite(gradient).all()
 

@@ -1,4 +1,4 @@
-"""Logits spread over devices: the same numbers, and no device ever gets more than its share of the logits.
+"""Sharded logits: the same results, and logits are never gathered on a device.
 
 Virtual CPU devices have to be asked for before JAX starts, so all cases run in one process of their own.
 """
@@ -63,7 +63,7 @@ for mode in (AxisType.Auto, AxisType.Explicit):
                 "stays": found_gradient.sharding.is_equivalent_to(given[0].sharding, 2),
                 "sent": sent,
             })
-# What would be found.
+# A program that gathers, as a check of the search.
 mesh = jax.make_mesh((4,), ("x",), devices=jax.devices()[:4])
 z = jax.device_put(logits, NamedSharding(mesh, P(None, "x")))
 gathered = jax.jit(lambda z: z, out_shardings=NamedSharding(mesh, P())).lower(z).compile().as_text()
@@ -87,7 +87,7 @@ def results() -> list[dict[str, Any]]:
 
 
 def elements(shapes: str) -> list[int]:
-    """How many numbers each of the arrays in a line of HLO has."""
+    """The sizes of the arrays in a line of HLO."""
     sizes = []
     for dimensions in re.findall(r"\w+\[([\d,]*)\]", shapes):
         size = 1
@@ -108,7 +108,7 @@ def test_the_numbers_are_those_of_one_device() -> None:
 
 
 def test_logits_are_never_gathered() -> None:
-    """What devices tell each other is as large as the rows, of which there are 16, at most."""
+    """Devices exchange arrays of at most one number for each of the 16 rows."""
     for result in results():
         for shapes, operation in result["sent"]:
             assert operation == "all-reduce", f"{result['case']}: {operation} of {shapes}"

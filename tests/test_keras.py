@@ -1,4 +1,4 @@
-"""``polylosses.keras`` beside Keras's own losses, in compiled models and in files; on each of Keras's backends."""
+"""``polylosses.keras`` against Keras's own losses, in compiled models and saved files, on each of Keras's backends."""
 
 import os
 import subprocess
@@ -30,12 +30,12 @@ from polylosses.keras import (
     poly_sparse_categorical_crossentropy,
 )
 
-# Keras's own, of numpy.array(tensor, copy=False) on torch.
+# A warning of Keras's own, from numpy.array(tensor, copy=False) on torch.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BACKEND = keras.backend.backend()
 FIRST = "POLYLOSSES_OTHER_BACKEND" not in os.environ
-# Some losses say all that a backend could do wrong, and JAX compiles for long.
+# On the other backends a few losses are enough, and JAX takes long to compile.
 SOME = list(LOSSES) if FIRST else ["poly1_focal(-1, 0.5)", "no logarithm"]
 once = pytest.mark.skipif(not FIRST, reason="the same on every backend")
 
@@ -59,7 +59,7 @@ def close(found: Any, right: Any, within: float = 2e-6) -> None:
     np.testing.assert_allclose(array(found), array(right), rtol=within, atol=within)
 
 
-# Of what is compiled here, nothing runs twice; and TensorFlow says how it was built.
+# No optimization, since compiled functions run once here; and no log of how TensorFlow was built.
 QUICK = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -71,7 +71,7 @@ QUICK = {
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", sorted({"jax", "tensorflow", "torch"} - {BACKEND}))
 def test_the_other_backends(backend: str) -> None:
-    """All of this file but for what is the same on each."""
+    """Runs this file on another backend, without the tests marked ``once``."""
     if find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     # Without the settings of the whole suite, which import torch.
@@ -122,8 +122,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sparse": [{}, {"ignore_class": 2}, {"ignore_class": -1}, {"ignore_class": 255}],
     "binary": [{}, {"label_smoothing": 0.1}],
 }
-# Shapes of the predictions, with the class axis.
-PLACES: list[tuple[tuple[int, ...], int]] = [((6, 5), -1), ((2, 5, 3), 1), ((5,), 0)]
+# Shapes of the predictions, and their class axis.
+SHAPES: list[tuple[tuple[int, ...], int]] = [((6, 5), -1), ((2, 5, 3), 1), ((5,), 0)]
 
 
 @pytest.mark.parametrize("from_logits", [False, True])
@@ -131,12 +131,12 @@ PLACES: list[tuple[tuple[int, ...], int]] = [((6, 5), -1), ((2, 5, 3), 1), ((5,)
 def test_with_epsilon_0_value_and_gradient_are_kerass(name: str, from_logits: bool) -> None:
     ours, kerass, _ = OWN[name]
     random = np.random.default_rng(1)
-    for (shape, axis), option in product(PLACES if FIRST else PLACES[:1], OPTIONS[name]):
+    for (shape, axis), option in product(SHAPES if FIRST else SHAPES[:1], OPTIONS[name]):
         z = random.normal(size=shape).astype("float32")
-        # Of no sum in particular; some are above 1.
+        # Probabilities that are not normalized; some are above 1.
         z = z if from_logits else np.abs(z) + 0.1 if name != "binary" else 1 / (1 + np.exp(-z))
         y: Any = random.random(shape).astype("float32")
-        y = y / y.sum(axis, keepdims=True)  # TensorFlow's gradient takes it for granted
+        y = y / y.sum(axis, keepdims=True)  # which the gradient in TensorFlow relies on
         if name == "sparse":
             y = random.integers(0, 5, np.delete(shape, axis))
             if option:
@@ -220,7 +220,7 @@ def test_labels_of_floats_that_cannot_hold_them() -> None:
     """keras.losses.Loss casts labels to its dtype: class 257 of 300 would be 256 in bfloat16."""
     loss = PolySparseCategoricalCrossentropy(True, dtype="bfloat16")
     assert np.isfinite(float(ops.cast(loss([255], np.zeros((1, 256), "float32")), "float32")))
-    with pytest.raises(ValueError, match="y_true of bfloat16 can't tell 300 classes apart"):
+    with pytest.raises(ValueError, match="y_true of dtype bfloat16 can't represent the indices of 300 classes"):
         loss([257], np.zeros((1, 300), "float32"))
 
 
@@ -242,7 +242,7 @@ MARGINS = np.array([-200, -60, -5, 0.5, 5, 17, 30, 45, 60, 80, 87, 100], "float3
 
 @pytest.mark.parametrize("name", FOCAL)
 def test_first_and_second_derivatives_of_sure_models(name: str) -> None:
-    """Where powers of q overflow; of sigmoids, and of softmax over two classes."""
+    """Where derivatives of powers of q overflow; of sigmoids, and of softmax over two classes."""
     loss = LOSSES[name]
 
     def of_sigmoid(z: Any) -> Any:
@@ -319,6 +319,19 @@ def test_a_learned_epsilon() -> None:
         close(on_keras.with_gradients(of_epsilon, np.ones(()), [np.array(2.0)], "float32").gradient, gradient)
 
 
+@once
+def test_an_epsilon_below_its_bound_warns_once_when_it_is_given() -> None:
+    with pytest.warns(UserWarning, match="epsilon = -2") as seen:
+        loss = PolyBinaryCrossentropy(True, epsilon=(-2.0, keras.Variable(0.5)))
+    assert len(seen) == 1
+    loss(YES, LOGITS)  # a warning would be an error
+    loss.epsilon = -3.0
+    with pytest.warns(UserWarning, match="epsilon = -3") as seen:
+        loss(YES, LOGITS)
+    assert len(seen) == 1
+    loss(YES, LOGITS)
+
+
 def test_shapes_that_are_not_known_yet() -> None:
     for (ours, _, labels), from_logits in product(OWN.values(), (False, True)):
         y = keras.Input(labels.shape[1:], dtype="int32" if labels is LABELS else "float32")
@@ -344,7 +357,7 @@ def test_no_samples() -> None:
 
 
 def test_integers_are_predictions_of_floatx() -> None:
-    """Not what they would make of the loss: 0."""
+    """A loss in an integer dtype would be 0."""
     for ours, _, labels in OWN.values():
         whole = np.round(LOGITS).astype("int32")
         close(ours(labels, whole, from_logits=True), ours(labels, whole.astype("float32"), from_logits=True), 0)
@@ -411,7 +424,7 @@ def test_reductions_and_sample_weights_are_kerass(
 
 @once
 def test_one_output_and_flat_labels_are_kerass() -> None:
-    """Labels of shape (N,) for predictions of shape (N, 1), and the other way round: never N x N."""
+    """Labels of shape (N,) for predictions of shape (N, 1), and vice versa, are not broadcast to (N, N)."""
     for y, z in ((YES[:, 0], LOGITS[:, :1]), (YES[:, :1], LOGITS[:, 0]), (YES[:, :, None], LOGITS)):
         right = keras.losses.BinaryCrossentropy(from_logits=True)(y, z)
         close(PolyBinaryCrossentropy(from_logits=True, epsilon=0.0)(y, z), right)

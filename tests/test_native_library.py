@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from polylosses.torch import native, native_library, poly_cross_entropy
+from polylosses.torch import poly_cross_entropy
+from polylosses.torch.kernels import native, native_library
 from test_torch_kernels import BUILT, needs_native
 
 LOGITS, LABELS = [[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]], [0, 1]
@@ -21,7 +22,8 @@ IMPORT = f"""
 import importlib, json, sys
 from pathlib import Path
 import torch
-from polylosses.torch import native, native_library, poly_cross_entropy
+from polylosses.torch import poly_cross_entropy
+from polylosses.torch.kernels import native, native_library
 for path in sys.argv[1:]:
     native_library.PATH = Path(path)
     importlib.reload(native)

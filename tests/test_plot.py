@@ -1,4 +1,4 @@
-"""Laws over the figures: what each must have, whatever is drawn; and the files they are written to."""
+"""Figures of losses and of sweeps: properties of all, contents of each, and the files that they are written to."""
 
 import math
 import shutil
@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polylosses import catalogue, plot
+from polylosses import catalogue, plot, theme
 from polylosses.polynomial import Polynomial
+from polylosses.tune import figures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is on PATH")
@@ -91,24 +92,24 @@ def poly1s(epsilons: Sequence[float]) -> dict[str, Polynomial]:
 
 Make = Callable[[], Any]
 CASES: dict[str, Make] = {
-    "metric, 2 epsilons": lambda: plot.metric_against_epsilon(*scores_and_table(TWO), "accuracy"),
-    "metric, 12 epsilons": lambda: plot.metric_against_epsilon(*scores_and_table(TWELVE), "accuracy"),
-    "metric, one repeat": lambda: plot.metric_against_epsilon(*scores_and_table(TWO, repeats=1), "accuracy"),
-    "metric, confirmed": lambda: plot.metric_against_epsilon(
+    "metric, 2 epsilons": lambda: figures.metric_against_epsilon(*scores_and_table(TWO), "accuracy"),
+    "metric, 12 epsilons": lambda: figures.metric_against_epsilon(*scores_and_table(TWELVE), "accuracy"),
+    "metric, one repeat": lambda: figures.metric_against_epsilon(*scores_and_table(TWO, repeats=1), "accuracy"),
+    "metric, confirmed": lambda: figures.metric_against_epsilon(
         *scores_and_table(TWO), "accuracy", confirmed={"epsilon": TWO[-1], "difference": 0.1, "low": -0.1, "high": 0.2}
     ),
-    "metric, log-loss": lambda: plot.metric_against_epsilon(*scores_and_table(TWO, level=2.3), "log-loss", False),
-    "training, 2 epsilons": lambda: plot.true_probability_over_training(training(TWO)),
-    "training, 12 epsilons": lambda: plot.true_probability_over_training(training(TWELVE)),
-    "training, one epoch": lambda: plot.true_probability_over_training(training(TWO, epochs=1)),
-    "reliability, 2 epsilons": lambda: plot.reliability(bins(TWO)),
-    "reliability, 12 epsilons": lambda: plot.reliability(bins(TWELVE)),
-    "recall, 2 classes": lambda: plot.recall_by_class(recall(TWELVE, ["no", "yes"])),
-    "recall, 100 classes": lambda: plot.recall_by_class(recall(TWO, [f"species {i}" for i in range(100)])),
+    "metric, log-loss": lambda: figures.metric_against_epsilon(*scores_and_table(TWO, level=2.3), "log-loss", False),
+    "training, 2 epsilons": lambda: figures.true_probability_over_training(training(TWO)),
+    "training, 12 epsilons": lambda: figures.true_probability_over_training(training(TWELVE)),
+    "training, one epoch": lambda: figures.true_probability_over_training(training(TWO, epochs=1)),
+    "reliability, 2 epsilons": lambda: figures.reliability(bins(TWO)),
+    "reliability, 12 epsilons": lambda: figures.reliability(bins(TWELVE)),
+    "recall, 2 classes": lambda: figures.recall_by_class(recall(TWELVE, ["no", "yes"])),
+    "recall, 100 classes": lambda: figures.recall_by_class(recall(TWO, [f"species {i}" for i in range(100)])),
     "polynomials, one": lambda: plot.polynomials({"0": catalogue.cross_entropy()}),
     "polynomials, 12 epsilons": lambda: plot.polynomials(poly1s(TWELVE)),
 }
-figures = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
+every_figure = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
 
 
 def axes(figure: Any) -> dict[str, Any]:
@@ -134,14 +135,14 @@ def colours(figure: Any) -> set[tuple[str, str]]:
     return pairs
 
 
-@figures
+@every_figure
 def test_every_axis_has_a_title(make: Make) -> None:
     found = axes(make())
     assert len(found) >= 2
     assert all(axis.title.text for axis in found.values()), found
 
 
-@figures
+@every_figure
 def test_what_is_drawn_lies_within_the_ranges(make: Make) -> None:
     figure = make()
     for trace in figure.data:
@@ -153,7 +154,7 @@ def test_what_is_drawn_lies_within_the_ranges(make: Make) -> None:
                 assert max(drawn, default=limits[1]) <= limits[1]
 
 
-@figures
+@every_figure
 def test_the_ground_is_transparent_and_there_is_no_title(make: Make) -> None:
     figure = make()
     look = figure.layout.template.layout
@@ -164,10 +165,10 @@ def test_the_ground_is_transparent_and_there_is_no_title(make: Make) -> None:
 def test_an_epsilon_has_one_colour_in_all_figures() -> None:
     pairs = set[tuple[str, str]]().union(*(colours(make()) for make in CASES.values()))
     assert {name for name, _ in pairs} == {f"{epsilon:g}" for epsilon in TWELVE}
-    assert pairs == {(f"{epsilon:g}", plot.colour(epsilon)) for epsilon in TWELVE}
+    assert pairs == {(f"{epsilon:g}", theme.colour(epsilon)) for epsilon in TWELVE}
 
 
-@figures
+@every_figure
 def test_every_figure_tells_the_epsilons_apart_by_colour(make: Make) -> None:
     pairs = colours(make())
     assert len({tone for _, tone in pairs}) == len(pairs)
@@ -182,14 +183,14 @@ def luminance(tone: str) -> float:
 @pytest.mark.parametrize("epsilon", [*np.linspace(-6, 6, 49), *np.geomspace(6, 1000, 30)])
 @pytest.mark.parametrize("ground", ["#ffffff", "#15181d"])
 def test_colours_are_readable_on_both_grounds(epsilon: float, ground: str) -> None:
-    low, high = sorted((luminance(plot.colour(epsilon)), luminance(ground)))
+    low, high = sorted((luminance(theme.colour(epsilon)), luminance(ground)))
     assert (high + 0.05) / (low + 0.05) >= 2.9
 
 
 def test_metric_bars_are_the_paired_interval_around_the_mean_of_epsilon_0() -> None:
     scores, table = scores_and_table((-1.0, 0.0, 2.0))
     table.loc[table["epsilon"] == 2.0, "difference_high"] += 0.02
-    figure = plot.metric_against_epsilon(scores, table, "accuracy")
+    figure = figures.metric_against_epsilon(scores, table, "accuracy")
     row = table.set_index("epsilon").loc[2.0]
     base = table.set_index("epsilon")["score"].loc[0.0]
     (mean,) = [t for t in figure.data if t.name == "2" and t.error_y.array is not None]
@@ -206,11 +207,11 @@ def test_metric_bars_are_the_paired_interval_around_the_mean_of_epsilon_0() -> N
 def test_metric_draws_no_bar_at_epsilon_0_nor_for_an_unknown_interval() -> None:
     scores, table = scores_and_table(TWO)
     table.loc[table["epsilon"] == 2, ["difference_low", "difference_high"]] = math.nan
-    assert all(t.error_y.array is None for t in plot.metric_against_epsilon(scores, table, "accuracy").data)
+    assert all(t.error_y.array is None for t in figures.metric_against_epsilon(scores, table, "accuracy").data)
 
 
 def test_metric_axis_has_the_epsilons_evenly_spaced_and_says_what_is_better() -> None:
-    figure = plot.metric_against_epsilon(*scores_and_table(TWELVE), "log-loss", higher_is_better=False)
+    figure = figures.metric_against_epsilon(*scores_and_table(TWELVE), "log-loss", higher_is_better=False)
     assert figure.layout.xaxis.ticktext == tuple(f"{e:g}" for e in TWELVE)
     assert figure.layout.xaxis.tickvals == tuple(range(12))
     assert "lower is better" in figure.layout.yaxis.title.text
@@ -219,7 +220,7 @@ def test_metric_axis_has_the_epsilons_evenly_spaced_and_says_what_is_better() ->
 def test_recall_has_the_most_frequent_class_first_and_a_gap_where_there_are_no_rows() -> None:
     frame = recall(TWO, ["rare", "common"])
     frame.loc[(frame["label"] == "rare") & (frame["epsilon"] == 2), "recall"] = math.nan
-    figure = plot.recall_by_class(frame)
+    figure = figures.recall_by_class(frame)
     assert figure.layout.xaxis.ticktext == ("common (20)", "rare (10)")
     (two,) = [t for t in figure.data if t.name == "2"]
     assert two.text == ("common", "rare")
@@ -228,7 +229,7 @@ def test_recall_has_the_most_frequent_class_first_and_a_gap_where_there_are_no_r
 
 
 def test_labels_are_shown_as_they_are_and_long_ones_shortened() -> None:
-    figure = plot.recall_by_class(recall(TWO, ["<b>a</b> & $x$ %{y}", "x" * 500]))
+    figure = figures.recall_by_class(recall(TWO, ["<b>a</b> & $x$ %{y}", "x" * 500]))
     long, odd = figure.layout.xaxis.ticktext
     assert odd == "&lt;b&gt;a&lt;/b&gt; &amp; &#36;x&#36; &#37;{y} (10)"
     assert len(long) < 40
@@ -238,11 +239,11 @@ def test_labels_are_shown_as_they_are_and_long_ones_shortened() -> None:
 def test_reliability_leaves_out_empty_bins() -> None:
     frame = bins(TWO)
     frame.loc[frame["confidence"] == 0.3, ["rows", "accuracy"]] = (0, math.nan)
-    assert {len(t.x) for t in plot.reliability(frame).data} == {2}
+    assert {len(t.x) for t in figures.reliability(frame).data} == {2}
 
 
 def test_the_area_of_a_bin_is_its_share_of_rows() -> None:
-    sizes = np.array(plot.reliability(bins(TWO)).data[-1].marker.size)
+    sizes = np.array(figures.reliability(bins(TWO)).data[-1].marker.size)
     assert ((sizes - 4) / 12) ** 2 == pytest.approx([0.01, 0.1, 1.0])
 
 
@@ -250,7 +251,7 @@ def test_every_loss_of_the_catalogue_can_be_drawn_and_told_apart() -> None:
     figure = plot.polynomials({name: make() for name, make in catalogue.ALL.items()})
     looks = {t.name: (t.line.color, t.line.dash) for t in figure.data}
     # Symmetric cross-entropy is scaled, and so no Poly-1; poly_n() without arguments is cross-entropy.
-    assert looks.pop("poly_n") == looks["cross_entropy"] == (plot.colour(0), "dash")
+    assert looks.pop("poly_n") == looks["cross_entropy"] == (theme.colour(0), "dash")
     assert len(set(looks.values())) == len(looks) == len(catalogue.ALL) - 1
 
 
@@ -271,18 +272,21 @@ def test_a_large_epsilon_does_not_flatten_the_others() -> None:
     ("draw", "message"),
     [
         (lambda: plot.polynomials({}), "at least one polynomial"),
-        (lambda: plot.true_probability_over_training(training(TWO).drop(columns="epoch")), "epsilon, epoch, mean_p_t"),
-        (lambda: plot.true_probability_over_training(training(TWO).iloc[:0]), "training has no rows"),
-        (lambda: plot.reliability(bins(TWO).replace("softmax", "Softmax")), "got 'Softmax'"),
-        (lambda: plot.recall_by_class(pd.DataFrame()), "got none"),
         (
-            lambda: plot.metric_against_epsilon(
+            lambda: figures.true_probability_over_training(training(TWO).drop(columns="epoch")),
+            "epsilon, epoch, mean_p_t",
+        ),
+        (lambda: figures.true_probability_over_training(training(TWO).iloc[:0]), "training has no rows"),
+        (lambda: figures.reliability(bins(TWO).replace("softmax", "Softmax")), "got 'Softmax'"),
+        (lambda: figures.recall_by_class(pd.DataFrame()), "got none"),
+        (
+            lambda: figures.metric_against_epsilon(
                 scores_and_table(TWO)[0], scores_and_table(TWO)[1].iloc[1:], "accuracy"
             ),
             "no row for epsilon = 0",
         ),
         (
-            lambda: plot.metric_against_epsilon(scores_and_table(TWELVE)[0], scores_and_table(TWO)[1], "accuracy"),
+            lambda: figures.metric_against_epsilon(scores_and_table(TWELVE)[0], scores_and_table(TWO)[1], "accuracy"),
             "no row for epsilon = -1; it has 0, 2",
         ),
     ],
@@ -329,8 +333,8 @@ def test_write_html_replaces_a_file(tmp_path: Path) -> None:
 
 
 def test_no_text_ends_the_script_of_a_page() -> None:
-    page = plot.document("title", "", [plot.polynomials(poly1s(TWO)).update_layout(meta="</script><b>")])
-    assert page.count("</script>") == plot.document("title", "", []).count("</script>")
+    page = theme.document("title", "", [plot.polynomials(poly1s(TWO)).update_layout(meta="</script><b>")])
+    assert page.count("</script>") == theme.document("title", "", []).count("</script>")
     assert "\\u003c" in page
 
 

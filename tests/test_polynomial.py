@@ -19,7 +19,7 @@ from polylosses import Polynomial, poly1
 from polylosses.polynomial import DEFAULT_EPSILON, from_arguments
 
 EPS = float(np.finfo(float).eps)
-SMALLEST = float(np.finfo(float).tiny)  # what is below may be 0
+SMALLEST = float(np.finfo(float).tiny)  # results below it may underflow to 0
 Q = [1e-300, 1e-100, 1e-30, 1e-17, 1e-9, 1e-3, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1 - 1e-9, 1 - 2.0**-53]
 
 
@@ -30,7 +30,7 @@ def exactly(q: float) -> tuple[Any, Any, float]:
 
 
 def condition(loss: Polynomial, q: Any) -> tuple[Any, Any]:
-    """The sums of the absolute values of the terms that value and slope consist of, as powers of q."""
+    """Condition of value and slope: the sums of the absolute values of their terms in powers of q."""
     c = [abs(mp.mpf(x)) for x in loss.coefficients]
     # log_weight + p S', where p S' in powers of q has the coefficients (j + 1) c[j+1] - j c[j].
     signed = [mp.mpf(j * x) for j, x in enumerate(loss.coefficients, start=1)]
@@ -197,7 +197,7 @@ def test_coefficients_must_be_a_sequence(wrong: Any) -> None:
 
 
 def construct(name: str, value: Any) -> Polynomial:
-    """A polynomial with ``value`` in the place of that name, and right numbers elsewhere."""
+    """A polynomial with ``value`` for the named argument, and valid numbers for the others."""
     if name in ("gamma", "log_weight"):
         return Polynomial(**{name: value})
     coefficients = [0.5, 0.5]
@@ -276,7 +276,7 @@ def test_str_of_tensors_does_not_fail() -> None:
 
 
 class TestArguments:
-    """``from_arguments``: what a loss's epsilon, gamma and polynomial stand for."""
+    """``from_arguments``: the polynomial given by epsilon, gamma or polynomial."""
 
     def test_one_epsilon_is_poly1_and_more_are_poly_n(self) -> None:
         assert from_arguments(2, 0.0, None) == poly1(2.0)

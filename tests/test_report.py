@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from sklearn.datasets import make_blobs
 
-from polylosses import plot, report
-from polylosses.tune import batched, sweep
+from polylosses import plot
+from polylosses.tune import batched, figures, report, sweep
 from test_plot import CHROMIUM, TWELVE, TWO, bins, needs_chromium, poly1s, recall, scores_and_table, training
 
 HOSTILE = (
@@ -44,10 +44,10 @@ def make_page(epsilons: Sequence[float] = TWELVE, labels: Sequence[str] = ("no",
         sentence=f"epsilon = 2 gains 1.2 points on {text}.",
         table=pd.DataFrame({"epsilon": [f"{e:g}" for e in epsilons], text: text}),
         figures={
-            f"Accuracy of {text}": (plot.metric_against_epsilon(*scores_and_table(epsilons), text), text),
-            "Training": (plot.true_probability_over_training(training(epsilons)), "Higher is surer."),
-            "Reliability": (plot.reliability(bins(epsilons)), "On the diagonal, the model is right."),
-            "Recall": (plot.recall_by_class(recall(epsilons, labels)), "The most frequent first."),
+            f"Accuracy of {text}": (figures.metric_against_epsilon(*scores_and_table(epsilons), text), text),
+            "Training": (figures.true_probability_over_training(training(epsilons)), "Higher is surer."),
+            "Reliability": (figures.reliability(bins(epsilons)), "On the diagonal, the model is right."),
+            "Recall": (figures.recall_by_class(recall(epsilons, labels)), "The most frequent first."),
             "Losses": (plot.polynomials(poly1s(epsilons) | {text: poly1s(TWO)["2"]}), "Steeper is stronger."),
         },
         settings={"seed": 0, "learning rates": [0.01, 0.1], "versions": {"torch": "2.4", text: text}, text: text},

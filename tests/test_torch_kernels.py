@@ -19,7 +19,8 @@ from found import SPACING, TINY, compare, report, rounded_once
 from kernel_cases import LAYOUTS, SHAPES, SURE, of_margin
 from on_torch import found_by, tensor
 from polylosses import Polynomial
-from polylosses.torch import PolyCrossEntropyLoss, kernels, native, native_library, poly_cross_entropy, triton
+from polylosses.torch import PolyCrossEntropyLoss, poly_cross_entropy
+from polylosses.torch.kernels import dispatch, native, native_library, triton
 from test_softmax_laws import EXTREME, expected, options_of
 from test_torch_transforms import forward_mode, gradients
 
@@ -307,11 +308,11 @@ def test_operators_are_what_torch_wants_them_to_be() -> None:
         z = logits.clone().requires_grad_()
         for weight, reduction in ((None, "none"), (torch.rand(logits.shape[:2][-1]), "mean"), (None, "sum")):
             numbers = (0.5, 1.0, 2.0, -0.5)
-            torch.library.opcheck(operators.softmax_loss, ("native", z, target, weight, -100, numbers, reduction))
-        torch.library.opcheck(operators.softmax_statistics, ("native", z, target, -100))
-        rows = operators.softmax_statistics("native", logits, target, -100)[-1]
+            torch.library.opcheck(operators.softmax_loss, (z, target, weight, -100, numbers, reduction))
+        torch.library.opcheck(operators.softmax_statistics, (z, target, -100))
+        rows = operators.softmax_statistics(logits, target, -100)[-1]
         for upstream in (torch.ones(()), torch.ones(target.shape)):
-            torch.library.opcheck(operators.softmax_gradient, ("native", logits, target, rows, upstream))
+            torch.library.opcheck(operators.softmax_gradient, (logits, target, rows, upstream))
 
 
 @needs_native
@@ -388,11 +389,11 @@ def test_a_kernel_is_taken_where_it_is_faster_and_serves() -> None:
     assert chosen(large.double()) == "plain"
     assert chosen(small, label_smoothing=0.1) == "plain"
     for z, which in ((small, "plain"), (large, "native")):
-        assert kernels.choose(None, z, (), None, None, kernels.FEWEST_LOGITS) == which  # for a learned epsilon
-    assert kernels.choose("native", small, (), None, None, kernels.FEWEST_LOGITS) == "native"
+        assert dispatch.choose(None, z, (), None, None, dispatch.FEWEST_LOGITS) == which  # for a learned epsilon
+    assert dispatch.choose("native", small, (), None, None, dispatch.FEWEST_LOGITS) == "native"
     for other in (large.half(), large.to("meta"), large.double()):
-        assert kernels.choose(None, other, (), None, None) == "plain"
-    assert kernels.choose(None, large, (), None, "an option") == "plain"
+        assert dispatch.choose(None, other, (), None, None) == "plain"
+    assert dispatch.choose(None, large, (), None, "an option") == "plain"
 
 
 REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {

@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 import polylosses
 from cases import LOSSES, covering
-from polylosses.torch import LinearPolyCrossEntropyLoss, kernels, linear_poly_cross_entropy, poly_cross_entropy
+from polylosses.torch import LinearPolyCrossEntropyLoss, linear_poly_cross_entropy, poly_cross_entropy
+from polylosses.torch.kernels import dispatch
 from test_torch_kernels import each_kernel
 
 linear = importlib.import_module("polylosses.torch.linear")
@@ -181,7 +182,7 @@ def test_a_kernel_is_given_bfloat16_as_it_is(
     implementation: str, learned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_chunks_of(3, monkeypatch)
-    kernel: Any = kernels._KERNELS[implementation]
+    kernel: Any = dispatch.KERNELS[implementation]
     seen = []
     for name in ("softmax_loss", "softmax_statistics"):
         of: Any = getattr(kernel, name)

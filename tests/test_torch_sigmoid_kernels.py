@@ -202,10 +202,10 @@ def test_operators_are_what_torch_wants_them_to_be() -> None:
     image = torch.randn(2, 3, 9, 7).to(memory_format=torch.channels_last)
     for logits, target, ignored in ((Z, IDS, -100), (Z, SOFT, None), (image, torch.randint(3, (2, 9, 7)), None)):
         for summed in (False, True):
-            arguments = ("native", logits.clone().requires_grad_(), target, ignored, numbers, summed)
+            arguments = (logits.clone().requires_grad_(), target, ignored, numbers, summed)
             torch.library.opcheck(torch.ops.polylosses.sigmoid_loss.default, arguments)
         for upstream in (torch.ones(()), torch.ones(logits.shape)):
-            of = ("native", logits, target, ignored, numbers, upstream)
+            of = (logits, target, ignored, numbers, upstream)
             torch.library.opcheck(torch.ops.polylosses.sigmoid_gradient.default, of)
 
 
@@ -260,7 +260,7 @@ def test_a_kernel_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> N
         taken.append(given[-1])
         return logits
 
-    monkeypatch.setattr("polylosses.torch.sigmoid.sigmoid_loss", served)
+    monkeypatch.setattr("polylosses.torch.kernels.sigmoid_loss", served)
     poly_binary_cross_entropy_with_logits(Z, IDS, ignore_index=-100)
     poly_binary_cross_entropy_with_logits(Z, SOFT)
     poly_binary_cross_entropy_with_logits(Z, SOFT, alpha=0.25, gamma=2.0)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from polylosses.torch import kernels, poly_cross_entropy, triton
+from polylosses.torch import implementation, poly_cross_entropy
+from polylosses.torch.kernels import dispatch, triton
 from test_torch_kernels import Y, Z, needs_triton
 
 pytestmark = needs_triton
@@ -57,14 +58,16 @@ class OnCuda:
 
 def test_it_serves_who_asks_on_cuda_until_it_has_run_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("is_ordinary", "is_by_address"):
-        monkeypatch.setattr(kernels, name, lambda tensor: True)
+        monkeypatch.setattr(dispatch, name, lambda tensor: True)
     for z in (Z, Z.half(), Z.bfloat16(), Z[:1, :2]):
-        assert kernels.choose(None, OnCuda(z), (), None, None, kernels.FEWEST_LOGITS) == "plain"  # type: ignore[arg-type]
-        assert kernels.choose("triton", OnCuda(z), (), None, None) == "triton"  # type: ignore[arg-type]
+        assert dispatch.choose(None, OnCuda(z), (), None, None, dispatch.FEWEST_LOGITS) == "plain"  # type: ignore[arg-type]
+        assert dispatch.choose("triton", OnCuda(z), (), None, None) == "triton"  # type: ignore[arg-type]
+        found = implementation(lambda z: dispatch.choose(None, z, (), None, None), OnCuda(z))
+        assert found == ("plain", {"triton": "it has not been run on a GPU yet; implementation='triton' asks for it"})
     for installed, z in ((True, Z.double()), (False, Z)):
         monkeypatch.setattr(triton, "_INSTALLED", installed)
         with pytest.raises(ValueError, match=r"can't serve here: it (serves|needs)"):
-            kernels.choose("triton", OnCuda(z), (), None, None)  # type: ignore[arg-type]
+            dispatch.choose("triton", OnCuda(z), (), None, None)  # type: ignore[arg-type]
 
 
 def test_elsewhere_it_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""Command line interface."""
 
 import ast
 import inspect
@@ -39,28 +39,28 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+INTERRUPTED = 130  # a shell's exit code for a command ended by Ctrl-C
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line on stderr and exit code 2."""
-    warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
+    """Run the command line; a user error gives one line on stderr and exit code 2."""
+    warnings.showwarning = lambda message, *_: _print_error(f"warning: {message}")
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        if code == INTERRUPTED:  # typer catches Ctrl-C
             raise KeyboardInterrupt
     except (TyperException, ValueError, OSError, ImportError) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
-        _complain(" ".join(message.split()))
+        _print_error(" ".join(message.split()))
         code = 2
     except KeyboardInterrupt:
-        _complain("interrupted.")
+        _print_error("interrupted.")
         code = INTERRUPTED
     sys.exit(code)
 
 
 def _numbers(option: str, text: str) -> list[float]:
-    """``"-1,0,2"`` as numbers."""
+    """Parse a comma-separated list such as ``"-1,0,2"``."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -101,37 +101,39 @@ def tune(
         typer.Argument(help="digits, breast_cancer, wine, iris, or a CSV or Parquet file.", show_default=False),
     ],
     target: Annotated[str | None, typer.Option(help="The column of a file that holds the labels.")] = None,
-    epsilons: Annotated[str, typer.Option(help="What to try, separated by commas; 0 always is.")] = "-1,0,1,2,5,10",
+    epsilons: Annotated[
+        str, typer.Option(help="Values to compare, separated by commas; 0 is always included.")
+    ] = "-1,0,1,2,5,10",
     learning_rates: Annotated[
-        str, typer.Option(help="What every epsilon chooses from.")
+        str, typer.Option(help="Candidates for every epsilon, separated by commas.")
     ] = "0.0003,0.001,0.003,0.01,0.03",
     metric: Annotated[
         str, typer.Option(help="accuracy, balanced_accuracy, macro_f1, or log_loss after poly_softmax.")
     ] = "accuracy",
     repeats: Annotated[
-        int, typer.Option(parser=_whole, metavar="N", help="Splits and seeds; twice as many confirm.")
+        int, typer.Option(parser=_whole, metavar="N", help="Splits and seeds; the confirmation has twice as many.")
     ] = 10,
     imbalance: Annotated[
         float,
-        typer.Option(parser=_number, metavar="R", help="Make a long tail: the largest class R times the smallest."),
+        typer.Option(parser=_number, metavar="R", help="Make a long tail: ratio of the largest to the smallest class."),
     ] = 1.0,
     label_noise: Annotated[
-        float, typer.Option(parser=_number, metavar="P", help="The share of training labels to make wrong.")
+        float, typer.Option(parser=_number, metavar="P", help="Share of training labels to replace by another class.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(parser=_whole, metavar="N", help="The same seed, the same result.")] = 0,
+    seed: Annotated[int, typer.Option(parser=_whole, metavar="N", help="Seed of all random numbers.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The directory for the report; by default polylosses-DATA.", show_default=False)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json only.")] = False,
 ) -> None:
-    """Find out on your data which epsilon to use, and whether it beats plain cross-entropy at all."""
-    # torch's threads spin while they wait for each other, which made this command 3 to 5 times slower next to one other
-    # busy process on 2 cores (iris: 35 to 60 s against 12 s). It counts only if it is set before torch is imported.
+    """Tune epsilon on your data, and test whether it improves on plain cross-entropy."""
+    # By default, torch's threads spin while they wait for each other: next to another busy process on 2 cores, this
+    # command was 3 to 5 times slower (iris: 35 to 60 s instead of 12 s). Read when torch is imported, hence set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _progress(silent=quiet or as_json) as progress:
         progress(0.0, "loading")
-        from polylosses import tune as tuning  # noqa: PLC0415 (seconds of imports, under the progress bar)
+        from polylosses import tune as tuning  # noqa: PLC0415 (takes seconds, shown by the progress bar)
 
         X, y = tuning.load(data, target)
         directory = Path(f"polylosses-{Path(data).stem}") if out is None else out
@@ -154,7 +156,7 @@ def tune(
                 if not len(interrupt.runs):
                     raise KeyboardInterrupt from None
                 written = tuning.write_runs(interrupt.runs, directory)
-                _complain(f"interrupted; the {len(interrupt.runs)} finished runs are in {written}.")
+                _print_error(f"interrupted; the {len(interrupt.runs)} finished runs are in {written}.")
                 sys.exit(INTERRUPTED)
             result.write(directory)
 
@@ -189,18 +191,18 @@ def plot_(
     losses: Annotated[list[str], typer.Argument(help='Such as "poly1(2)" "focal(2)".', show_default=False)],
     out: Annotated[Path, typer.Option(help="An .html, .png, .svg or .pdf file.", show_default=False)],
 ) -> None:
-    """Draw loss, slope and series coefficients of some losses."""
-    from polylosses import plot  # noqa: PLC0415 (seconds of imports that `list` does without)
+    """Plot value, gradient factor and series coefficients of losses."""
+    from polylosses import plot  # noqa: PLC0415 (takes seconds, not needed by `list`)
 
     try:
         plot.write(plot.polynomials({text: _polynomial(text) for text in losses}), out)
-    except RuntimeError as error:  # there is no browser to draw an image with
+    except RuntimeError as error:  # no browser for images
         raise ValueError(str(error)) from error
     print(f"Wrote {out}")
 
 
 def _polynomial(text: str) -> Polynomial:
-    """``"poly1(2)"`` as a polynomial."""
+    """Parse a loss of the catalogue such as ``"poly1(2)"``."""
     usage = f"write one of {', '.join(catalogue.ALL)}, with numbers in brackets, such as poly1(2)."
     try:
         call = ast.parse(text.strip(), mode="eval").body
@@ -211,7 +213,7 @@ def _polynomial(text: str) -> Polynomial:
         function = catalogue.ALL[call.func.id]
         values = [ast.literal_eval(argument) for argument in call.args]
         named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, KeyError, ValueError, MemoryError, RecursionError):  # too deep for the parser
+    except (SyntaxError, KeyError, ValueError, MemoryError, RecursionError):  # the last two: nested too deeply
         raise ValueError(f"{text!r} is no loss of the catalogue: {usage}") from None
     try:
         return function(*values, **named)
@@ -236,7 +238,7 @@ def _progress(silent: bool) -> Iterator[Callable[[float, str], None]]:
 
 @contextmanager
 def _directory(path: Path) -> Iterator[None]:
-    """Make a directory that can be written; of what is made here, nothing stays that nobody has put anything into."""
+    """Create a directory and check that it is writable; directories created here are removed again if left empty."""
     made: list[Path] = []
     try:
         try:
@@ -251,7 +253,7 @@ def _directory(path: Path) -> Iterator[None]:
         yield
     finally:
         for directory in reversed(made):
-            with suppress(OSError):  # it isn't empty: the report is in it, or what others have put there meanwhile
+            with suppress(OSError):  # not empty: it has the report or other files
                 directory.rmdir()
 
 
@@ -259,7 +261,7 @@ def _table(columns: dict[str, list[str]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for heading, cells in columns.items():
         if all(cell[:1] in "+-0123456789" for cell in cells):
-            # Numbers are never broken; their headings are, so that the table of `tune` fits 80 columns.
+            # Wrapped headings let the table of `tune` fit into 80 columns.
             narrow = heading.replace(" %", "\N{NO-BREAK SPACE}%").replace(" ", "\n")
             table.add_column(narrow, justify="right", no_wrap=True, vertical="bottom")
         else:
@@ -269,5 +271,5 @@ def _table(columns: dict[str, list[str]]) -> Table:
     return table
 
 
-def _complain(message: Any) -> None:
+def _print_error(message: Any) -> None:
     print(f"polylosses: {message}", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
-"""PolyLoss for Keras 3, on all of its backends: Keras's cross-entropies for the whole PolyLoss family."""
+"""PolyLoss for Keras 3, on all of its backends: functions and classes in place of Keras's cross-entropies."""
 
+import math
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -9,13 +10,13 @@ try:
     import keras
 except ModuleNotFoundError as error:
     if error.name != "keras":
-        raise  # a missing backend, which Keras names
+        raise  # the backend is missing, and Keras's message says so
     raise ImportError("polylosses.keras needs Keras 3: pip install 'polylosses[keras]'") from error
 
 from keras import ops
-from keras.src.backend import set_keras_mask  # it has no public name, and there is no other way to say what counts
+from keras.src.backend import set_keras_mask  # not public, but the only way to leave samples out of the mean
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero, unchecked
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero, parse, unchecked
 
 __all__ = [
     "PolyBinaryCrossentropy",
@@ -27,10 +28,10 @@ __all__ = [
 ]
 
 _FULL_PRECISION = ("float32", "float64")
-_SMALLEST = 2.0**-126  # the smallest normal float32
-_IMPOSSIBLE = -1000.0  # the log of a probability that is 0 in every precision
-_OVERFLOWING = -1e30  # a logarithm that times a weight may be infinite
-_EXACT = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24}  # up to where a float holds every integer
+_TINY = 2.0**-126  # the smallest normal float32
+_LOG_UNDERFLOW = -1000.0  # below it, exp underflows to 0 in float32 and float64
+_LOG_OVERFLOW = -1e30  # below it, the product of a logarithm and a weight may overflow
+_MAX_EXACT_INTEGER = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24}  # floats hold every integer up to it
 
 _T = TypeVar("_T")
 _registered: Callable[[_T], _T] = keras.saving.register_keras_serializable(package="polylosses")
@@ -48,17 +49,17 @@ def poly_categorical_crossentropy(
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
 ) -> Any:
-    """PolyLoss of one-hot labels or probabilities: :func:`keras.losses.categorical_crossentropy` for the whole family.
+    """PolyLoss of one-hot labels or class probabilities: :func:`keras.losses.categorical_crossentropy` for the family.
 
     With ``p`` the predicted probabilities and ``L`` the polynomial (by default Poly-1, ``-log p + epsilon (1 - p)``),
     the loss of one sample is ``sum_c y_true[c] * L(p[c])``. With ``epsilon=0`` and ``gamma=0`` it is Keras's.
 
     Args:
-        y_true: a share for each class, of the shape of ``y_pred``.
+        y_true: one-hot labels or class probabilities, of the shape of ``y_pred``.
         y_pred: probabilities, or logits if ``from_logits``.
-        from_logits: whether ``y_pred`` are logits; then the loss is more exact. Probabilities are divided by their sum
-            and kept between ``keras.config.epsilon()`` and 1 minus that, as Keras does.
-        label_smoothing: in [0, 1]: how much of the label is spread over all classes.
+        from_logits: whether ``y_pred`` are logits, which give a more accurate loss. Probabilities are normalized to sum
+            to 1 and clipped to between ``keras.config.epsilon()`` and 1 minus that, as Keras does.
+        label_smoothing: in [0, 1]: the fraction of the label that is spread evenly over all classes.
         axis: the class axis.
         epsilon: the coefficient of ``1 - p``, or a sequence for Poly-N: of ``(1 - p)^1, (1 - p)^2, ...`` A tensor or a
             ``keras.Variable`` gets a gradient.
@@ -72,11 +73,12 @@ def poly_categorical_crossentropy(
 
     Raises:
         TypeError, ValueError: as for :class:`polylosses.Polynomial`; the shapes differ; ``axis`` is out of bounds;
-            ``label_smoothing`` is out of range; ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its
-            default.
+            ``label_smoothing`` is out of range; ``polynomial`` is given together with an ``epsilon`` or ``gamma`` that
+            is not the default.
 
-    On the TensorFlow backend, Keras's losses take the logits of a ``y_pred`` that comes straight from a softmax (here)
-    or a sigmoid (the binary loss), whatever ``from_logits`` says, and so do these.
+    Note:
+        On the TensorFlow backend, if ``y_pred`` is the output of a softmax (for the binary loss, of a sigmoid), the
+        loss is computed from the logits that went into it, whatever ``from_logits`` says, as in Keras's losses.
 
     Source: Leng et al., ICLR 2022 (arXiv 2204.12511), equations 3 and 4 and listing 1.
 
@@ -85,15 +87,17 @@ def poly_categorical_crossentropy(
         >>> print(f"{float(loss[0]):.4f}")
         0.4823
     """
-    y_pred, axis = _predictions(y_pred, axis)
+    y_pred, axis = _check_predictions(y_pred, axis)
     polynomial = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
     _check_label_smoothing(label_smoothing)
-    share = _shares(y_true, y_pred, " For class indices, use the sparse loss.")
+    target_weight = _dense_targets(y_true, y_pred, " For class indices, use the sparse loss.")
     if label_smoothing:
-        share = share * (1.0 - label_smoothing) + label_smoothing / ops.cast(_classes(y_pred, axis), share.dtype)
-    logits, from_logits = _recovered(y_pred, from_logits, "Softmax")
-    loss = _weighed(polynomial, share, *_of_softmax(_log_probabilities(logits, from_logits, axis)))
-    return ops.cast(ops.sum(loss, axis=axis), y_pred.dtype)
+        classes = ops.cast(_num_classes(y_pred, axis), target_weight.dtype)
+        target_weight = target_weight * (1.0 - label_smoothing) + label_smoothing / classes
+    predictions, from_logits = _logits_before_activation(y_pred, from_logits, "Softmax")
+    logp = _log_softmax(predictions, from_logits, axis)
+    losses = _weighted_loss(polynomial, target_weight, *_with_complement(logp))
+    return ops.cast(ops.sum(losses, axis=axis), y_pred.dtype)
 
 
 @_registered
@@ -108,57 +112,57 @@ def poly_sparse_categorical_crossentropy(
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
 ) -> Any:
-    """PolyLoss of class indices: :func:`keras.losses.sparse_categorical_crossentropy` for the whole family.
+    """PolyLoss of class indices: :func:`keras.losses.sparse_categorical_crossentropy` for the family.
 
     Args:
-        y_true: class indices, of the shape of ``y_pred`` without ``axis``, or with ``axis`` (or, as a last one, one
-            more) of size 1. Floats are cut to integers, as Keras does.
+        y_true: class indices, of the shape of ``y_pred`` without ``axis``. A class axis of size 1, at ``axis`` or at
+            the end, is removed. Floats are truncated to integers, as in Keras.
         y_pred, from_logits, axis, epsilon, gamma, polynomial: as for :func:`poly_categorical_crossentropy`.
-        ignore_class: samples with this label, which may be any integer, give no loss and no gradient, and don't count
-            in the mean.
+        ignore_class: samples with this label, which may be any integer, have a loss and gradient of 0, and are left out
+            of the mean.
 
     Returns:
-        The loss of every sample, in the shape of ``y_pred`` without ``axis``, and its dtype: nan, without a gradient,
-        where the label is no class.
+        The loss of every sample, in the shape of ``y_pred`` without ``axis``, and its dtype. It is nan, with a gradient
+        of 0, where the label is out of range.
 
     Raises:
-        TypeError, ValueError: as for :func:`poly_categorical_crossentropy`; ``ignore_class`` is no integer; ``y_true``
-            are floats that don't hold the index of every class.
+        TypeError, ValueError: as for :func:`poly_categorical_crossentropy`; ``ignore_class`` is not an integer;
+            ``y_true`` has a float dtype that can't represent the index of every class.
 
     Example:
         >>> loss = poly_sparse_categorical_crossentropy([0], [[4.0, 2.0, 1.0]], from_logits=True, epsilon=2.0)
         >>> print(f"{float(loss[0]):.4f}")
         0.4823
     """
-    y_pred, axis = _predictions(y_pred, axis)
+    y_pred, axis = _check_predictions(y_pred, axis)
     polynomial = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
     _check_ignore_class(ignore_class)
-    labels = _labels(y_true, y_pred, axis)
-    logits, normal = y_pred, 0.0 if from_logits else 1.0
-    kept = None
+    labels = _class_indices(y_true, y_pred, axis)
+    predictions, valid = y_pred, None
     if ignore_class is None:
-        logits, from_logits = _recovered(y_pred, from_logits, "Softmax")
+        predictions, from_logits = _logits_before_activation(y_pred, from_logits, "Softmax")
     else:
-        if keras.backend.standardize_dtype(labels.dtype) == "int32":  # where 2**32 would wrap to 0
+        if keras.backend.standardize_dtype(labels.dtype) == "int32":  # 2**32 would wrap to 0
             ignore_class = min(max(int(ignore_class), -(2**31)), 2**31 - 1)
-        kept = ops.not_equal(labels, ops.cast(ignore_class, labels.dtype))
-        # What is ignored may be nan or infinite, and so would be its gradient.
-        logits = ops.where(ops.expand_dims(kept, axis), logits, ops.cast(normal, logits.dtype))
-    classes = ops.cast(_classes(y_pred, axis), labels.dtype)
-    valid = ops.logical_and(ops.greater(labels, -1), ops.less(labels, classes))
-    index = ops.cast(ops.where(valid, labels, ops.zeros_like(labels)), "int32")
+        valid = ops.not_equal(labels, ops.cast(ignore_class, labels.dtype))
+        # Ignored predictions may be nan or infinite, which would make their gradient nan.
+        fill_value = ops.cast(0.0 if from_logits else 1.0, predictions.dtype)
+        predictions = ops.where(ops.expand_dims(valid, axis), predictions, fill_value)
+    classes = ops.cast(_num_classes(y_pred, axis), labels.dtype)
+    in_range = ops.logical_and(ops.greater(labels, -1), ops.less(labels, classes))
+    index = ops.cast(ops.where(in_range, labels, ops.zeros_like(labels)), "int32")
     if not from_logits and keras.backend.backend() == "tensorflow":
-        # There, Keras's sparse loss clips probabilities before it divides them by their sum.
-        logits, from_logits = _log_of_clipped(_at_least_float32(logits)), True
-    logp = _log_probabilities(logits, from_logits, axis)
+        # On TensorFlow, Keras's sparse loss clips probabilities before it normalizes them.
+        predictions, from_logits = ops.log(_clip(_upcast(predictions))), True
+    logp = _log_softmax(predictions, from_logits, axis)
     logp = ops.squeeze(ops.take_along_axis(logp, ops.expand_dims(index, axis), axis=axis), axis)
-    loss = ops.cast(_polynomial_at(polynomial, *_of_softmax(logp)), y_pred.dtype)
-    # Each backend would take another class, wrapped around, clamped or none.
-    loss = ops.where(valid, loss, ops.cast(float("nan"), loss.dtype))
-    if kept is not None:
-        loss = ops.where(kept, loss, ops.cast(0.0, loss.dtype))
-        set_keras_mask(loss, kept)  # what Keras divides by
-    return loss
+    losses = ops.cast(_polynomial_at(polynomial, *_with_complement(logp)), y_pred.dtype)
+    # Backends differ in what they gather for an index out of range.
+    losses = ops.where(in_range, losses, ops.cast(float("nan"), losses.dtype))
+    if valid is not None:
+        losses = ops.where(valid, losses, ops.cast(0.0, losses.dtype))
+        set_keras_mask(losses, valid)  # the denominator of Keras's mean
+    return losses
 
 
 @_registered
@@ -174,7 +178,7 @@ def poly_binary_crossentropy(
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
 ) -> Any:
-    """PolyLoss of a yes or no for each class: :func:`keras.losses.binary_crossentropy` for the whole family.
+    """PolyLoss of sigmoid probabilities: :func:`keras.losses.binary_crossentropy` for the family.
 
     The loss of one element is ``alpha * y * L(p) + (1 - alpha) * (1 - y) * L(1 - p)``, without ``alpha`` if it is not
     given. With ``epsilon=0`` and ``gamma=0`` it is Keras's; with ``epsilon=0`` and ``gamma=2``, focal loss.
@@ -182,9 +186,10 @@ def poly_binary_crossentropy(
     Args:
         y_true: in [0, 1], hard or soft, of the shape of ``y_pred``.
         y_pred, from_logits, epsilon, gamma, polynomial: as for :func:`poly_categorical_crossentropy`.
-        label_smoothing: in [0, 1]: how far labels are drawn towards 0.5.
+        label_smoothing: in [0, 1]: how far labels are moved towards 0.5.
         axis: the axis along which the mean is taken.
-        alpha: in [0, 1]: focal loss's balance, on all terms. Default None: neither side is weighted.
+        alpha: the class balance of focal loss, in [0, 1], on all terms: the weight of positives, ``1 - alpha`` being
+            that of negatives. Default None: no weights.
 
     Returns:
         The loss of every sample, in the shape of ``y_pred`` without ``axis``, and its dtype.
@@ -197,54 +202,55 @@ def poly_binary_crossentropy(
         >>> print(f"{float(loss[0]):.4f}")
         0.6082
     """
-    y_pred, axis = _predictions(y_pred, axis)
+    y_pred, axis = _check_predictions(y_pred, axis)
     polynomial = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
     _check_label_smoothing(label_smoothing)
     _check_alpha(alpha)
-    share = _shares(y_true, y_pred)
+    labels = _dense_targets(y_true, y_pred)
     if label_smoothing:
-        share = share * (1.0 - label_smoothing) + 0.5 * label_smoothing
-    positive, negative = share, 1.0 - share
+        labels = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    positive, negative = labels, 1.0 - labels
     if alpha is not None:
         positive, negative = alpha * positive, (1.0 - alpha) * negative
-    logits, from_logits = _recovered(y_pred, from_logits, "Sigmoid")
-    wide = _at_least_float32(logits)
+    predictions, from_logits = _logits_before_activation(y_pred, from_logits, "Sigmoid")
+    predictions = _upcast(predictions)
     if from_logits:
-        logp, logq = ops.log_sigmoid(wide), ops.log_sigmoid(-wide)
-        p, q = ops.sigmoid(wide), ops.sigmoid(-wide)
+        logp, logq = ops.log_sigmoid(predictions), ops.log_sigmoid(-predictions)
+        p, q = ops.sigmoid(predictions), ops.sigmoid(-predictions)
     else:
-        p = _clipped(wide)
+        p = _clip(predictions)
         q = 1.0 - p
         logp, logq = ops.log(p), ops.log(q)
-    loss = _weighed(polynomial, positive, logp, q, logq) + _weighed(polynomial, negative, logq, p, logp)
-    # Not ops.mean, which takes float64 through float32 on torch (Keras 3.15).
-    return ops.cast(ops.sum(loss, axis=axis) / ops.cast(ops.shape(loss)[axis], loss.dtype), y_pred.dtype)
+    losses = _weighted_loss(polynomial, positive, logp, q, logq) + _weighted_loss(polynomial, negative, logq, p, logp)
+    # Not ops.mean, which rounds float64 to float32 on torch (Keras 3.15).
+    return ops.cast(ops.sum(losses, axis=axis) / ops.cast(ops.shape(losses)[axis], losses.dtype), y_pred.dtype)
 
 
 class _PolyLoss(keras.losses.Loss):  # type: ignore[misc]
-    """What the losses share: the polynomial, and how it is written to a file and read back."""
+    """Base class of the losses: holds the polynomial and serializes it."""
 
     def __init__(self, epsilon: Any, gamma: Any, polynomial: Any, **loss: Any) -> None:
         super().__init__(**loss)
-        if isinstance(polynomial, dict):  # from a file
+        if isinstance(polynomial, dict):  # from get_config
             polynomial = Polynomial(**polynomial)
         self.epsilon, self.gamma, self.polynomial = epsilon, gamma, polynomial
-        self._checked = (epsilon, gamma, polynomial), _polynomial(epsilon, gamma, polynomial, self.dtype)
+        _polynomial(epsilon, gamma, polynomial, self.dtype)  # checks and warns
+        self._checked = epsilon, gamma, polynomial
 
-    def _chosen(self) -> dict[str, Any]:
-        given, made = self._checked
-        now = self.epsilon, self.gamma, self.polynomial
-        constant = all(isinstance(number, float) for number in (*made.coefficients, made.gamma))
-        if constant and all(a is b for a, b in zip(given, now, strict=True)):
-            return {"polynomial": made}  # which doesn't warn again
-        return {"epsilon": self.epsilon, "gamma": self.gamma, "polynomial": self.polynomial}
+    def _current_polynomial(self, y_pred: Any) -> Polynomial:
+        """The polynomial of the attributes as they are now; warns only if they were replaced since the last check."""
+        arguments = self.epsilon, self.gamma, self.polynomial
+        unchanged = all(a is b for a, b in zip(self._checked, arguments, strict=True))
+        polynomial = _polynomial(*arguments, _as_float_tensor(y_pred).dtype, warn=not unchanged)
+        self._checked = arguments
+        return polynomial
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
         polynomial = None
         if self.polynomial is not None:
-            polynomial = {name: _plain(number) for name, number in vars(self.polynomial).items()}
-        own = {"epsilon": _plain(self.epsilon), "gamma": _plain(self.gamma), "polynomial": polynomial}
+            polynomial = {name: _serialize(value) for name, value in vars(self.polynomial).items()}
+        own = {"epsilon": _serialize(self.epsilon), "gamma": _serialize(self.gamma), "polynomial": polynomial}
         return config | own | {"dtype": self.dtype}
 
 
@@ -253,7 +259,7 @@ class PolyCategoricalCrossentropy(_PolyLoss):
     """:func:`poly_categorical_crossentropy` as a loss to compile a model with.
 
     It takes what :class:`keras.losses.CategoricalCrossentropy` takes, and ``epsilon``, ``gamma`` or ``polynomial``.
-    ``fit(class_weight=..., sample_weight=...)``, masks and saved models work as with Keras's own.
+    Class weights and sample weights in ``fit``, masks and saved models work as with Keras's own losses.
 
     Args:
         from_logits, label_smoothing, axis, epsilon, gamma, polynomial: as for :func:`poly_categorical_crossentropy`.
@@ -286,9 +292,14 @@ class PolyCategoricalCrossentropy(_PolyLoss):
         self.from_logits, self.label_smoothing, self.axis = from_logits, label_smoothing, axis
 
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
-        y_true, y_pred = _of_one_rank(y_true, y_pred)
+        y_true, y_pred = _match_ranks(y_true, y_pred)
         return poly_categorical_crossentropy(
-            y_true, y_pred, self.from_logits, self.label_smoothing, self.axis, **self._chosen()
+            y_true,
+            y_pred,
+            self.from_logits,
+            self.label_smoothing,
+            self.axis,
+            polynomial=self._current_polynomial(y_pred),
         )
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
@@ -335,9 +346,9 @@ class PolySparseCategoricalCrossentropy(_PolyLoss):
         self.from_logits, self.ignore_class, self.axis = from_logits, ignore_class, axis
 
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
-        y_true, y_pred = _of_one_rank(y_true, y_pred)
+        y_true, y_pred = _match_ranks(y_true, y_pred)
         return poly_sparse_categorical_crossentropy(
-            y_true, y_pred, self.from_logits, self.ignore_class, self.axis, **self._chosen()
+            y_true, y_pred, self.from_logits, self.ignore_class, self.axis, polynomial=self._current_polynomial(y_pred)
         )
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
@@ -386,9 +397,15 @@ class PolyBinaryCrossentropy(_PolyLoss):
         self.from_logits, self.label_smoothing, self.axis, self.alpha = from_logits, label_smoothing, axis, alpha
 
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
-        y_true, y_pred = _of_one_rank(y_true, y_pred)
+        y_true, y_pred = _match_ranks(y_true, y_pred)
         return poly_binary_crossentropy(
-            y_true, y_pred, self.from_logits, self.label_smoothing, self.axis, alpha=self.alpha, **self._chosen()
+            y_true,
+            y_pred,
+            self.from_logits,
+            self.label_smoothing,
+            self.axis,
+            alpha=self.alpha,
+            polynomial=self._current_polynomial(y_pred),
         )
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
@@ -401,21 +418,30 @@ class PolyBinaryCrossentropy(_PolyLoss):
         return super().get_config() | own
 
 
-def _polynomial(epsilon: Any, gamma: Any, polynomial: Polynomial | None, dtype: Any) -> Polynomial:
-    """The polynomial of the arguments; their tensors, and Keras's and TensorFlow's variables, in what is computed."""
+def _polynomial(
+    epsilon: Any, gamma: Any, polynomial: Polynomial | None, dtype: Any, *, warn: bool = True
+) -> Polynomial:
+    """The polynomial of a loss's arguments, with tensors and variables cast to the dtype of the computation.
+
+    Args:
+        epsilon, gamma, polynomial: of the public function or class.
+        dtype: that of the predictions.
+        warn: whether to warn about an epsilon below its bound.
+    """
     epsilon, gamma = (
-        ops.cast(number, _wide(dtype)) if hasattr(number, "dtype") and type(number).__module__ != "numpy" else number
-        for number in (epsilon, gamma)
+        ops.cast(value, _compute_dtype(dtype))
+        if hasattr(value, "dtype") and type(value).__module__ != "numpy"
+        else value
+        for value in (epsilon, gamma)
     )
     if ops.is_tensor(epsilon) and len(epsilon.shape) == 1:
         epsilon = tuple(ops.unstack(epsilon))  # a symbolic tensor has no len
-    return from_arguments(epsilon, gamma, polynomial)
+    return (from_arguments if warn else parse)(epsilon, gamma, polynomial)
 
 
-def _predictions(y_pred: Any, axis: Any) -> tuple[Any, int]:
-    y_pred = ops.convert_to_tensor(y_pred)
-    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y_pred.dtype)):
-        y_pred = ops.cast(y_pred, keras.config.floatx())
+def _check_predictions(y_pred: Any, axis: Any) -> tuple[Any, int]:
+    """Converts predictions to a floating-point tensor, and checks that ``axis`` is one of its axes."""
+    y_pred = _as_float_tensor(y_pred)
     if isinstance(axis, bool) or not isinstance(axis, Integral):
         raise TypeError(f"axis must be an integer; got {axis!r}.")
     rank = len(y_pred.shape)
@@ -424,28 +450,38 @@ def _predictions(y_pred: Any, axis: Any) -> tuple[Any, int]:
     return y_pred, int(axis)
 
 
-def _shares(y_true: Any, y_pred: Any, hint: str = "") -> Any:
-    """What each element asks for, of the precision of ``y_pred``, as in Keras, but computed in no lower one."""
-    share = ops.cast(y_true, y_pred.dtype)
-    if not _same_shape(share.shape, y_pred.shape):
+def _as_float_tensor(y_pred: Any) -> Any:
+    """Converts predictions to a tensor, of ``keras.config.floatx()`` if they are not floating-point."""
+    y_pred = ops.convert_to_tensor(y_pred)
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y_pred.dtype)):
+        y_pred = ops.cast(y_pred, keras.config.floatx())
+    return y_pred
+
+
+def _dense_targets(y_true: Any, y_pred: Any, hint: str = "") -> Any:
+    """One-hot or soft targets of the shape of ``y_pred``: cast to its dtype, as in Keras, and then upcast."""
+    target = ops.cast(y_true, y_pred.dtype)
+    if not _same_shape(target.shape, y_pred.shape):
         raise ValueError(
-            f"y_true and y_pred must have the same shape; got {tuple(share.shape)} and {tuple(y_pred.shape)}.{hint}"
+            f"y_true and y_pred must have the same shape; got {tuple(target.shape)} and {tuple(y_pred.shape)}.{hint}"
         )
-    return _at_least_float32(share)
+    return _upcast(target)
 
 
-def _labels(y_true: Any, y_pred: Any, axis: int) -> Any:
-    """Class indices of the shape of ``y_pred`` without ``axis``: floats, as from :class:`keras.losses.Loss`, or signed
-    integers, which hold any ``ignore_class``.
+def _class_indices(y_true: Any, y_pred: Any, axis: int) -> Any:
+    """Class indices of the shape of ``y_pred`` without ``axis``.
+
+    Returns:
+        Floats, if :class:`keras.losses.Loss` has cast them, or signed integers, which can hold any ``ignore_class``.
     """
     labels = ops.convert_to_tensor(y_true)
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if not keras.backend.is_float_dtype(dtype):
         labels = ops.cast(labels, "int64" if dtype in ("int64", "uint64") else "int32")
-    elif dtype in _EXACT and isinstance(y_pred.shape[axis], int) and y_pred.shape[axis] > _EXACT[dtype]:
+    elif isinstance(y_pred.shape[axis], int) and y_pred.shape[axis] > _MAX_EXACT_INTEGER.get(dtype, math.inf):
         raise ValueError(
-            f"y_true of {dtype} can't tell {y_pred.shape[axis]} classes apart. Give integers to "
-            "poly_sparse_categorical_crossentropy, or a dtype of more digits to the loss."
+            f"y_true of dtype {dtype} can't represent the indices of {y_pred.shape[axis]} classes. Pass integers to "
+            "poly_sparse_categorical_crossentropy, or construct the loss with a dtype of higher precision."
         )
     given = tuple(labels.shape)
     if len(given) == len(y_pred.shape):
@@ -453,101 +489,104 @@ def _labels(y_true: Any, y_pred: Any, axis: int) -> Any:
             labels = ops.squeeze(labels, axis)
         elif given[-1] == 1:
             labels = ops.squeeze(labels, -1)
-    places = list(y_pred.shape)
-    places.pop(axis)
-    if not _same_shape(labels.shape, places):
+    batch_shape = list(y_pred.shape)
+    batch_shape.pop(axis)
+    if not _same_shape(labels.shape, batch_shape):
         raise ValueError(
-            f"y_true must have shape {tuple(places)} for y_pred of shape {tuple(y_pred.shape)} and axis {axis}; "
+            f"y_true must have shape {tuple(batch_shape)} for y_pred of shape {tuple(y_pred.shape)} and axis {axis}; "
             f"got {given}."
         )
     return labels
 
 
 def _same_shape(shape: Any, other: Any) -> bool:
-    """As far as they are known: None is any size."""
+    """Whether two static shapes are compatible; a size of None is unknown and matches any."""
     pairs = zip(shape, other, strict=False)
     return len(shape) == len(other) and all(a is None or b is None or a == b for a, b in pairs)
 
 
-def _classes(y_pred: Any, axis: int) -> Any:
-    """How many, at least 1; a tensor if TensorFlow will know it."""
+def _num_classes(y_pred: Any, axis: int) -> Any:
+    """The number of classes, at least 1: an integer, or a tensor if its static size is unknown on TensorFlow."""
     classes = ops.shape(y_pred)[axis]
     if classes is None or (isinstance(classes, int) and classes == 0):
         raise ValueError(f"y_pred must have classes along axis {axis}; got shape {tuple(y_pred.shape)}.")
     return classes
 
 
-def _recovered(y_pred: Any, from_logits: bool, link: str) -> tuple[Any, bool]:
-    """What Keras's own losses compute from on TensorFlow: the logits behind a softmax or sigmoid, if they are known."""
+def _logits_before_activation(y_pred: Any, from_logits: bool, activation: str) -> tuple[Any, bool]:
+    """The logits that went into a softmax or sigmoid, if known, as Keras's own losses find them on TensorFlow.
+
+    Returns:
+        These and True; or ``y_pred`` and ``from_logits``, unchanged.
+    """
     if keras.backend.backend() != "tensorflow":
         return y_pred, from_logits
     logits = getattr(y_pred, "_keras_logits", None)
     if logits is None:
-        operation = getattr(y_pred, "op", None)  # of a graph; eager tensors have none
-        if operation is None or operation.type != link:
+        operation = getattr(y_pred, "op", None)  # eager tensors have none
+        if operation is None or operation.type != activation:
             return y_pred, from_logits
         logits = operation.inputs[0]
     if from_logits:
         warnings.warn(
-            f"from_logits is True, but y_pred comes from a {link.lower()}: the loss is that of its input.", stacklevel=3
+            f"from_logits is True, but y_pred comes from a {activation.lower()}: the loss is computed from its input.",
+            stacklevel=3,
         )
     return logits, True
 
 
-def _log_probabilities(y_pred: Any, from_logits: bool, axis: int) -> Any:
-    wide = _at_least_float32(y_pred)
+def _log_softmax(y_pred: Any, from_logits: bool, axis: int) -> Any:
+    """Log-probabilities of logits, or of probabilities, which are normalized and clipped."""
+    y_pred = _upcast(y_pred)
     if from_logits:
-        return ops.log_softmax(wide, axis=axis)
-    return _log_of_clipped(wide / ops.sum(wide, axis=axis, keepdims=True))
+        return ops.log_softmax(y_pred, axis=axis)
+    return ops.log(_clip(y_pred / ops.sum(y_pred, axis=axis, keepdims=True)))
 
 
-def _of_softmax(logp: Any) -> tuple[Any, Any, Any]:
-    """``log p``, ``q = 1 - p`` and ``log q``."""
+def _with_complement(logp: Any) -> tuple[Any, Any, Any]:
+    """``log p``, ``q = 1 - p`` and ``log q``, which is replaced by 0 where q underflows."""
     q = -ops.expm1(logp)
-    return logp, q, ops.log(ops.where(ops.less(q, _SMALLEST), 1.0, q))
+    return logp, q, ops.log(ops.where(ops.less(q, _TINY), 1.0, q))
 
 
-def _clipped(p: Any) -> Any:
+def _clip(p: Any) -> Any:
     return ops.clip(p, keras.config.epsilon(), 1.0 - keras.config.epsilon())
 
 
-def _log_of_clipped(p: Any) -> Any:
-    return ops.log(_clipped(p))
+def _upcast(tensor: Any) -> Any:
+    return ops.cast(tensor, _compute_dtype(tensor.dtype))
 
 
-def _at_least_float32(y_pred: Any) -> Any:
-    return ops.cast(y_pred, _wide(y_pred.dtype))
-
-
-def _wide(dtype: Any) -> str:
-    """What low precision is computed in."""
+def _compute_dtype(dtype: Any) -> str:
+    """The dtype that a loss is computed in: float32 for low precision and integers."""
     dtype = keras.backend.standardize_dtype(dtype)
     return dtype if dtype in _FULL_PRECISION else "float32"
 
 
-def _weighed(polynomial: Polynomial, share: Any, logp: Any, q: Any, logq: Any) -> Any:
-    """``share * L(p)``, where what has no share counts nothing, even at p = 0."""
-    absent = ops.logical_and(ops.equal(share, 0.0), ops.less(logp, _OVERFLOWING))
-    return share * _polynomial_at(polynomial, ops.where(absent, 0.0, logp), ops.where(absent, 0.0, q), logq)
+def _weighted_loss(polynomial: Polynomial, target_weight: Any, logp: Any, q: Any, logq: Any) -> Any:
+    """``target_weight * L(p)``; 0 for a weight of 0, even at p = 0, where L may be infinite."""
+    excluded = ops.logical_and(ops.equal(target_weight, 0.0), ops.less(logp, _LOG_OVERFLOW))
+    losses = _polynomial_at(polynomial, ops.where(excluded, 0.0, logp), ops.where(excluded, 0.0, q), logq)
+    return target_weight * losses
 
 
 def _polynomial_at(polynomial: Polynomial, logp: Any, q: Any, logq: Any) -> Any:
-    """The polynomial, with first and second derivatives that stay finite at p = 0 and p = 1."""
+    """Evaluates the polynomial, with first and second derivatives that stay finite at p = 0 and p = 1."""
     if is_zero(polynomial.gamma):
         return polynomial.value(logp, q)
-    # q^gamma as exp(gamma log q), since log q has bounded derivatives where powers of q overflow. At q = 0 the loss is
-    # 0, and at p = 0 a huge logarithm would be multiplied by q' = 0: other numbers stand there.
-    certain, impossible = ops.less(q, _SMALLEST), ops.less(logp, _IMPOSSIBLE)
-    bracket = unchecked(polynomial.coefficients, 0.0, polynomial.log_weight)
-    loss = bracket.value(ops.where(impossible, 0.0, logp), q)
+    # q^gamma is computed as exp(gamma log q), since log q has bounded derivatives where those of powers of q overflow.
+    # log q is replaced at q = 0, where the loss is 0, and log p at p = 0, where it is huge and multiplied by q' = 0.
+    certain, impossible = ops.less(q, _TINY), ops.less(logp, _LOG_UNDERFLOW)
+    unfocused = unchecked(polynomial.coefficients, 0.0, polynomial.log_weight)
+    loss = unfocused.value(ops.where(impossible, 0.0, logp), q)
     loss = ops.where(certain, 0.0, ops.exp(polynomial.gamma * ops.where(certain, 0.0, logq)) * loss)
     if is_zero(polynomial.log_weight):
         return loss
     return loss - ops.where(impossible, polynomial.log_weight * logp, 0.0)
 
 
-def _of_one_rank(y_true: Any, y_pred: Any) -> Any:
-    """Labels of shape (N,) for predictions of shape (N, 1) and the like, in Keras's own way."""
+def _match_ranks(y_true: Any, y_pred: Any) -> Any:
+    """Adds or removes a last axis of size 1 so that the ranks match, as Keras's losses do."""
     y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
     ranks = len(y_true.shape), len(y_pred.shape)
     if ranks[0] == ranks[1] + 1 and y_true.shape[-1] == 1:
@@ -582,8 +621,8 @@ def _check_ignore_class(ignore_class: Any) -> None:
         raise ValueError(f"ignore_class must be an integer, or None; got {ignore_class!r}.")
 
 
-def _plain(numbers: Any) -> Any:
-    """Numbers and lists of them, for a file."""
-    if isinstance(numbers, tuple | list):
-        return [_plain(number) for number in numbers]
-    return float(numbers) if isinstance(numbers, Real) else ops.convert_to_numpy(numbers).tolist()
+def _serialize(value: Any) -> Any:
+    """Converts a number, tensor or sequence to floats and lists, for ``get_config``."""
+    if isinstance(value, tuple | list):
+        return [_serialize(element) for element in value]
+    return float(value) if isinstance(value, Real) else ops.convert_to_numpy(value).tolist()

@@ -1,4 +1,4 @@
-"""The one idea of the library: a classification loss is a polynomial in 1 - p, held as data."""
+"""Classification losses as polynomials in 1 - p: the :class:`Polynomial` value, and the parsing of loss arguments."""
 
 import math
 import sys
@@ -13,7 +13,7 @@ DEFAULT_EPSILON = 1.0
 
 @dataclass(frozen=True)
 class Polynomial:
-    r"""A loss of the PolyLoss family, as a value.
+    r"""A loss of the PolyLoss family as an immutable value: coefficients, focal exponent and log weight.
 
     With ``p`` the probability of the true class and ``q = 1 - p``,
 
@@ -37,7 +37,7 @@ class Polynomial:
 
     Warns:
         UserWarning: the series coefficient of some ``q^j`` is negative, that is
-            ``coefficients[j-1] < -log_weight / j``. Numbers are checked; tensors and arrays are taken as they are.
+            ``coefficients[j-1] < -log_weight / j``. Only numbers are checked, not the values of tensors and arrays.
 
     Example:
         >>> import math
@@ -64,13 +64,13 @@ class Polynomial:
                 f"coefficients must be a sequence of numbers, one for each power of 1 - p; got {given!r}. "
                 "For a single one, write (epsilon,)."
             )
-        object.__setattr__(self, "coefficients", numbers("coefficients", given))
-        object.__setattr__(self, "gamma", at_least_0("gamma", self.gamma))
-        object.__setattr__(self, "log_weight", at_least_0("log_weight", self.log_weight))
+        object.__setattr__(self, "coefficients", as_numbers("coefficients", given))
+        object.__setattr__(self, "gamma", as_nonnegative("gamma", self.gamma))
+        object.__setattr__(self, "log_weight", as_nonnegative("log_weight", self.log_weight))
         warn_of_negative_series(self)
 
     def __str__(self) -> str:
-        """The formula."""
+        """The formula of the loss, such as ``-log p + 2 (1 - p)``."""
 
         def times(factor: Any, power: str) -> str:
             if isinstance(factor, float):
@@ -89,8 +89,8 @@ class Polynomial:
     def value(self, logp: Any, q: Any) -> Any:
         """The loss at log-probability ``logp`` and ``q = 1 - p``, elementwise.
 
-        ``q`` is an argument because it can't be had from ``p``: in float32, ``1 - p`` is exactly 0 from a logit
-        margin of 18 on, where the sum of the other classes' probabilities still has all its digits.
+        ``q`` is an argument because ``1 - p`` loses all digits near ``p = 1``: in float32 it is exactly 0 from a logit
+        margin of 18 on, where the sum of the other classes' probabilities is still accurate.
 
         Args:
             logp: ``log p``, at most 0; a float, array or tensor of any shape.
@@ -100,7 +100,7 @@ class Polynomial:
             The loss, in the arguments' shape and dtype.
         """
         loss = horner(self.coefficients, q) * q if self.coefficients else 0.0
-        # A factor that is 0 by definition is left out, so that it can't turn an infinite logp into nan.
+        # Without this branch, log_weight = 0 would turn an infinite logp into nan.
         if not is_zero(self.log_weight):
             loss = loss - self.log_weight * logp
         elif not self.coefficients:
@@ -108,12 +108,12 @@ class Polynomial:
         return loss if is_zero(self.gamma) else q**self.gamma * loss
 
     def value_of_tail(self, q: Any, tail: Any) -> Any:
-        r"""The loss at ``q = 1 - p``, with ``tail = -log p - q`` in the place of the logarithm, elementwise.
+        r"""The loss at ``q = 1 - p``, computed from ``tail = -log p - q`` instead of the logarithm, elementwise.
 
-        It is :meth:`value` without what cancels there for ``epsilon`` near -1: for ``epsilon = -1`` the loss *is* the
-        tail, about ``q^2 / 2`` near ``p = 1``, which the difference of ``-log p`` and ``q`` can't give. So a kernel
-        that knows ``q`` and the tail to all their digits knows the loss to all its digits, as long as the second power
-        does not cancel too: for Poly-N with ``-1, -1/2, ...`` the error is ``finfo.eps * q^2``, of a loss of ``q^3``.
+        It avoids the cancellation of :meth:`value` for ``epsilon`` near -1: for ``epsilon = -1`` the loss *is* the
+        tail, about ``q^2 / 2`` near ``p = 1``, and the difference of ``-log p`` and ``q`` would be rounding error. With
+        accurate ``q`` and ``tail`` the loss is accurate, unless the second power cancels as well: for Poly-N with
+        ``-1, -1/2, ...`` the error is ``finfo.eps * q^2``, of a loss of order ``q^3``.
 
         Args:
             q: as for :meth:`value`; not 0, unless ``gamma`` is the number 0.
@@ -125,20 +125,25 @@ class Polynomial:
             return powers * q if is_zero(self.log_weight) else powers * q + self.log_weight * tail
         if not is_zero(self.log_weight):
             powers = powers + self.log_weight * (tail / q)
-        # With one more power of q, the second derivative is finite wherever q is a normal number; that of q^gamma
-        # overflows below some 1e-19 in float32.
+        # The second derivative of q^(gamma + 1) is finite for every normal q; that of q^gamma overflows below about
+        # 1e-19 in float32.
         return q ** (self.gamma + 1.0) * powers
 
     def slope(self, logp: Any, q: Any) -> Any:
-        """The derivative dL / d log p, elementwise: all that a backward pass needs.
+        """The derivative ``dL / d log p``, elementwise: all that a backward pass needs.
 
-        For a hard label, the gradient with respect to the logits is ``slope * (onehot - softmax)``: that of
-        cross-entropy (slope -1) times a number. For Poly-1, ``slope = -(1 + epsilon p)``.
+        For a hard label, the gradient with respect to the logits is ``slope * (onehot - softmax)``: the gradient of
+        cross-entropy (slope -1), scaled. For Poly-1, ``slope = -(1 + epsilon p)``.
 
-        It is written in powers of ``q``, so that it keeps its relative accuracy where terms cancel (``epsilon = -1``:
-        the slope is ``-q``, however small). ``logp`` must be finite.
+        It is evaluated in powers of ``q``, so that it keeps its relative accuracy where terms cancel (for
+        ``epsilon = -1`` the slope is ``-q``, however small).
 
-        Args and shapes as for :meth:`value`.
+        Args:
+            logp: as for :meth:`value`, but finite.
+            q: as for :meth:`value`.
+
+        Returns:
+            The derivative, in the arguments' shape and dtype.
         """
         # With S = sum_j c_j q^j:  dL/dlog p = -q^gamma (log_weight + p S') - gamma p q^(gamma-1) (S - log_weight log p)
         c = self.coefficients
@@ -149,7 +154,7 @@ class Polynomial:
         slope = -horner(powers, q) + 0.0 * q
         if is_zero(self.gamma):
             return slope
-        # (S - log_weight log p) / q, which tends to a number as q -> 0; at q = 0 it is multiplied by q^gamma = 0.
+        # (S - log_weight log p) / q has a finite limit as q -> 0. At q = 0 it only has to be finite: q^gamma is 0.
         ratio = -self.log_weight * logp / (q + (q == 0))
         if c:
             ratio = ratio + horner(c, q)
@@ -162,37 +167,46 @@ class Polynomial:
         :math:`-\log p = \sum_j q^j / j` (equation 1 of the paper).
 
         Args:
-            n: how many, at least 0.
+            n: the number of coefficients, at least 0.
 
         Raises:
             ValueError: ``n`` is negative.
         """
         if n < 0:
-            raise ValueError(f"series(n) takes n of at least 0; got {n!r}.")
+            raise ValueError(f"n must be at least 0; got {n!r}.")
         padded = (*self.coefficients, *([0.0] * n))
         return tuple(self.log_weight / j + padded[j - 1] for j in range(1, n + 1))
 
 
-def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None, *, warn: bool = True) -> Polynomial:
-    """The polynomial that a loss's ``epsilon``, ``gamma`` and ``polynomial`` arguments stand for.
-
-    ``warn``: whether to warn as :class:`Polynomial` does. (Of ``polynomial`` it did so itself, when that was made.)
+def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> Polynomial:
+    """Parses the arguments ``epsilon``, ``gamma`` and ``polynomial`` of a public function, checks them and warns.
 
     Raises:
         TypeError: ``polynomial`` is no :class:`Polynomial`, or ``epsilon`` no number, array or sequence of numbers.
         ValueError: ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its default; a number is not finite, or
             ``gamma`` is negative.
+
+    Warns:
+        UserWarning: as :class:`Polynomial`. (A given ``polynomial`` has warned when it was constructed.)
+    """
+    parsed = parse(epsilon, gamma, polynomial)
+    if polynomial is None:
+        warn_of_negative_series(parsed)
+    return parsed
+
+
+def parse(epsilon: Any, gamma: Any, polynomial: Polynomial | None) -> Polynomial:
+    """Parses and checks as :func:`from_arguments` does, without the warning.
+
+    For code that runs after a public function or constructor, which has warned.
     """
     if polynomial is None:
-        polynomial = unchecked(_coefficients(epsilon), at_least_0("gamma", gamma), 1.0)
-        if warn:
-            warn_of_negative_series(polynomial)
-        return polynomial
+        return unchecked(_coefficients(epsilon), as_nonnegative("gamma", gamma), 1.0)
     if not isinstance(polynomial, Polynomial):
         raise TypeError(
             f"polynomial must be a polylosses.Polynomial, such as polylosses.poly1(2.0); got {polynomial!r}."
         )
-    # By value: torch.compile(dynamic=True) and files of hyperparameters give another object for the default.
+    # Compared by value: torch.compile(dynamic=True) and hyperparameter files pass the default as another object.
     if not (isinstance(epsilon, Real) and epsilon == DEFAULT_EPSILON and is_zero(gamma)):
         raise ValueError(
             f"give either polynomial or epsilon and gamma, not both; got epsilon={epsilon!r}, gamma={gamma!r}, "
@@ -202,8 +216,9 @@ def from_arguments(epsilon: Any, gamma: Any, polynomial: Polynomial | None, *, w
 
 
 def _coefficients(epsilon: Any) -> tuple[Any, ...]:
+    """The coefficients given by ``epsilon``: a scalar for Poly-1, a sequence or 1-dimensional array for Poly-N."""
     if isinstance(epsilon, Real):
-        return (number("epsilon", epsilon),)
+        return (as_number("epsilon", epsilon),)
     dimensions = getattr(epsilon, "ndim", None)
     if dimensions is None and (isinstance(epsilon, str) or not isinstance(epsilon, Sequence)):
         raise TypeError(f"epsilon must be a number, an array or a sequence of numbers; got {epsilon!r}.")
@@ -211,11 +226,11 @@ def _coefficients(epsilon: Any) -> tuple[Any, ...]:
         raise ValueError(
             f"epsilon must be a number or hold one for each power of 1 - p; got shape {tuple(epsilon.shape)}."
         )
-    return (number("epsilon", epsilon),) if dimensions == 0 else numbers("epsilon", epsilon)
+    return (as_number("epsilon", epsilon),) if dimensions == 0 else as_numbers("epsilon", epsilon)
 
 
 def unchecked(coefficients: tuple[Any, ...], gamma: Any, log_weight: Any) -> Polynomial:
-    """A :class:`Polynomial` of numbers that have been checked, and of which the user has been warned."""
+    """Builds a :class:`Polynomial` without checks or warnings: for one that is derived from a checked one."""
     polynomial = object.__new__(Polynomial)
     object.__setattr__(polynomial, "coefficients", coefficients)
     object.__setattr__(polynomial, "gamma", gamma)
@@ -224,35 +239,35 @@ def unchecked(coefficients: tuple[Any, ...], gamma: Any, log_weight: Any) -> Pol
 
 
 def warn_of_negative_series(polynomial: Polynomial) -> None:
-    """Warns, at the user's line, of series coefficients that are numbers and negative."""
+    """Warns, at the user's line, about each series coefficient that is a negative number."""
     if not isinstance(polynomial.log_weight, float):
         return
     for j, epsilon in enumerate(polynomial.coefficients, start=1):
         bound = -polynomial.log_weight / j
         if isinstance(epsilon, float) and epsilon < bound:
-            # Below the bound of j = 1 both harms are certain: near p = 1 the loss is about (1 + epsilon) (1 - p).
-            # Those of a later j can be outweighed by the powers before it.
-            harm = (
+            # For j = 1 both effects are certain: near p = 1 the loss is about (log_weight + epsilon) (1 - p). For a
+            # later j, lower powers may outweigh them.
+            effect = (
                 "the loss is no longer monotone in p and goes negative near p = 1"
                 if j == 1
                 else "the loss may no longer be monotone in p and may go negative"
             )
-            message = f"epsilon = {epsilon:g} for (1 - p)^{j} is below the bound {bound:g}: {harm}."
-            warnings.warn(message, stacklevel=_frames_of_ours())
+            message = f"epsilon = {epsilon:g} for (1 - p)^{j} is below the bound {bound:g}: {effect}."
+            warnings.warn(message, stacklevel=_user_stacklevel())
 
 
-def _frames_of_ours() -> int:
-    """The ``stacklevel`` of the first caller outside of this package. (``skip_file_prefixes`` is of Python 3.12.)"""
+def _user_stacklevel() -> int:
+    """The ``stacklevel`` of the first caller outside of this package (``skip_file_prefixes`` needs Python 3.12)."""
     frame, level = sys._getframe(1), 1
-    # dataclasses: dataclasses.replace, which makes a Polynomial for the user.
+    # dataclasses.replace calls the constructor on the user's behalf.
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("polylosses", "dataclasses"):
         frame, level = frame.f_back, level + 1
     return level
 
 
-def number(name: str, value: Any) -> Any:
-    """``value`` as a float if it is a number, and as it is if it is a tensor or array; raises for anything else."""
-    # NumPy's 0-dimensional arrays too: they would take a tensor's arithmetic over.
+def as_number(name: str, value: Any) -> Any:
+    """Converts a number to a finite float, and returns a tensor or array unchanged; raises for anything else."""
+    # A 0-dimensional NumPy array is converted as well: array * tensor would be NumPy's operation, not torch's.
     if isinstance(value, Real) or (type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0):
         value = float(value)
         if not -math.inf < value < math.inf:  # math.isfinite can't be traced by torch.compile
@@ -262,26 +277,26 @@ def number(name: str, value: Any) -> Any:
     return value
 
 
-def numbers(name: str, values: Any) -> tuple[Any, ...]:
-    """:func:`number` of every one of a sequence, or of an array of one dimension."""
-    return tuple(number(f"{name}[{j}]", values[j]) for j in range(len(values)))
+def as_numbers(name: str, values: Any) -> tuple[Any, ...]:
+    """Applies :func:`as_number` to each element of a sequence or 1-dimensional array."""
+    return tuple(as_number(f"{name}[{j}]", values[j]) for j in range(len(values)))
 
 
-def at_least_0(name: str, value: Any) -> Any:
-    """:func:`number`, which also raises for what is negative."""
-    value = number(name, value)
+def as_nonnegative(name: str, value: Any) -> Any:
+    """Converts as :func:`as_number`, and raises for a negative number."""
+    value = as_number(name, value)
     if isinstance(value, float) and value < 0:
         raise ValueError(f"{name} must be at least 0; got {value!r}.")
     return value
 
 
-def is_zero(number: Any) -> bool:
-    """Whether it is a Python number, and 0: known before any tensor is looked at."""
-    return isinstance(number, float | int) and number == 0
+def is_zero(value: Any) -> bool:
+    """Whether a value is the Python number 0; False for tensors and arrays, whose values are not read."""
+    return isinstance(value, float | int) and value == 0
 
 
 def horner(coefficients: Sequence[Any], q: Any) -> Any:
-    """``coefficients[0] + coefficients[1] q + ...``"""
+    """``coefficients[0] + coefficients[1] q + ...``, by Horner's method."""
     total = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
         total = coefficient + total * q

@@ -1,4 +1,4 @@
-"""PolyLoss for JAX, with optax's conventions: one loss for each example, and options by keyword."""
+"""PolyLoss for JAX, with optax's conventions: losses are not reduced, and options are keyword arguments."""
 
 try:
     import jax as _jax  # noqa: F401

@@ -1,4 +1,4 @@
-"""The sigmoid losses: every class is a yes or no of its own."""
+"""Sigmoid losses, for binary and multi-label classification, and their posterior."""
 
 from numbers import Real
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from polylosses.jax.likelihood import at_least_float32, floating, log_density, polynomial_at
+from polylosses.jax.likelihood import as_floating_array, log_density, polynomial_at, upcast
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 
 
@@ -29,10 +29,10 @@ def sigmoid_poly_cross_entropy(
 
     Args:
         logits: of any shape and floating dtype; float16 and bfloat16 are computed in float32.
-        labels: in [0, 1], hard or soft, numbers or booleans; broadcasts to ``logits``. For class indices, one class
-            against all, write ``jax.nn.one_hot(labels, logits.shape[-1])``: jitted, it costs nothing.
-        alpha: in [0, 1]: focal loss's balance, a factor ``alpha`` for positives and ``1 - alpha`` for negatives; a
-            number or an array. Default None: neither.
+        labels: in [0, 1], hard or soft, numbers or booleans; broadcasts to ``logits``. For class indices (one
+            class against all others), pass ``jax.nn.one_hot(labels, logits.shape[-1])``: jitted, it costs nothing.
+        alpha: the class balance of focal loss, in [0, 1]: the weight of positives, ``1 - alpha`` being that of
+            negatives; a number or an array. Default None: no weights.
         epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
 
     Returns:
@@ -57,7 +57,7 @@ def sigmoid_poly_cross_entropy(
          [0.0746 2.723 ]]
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
-    logits, labels = floating("logits", logits), jnp.asarray(labels)
+    logits, labels = as_floating_array("logits", logits), jnp.asarray(labels)
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise TypeError(f"labels must be real; got {labels.dtype}.")
     if labels.ndim > logits.ndim or any(
@@ -70,28 +70,28 @@ def sigmoid_poly_cross_entropy(
         raise ValueError(f"alpha must be between 0 and 1, or None for no balance; got {alpha!r}.")
 
     def loss(logits: Array, labels: Array) -> Array:
-        yes, no = labels, 1.0 - labels
+        positive, negative = labels, 1.0 - labels
         if alpha is not None:
-            yes, no = alpha * yes, (1.0 - alpha) * no
-        return _side(polynomial, logits, yes) + _side(polynomial, -logits, no)
+            positive, negative = alpha * positive, (1.0 - alpha) * negative
+        return _weighted_loss(polynomial, logits, positive) + _weighted_loss(polynomial, -logits, negative)
 
-    wide = at_least_float32(logits)
-    # Nothing but the arguments is kept for the backward pass.
-    return jax.checkpoint(loss, prevent_cse=False)(wide, labels.astype(wide.dtype)).astype(logits.dtype)  # type: ignore[no-any-return]
+    dtype, logits = logits.dtype, upcast(logits)
+    # Rematerialized: the backward pass saves the arguments only.
+    return jax.checkpoint(loss, prevent_cse=False)(logits, labels.astype(logits.dtype)).astype(dtype)  # type: ignore[no-any-return]
 
 
 def poly_sigmoid(
     logits: ArrayLike, *, epsilon: Any = DEFAULT_EPSILON, gamma: Any = 0.0, polynomial: Polynomial | None = None
 ) -> Array:
-    """The probabilities of a model that was trained with a PolyLoss of sigmoids: :func:`poly_softmax` for yes or no.
+    """The class posterior of a model that was trained with a sigmoid PolyLoss: the binary :func:`poly_softmax`.
 
-    The probability of yes is to that of no as ``p / -slope(p)`` is to the same of ``1 - p``, with
-    ``slope = dL / d log p``. With ``epsilon=0`` this is :func:`jax.nn.sigmoid`.
+    The odds of the posterior are ``p / -slope(p)`` to ``(1 - p) / -slope(1 - p)``, with ``p`` the sigmoid of ``logits``
+    and ``slope = dL / d log p``. With ``epsilon=0`` this is :func:`jax.nn.sigmoid`.
 
     Args:
         logits: of any shape and floating dtype.
-        epsilon, gamma, polynomial: those that the model was trained with, as for :func:`poly_softmax`. What ``alpha``
-            did stays in the result, as it does in a sigmoid.
+        epsilon, gamma, polynomial: those that the model was trained with, as for :func:`poly_softmax`. The effect of
+            ``alpha`` is not undone.
 
     Returns:
         Probabilities, in the shape and dtype of ``logits``.
@@ -105,14 +105,15 @@ def poly_sigmoid(
         [0.7682 0.5    0.2318]
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
-    logits = floating("logits", logits)
-    wide = at_least_float32(logits)
-    logp, logq = jax.nn.log_sigmoid(wide), jax.nn.log_sigmoid(-wide)
-    yes, no = log_density(polynomial, logp, logq), log_density(polynomial, logq, logp)
-    return jax.nn.sigmoid(yes - no).astype(logits.dtype)
+    logits = as_floating_array("logits", logits)
+    dtype, logits = logits.dtype, upcast(logits)
+    logp, logq = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    log_odds = log_density(polynomial, logp, logq) - log_density(polynomial, logq, logp)
+    return jax.nn.sigmoid(log_odds).astype(dtype)
 
 
-def _side(polynomial: Polynomial, logits: Array, share: Array) -> Array:
-    """``share * L(sigmoid(logits))``, where what has no share counts nothing, however large its loss."""
-    logits = jnp.where((share == 0.0) & (logits < -(float(jnp.finfo(logits.dtype).max) ** 0.5)), 0.0, logits)
-    return share * polynomial_at(polynomial, -jax.nn.log_sigmoid(logits), jax.nn.sigmoid(-logits))
+def _weighted_loss(polynomial: Polynomial, logits: Array, target_weight: Array) -> Array:
+    """``target_weight * L(sigmoid(logits))``; 0 for a weight of 0, even where the loss is infinite."""
+    floor = -(float(jnp.finfo(logits.dtype).max) ** 0.5)
+    logits = jnp.where((target_weight == 0.0) & (logits < floor), 0.0, logits)
+    return target_weight * polynomial_at(polynomial, -jax.nn.log_sigmoid(logits), jax.nn.sigmoid(-logits))

@@ -1,4 +1,4 @@
-"""The softmax losses. None keeps anything of the logits' size for the backward pass but the logits themselves."""
+"""Softmax losses and their posterior. Of the arrays of the logits' size, the backward pass saves the arguments only."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from polylosses.catalogue import mean_absolute_error
-from polylosses.jax.likelihood import at_least_float32, floating, log_density, polynomial_at
+from polylosses.jax.likelihood import as_floating_array, log_density, polynomial_at, upcast
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
 
 Axis = int | tuple[int, ...] | None
@@ -37,16 +37,16 @@ def poly_cross_entropy(
     Args:
         logits: of any shape and floating dtype; float16 and bfloat16 are computed in float32. Logits of minus infinity
             mask a class.
-        labels: a share for each class, such as one-hot rows or probabilities; broadcasts with ``logits``.
+        labels: one-hot labels or class probabilities; broadcasts with ``logits``.
         epsilon: the coefficient of ``1 - p``; a number or a 0-dimensional array, traced or not. A sequence, or an array
             of one dimension, gives the coefficients of ``(1 - p)^1, (1 - p)^2, ...`` (Poly-N).
         gamma: the focal exponent, at least 0: multiplies the loss by ``(1 - p)^gamma``.
         polynomial: any other loss of the family, such as ``polylosses.taylor_cross_entropy(3)``, instead of ``epsilon``
             and ``gamma``. It may be an argument of a jitted, mapped or differentiated function: it is a pytree.
-        axis: the class axis, or several (all classes together), or None for all.
-        where: what counts, as booleans. With as many dimensions as ``logits`` it broadcasts with them and takes single
-            classes out (they get no probability, and their labels count nothing). With the shape of the result it
-            takes examples out: no loss, no gradient, whatever their logits and labels are.
+        axis: the class axis; or several, whose elements together are the classes; or None for all axes.
+        where: a boolean mask, True for what counts. With as many dimensions as ``logits`` it broadcasts with them and
+            masks classes: they get probability 0, and their labels are ignored. With the shape of the result it masks
+            examples: their loss and gradient are 0, whatever their logits and labels are.
 
     Returns:
         The loss of every example, in the shape of ``logits`` without ``axis`` and the dtype of ``logits`` and
@@ -55,8 +55,8 @@ def poly_cross_entropy(
     Raises:
         TypeError: ``logits`` are not floating-point, ``labels`` are complex, or ``where`` is not boolean; otherwise as
             for :class:`polylosses.Polynomial`.
-        ValueError: the shapes do not fit each other; ``polynomial`` is given, and ``epsilon`` or ``gamma`` is not its
-            default.
+        ValueError: the shapes do not match; ``polynomial`` is given together with an ``epsilon`` or ``gamma`` that is
+            not the default.
 
     Source: Leng et al., ICLR 2022 (arXiv 2204.12511), equations 3 and 4 and listing 1.
 
@@ -71,7 +71,7 @@ def poly_cross_entropy(
         [0.4973 0.6834 0.8695]
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
-    logits, labels = floating("logits", logits), jnp.asarray(labels)
+    logits, labels = as_floating_array("logits", logits), jnp.asarray(labels)
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise TypeError(f"labels must be real; got {labels.dtype}.")
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim == logits.ndim - 1:
@@ -88,10 +88,10 @@ def poly_cross_entropy(
             "For class indices, use poly_cross_entropy_with_integer_labels."
         ) from None
     axes = _axes(axis, len(shape))
-    included, counted = _masks(where, shape, axes)
-    wide = at_least_float32(jnp.broadcast_to(logits, shape).astype(dtype))
-    loss = _expectation(polynomial, wide, labels.astype(wide.dtype), axes, included, counted)
-    return loss.astype(dtype)
+    class_mask, valid = _masks(where, shape, axes)
+    logits = upcast(jnp.broadcast_to(logits, shape).astype(dtype))
+    losses = _expectation(polynomial, logits, labels.astype(logits.dtype), axes, class_mask, valid)
+    return losses.astype(dtype)
 
 
 def poly_cross_entropy_with_integer_labels(
@@ -112,9 +112,10 @@ def poly_cross_entropy_with_integer_labels(
     Args:
         logits: as for :func:`poly_cross_entropy`.
         labels: class indices in [0, C), of the shape of ``logits`` without ``axis``. For several axes, an index into
-            the classes of all of them in the order of ``axis``, the last one fastest. An index out of range gives nan
-            (unless ``where`` takes the example out: so -100 or any other mark may stand there).
-        label_smoothing: in [0, 1]: how much of the label is spread over all classes that ``where`` includes.
+            the classes of all of them in the order of ``axis``, the last one fastest. An index out of range gives nan,
+            unless ``where`` masks the example: so masked labels may be -100 or any other number.
+        label_smoothing: in [0, 1]: the fraction of the label that is spread evenly over the classes that ``where``
+            does not mask.
         epsilon, gamma, polynomial, axis, where: as for :func:`poly_cross_entropy`.
 
     Returns:
@@ -133,38 +134,39 @@ def poly_cross_entropy_with_integer_labels(
         [0.3261 0.    ]
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
-    logits, labels = floating("logits", logits), jnp.asarray(labels)
+    logits, labels = as_floating_array("logits", logits), jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be integers; got {labels.dtype}. For probabilities, use poly_cross_entropy.")
     check_label_smoothing(label_smoothing)
     axes = _axes(axis, logits.ndim)
-    kept_axes = tuple(k for k in range(logits.ndim) if k not in axes)
-    if labels.shape != tuple(logits.shape[k] for k in kept_axes):
+    batch_axes = tuple(k for k in range(logits.ndim) if k not in axes)
+    batch_shape = tuple(logits.shape[k] for k in batch_axes)
+    if labels.shape != batch_shape:
         raise ValueError(
-            f"labels for logits of shape {logits.shape} and axis {axis} must have shape "
-            f"{tuple(logits.shape[k] for k in kept_axes)}; got {labels.shape}."
+            f"labels for logits of shape {logits.shape} and axis {axis} must have shape {batch_shape}; "
+            f"got {labels.shape}."
         )
-    included, counted = _masks(where, logits.shape, axes)
-    wide = at_least_float32(logits)
+    class_mask, valid = _masks(where, logits.shape, axes)
+    dtype, logits = logits.dtype, upcast(logits)
     if len(axes) != 1:
 
-        def flat(array: Array) -> Array:
-            array = array.transpose(kept_axes + axes)
-            return array.reshape(*array.shape[: len(kept_axes)], -1)
+        def flatten_classes(array: Array) -> Array:
+            array = array.transpose(batch_axes + axes)
+            return array.reshape(*array.shape[: len(batch_axes)], -1)
 
-        wide = flat(wide)
-        included = None if included is None else flat(jnp.broadcast_to(included, logits.shape))
-        counted = None if counted is None else flat(counted)
-        axes = (len(kept_axes),)
-    loss = _of_labels(polynomial, wide, labels, axes[0], included, counted)
+        class_mask = None if class_mask is None else flatten_classes(jnp.broadcast_to(class_mask, logits.shape))
+        valid = None if valid is None else flatten_classes(valid)
+        logits = flatten_classes(logits)
+        axes = (len(batch_axes),)
+    losses = _losses_of_indices(polynomial, logits, labels, axes[0], class_mask, valid)
     if not (isinstance(label_smoothing, Real) and label_smoothing == 0.0):
-        if included is None:
-            share = jnp.full((1,) * wide.ndim, 1.0 / max(1, wide.shape[axes[0]]), wide.dtype)
+        if class_mask is None:
+            uniform = jnp.full((1,) * logits.ndim, 1.0 / max(1, logits.shape[axes[0]]), logits.dtype)
         else:
-            share = (1.0 / jnp.maximum(jnp.sum(included, axes, keepdims=True), 1)).astype(wide.dtype)
-        spread = _expectation(polynomial, wide, share, axes, included, counted)
-        loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
-    return loss.astype(logits.dtype)
+            uniform = (1.0 / jnp.maximum(jnp.sum(class_mask, axes, keepdims=True), 1)).astype(logits.dtype)
+        smoothing_losses = _expectation(polynomial, logits, uniform, axes, class_mask, valid)
+        losses = (1.0 - label_smoothing) * losses + label_smoothing * smoothing_losses
+    return losses.astype(dtype)
 
 
 def poly_loss_cross_entropy(
@@ -175,15 +177,15 @@ def poly_loss_cross_entropy(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """What ``optax.losses.poly_loss_cross_entropy`` is called with, for those who come from there.
+    """Drop-in replacement for ``optax.losses.poly_loss_cross_entropy``.
 
-    It is :func:`poly_cross_entropy` with optax's arguments and default. The numbers are optax's where those are right;
-    a ``where`` of the result's shape takes examples out, and logits of minus infinity give finite losses.
+    It is :func:`poly_cross_entropy` with optax's arguments and default. The results are optax's where those are right;
+    besides, a ``where`` of the result's shape masks examples, and logits of minus infinity give finite losses.
 
     Args:
         logits, labels, axis, where: as for :func:`poly_cross_entropy`.
-        epsilon: the coefficient of ``1 - p``. An array, as in optax, holds one for each example (and no Poly-N): it
-            broadcasts with the result.
+        epsilon: the coefficient of ``1 - p``. An array, as in optax, holds one coefficient for each example, not
+            those of Poly-N: it broadcasts with the result.
 
     Returns:
         As :func:`poly_cross_entropy`.
@@ -197,7 +199,7 @@ def poly_loss_cross_entropy(
         >>> print(poly_loss_cross_entropy(logits, labels))
         4.531657
     """
-    losses = partial(poly_cross_entropy, logits, floating("labels", labels), axis=axis, where=where)
+    losses = partial(poly_cross_entropy, logits, as_floating_array("labels", labels), axis=axis, where=where)
     if getattr(epsilon, "ndim", 0) == 0:
         return losses(epsilon=epsilon)
     result: Array = losses(epsilon=0.0) + epsilon * losses(polynomial=mean_absolute_error())
@@ -212,17 +214,17 @@ def poly_softmax(
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
 ) -> Array:
-    """The class probabilities of a model that was trained with a PolyLoss.
+    """The class posterior of a model that was trained with a softmax PolyLoss.
 
-    A polynomial other than cross-entropy's is no proper loss: the softmax ``p`` that minimizes it is not the class
-    posterior. The posterior is proportional to ``p / -slope(p)``, with ``slope = dL / d log p``; for Poly-1, to
-    ``p / (1 + epsilon p)``. With ``epsilon=0`` this is :func:`jax.nn.softmax`. The order of the classes stays.
+    Other than cross-entropy, a PolyLoss is not a proper scoring rule: the softmax ``p`` that minimizes it is not the
+    class posterior. The posterior is proportional to ``p / -slope(p)``, with ``slope = dL / d log p``; for Poly-1, to
+    ``p / (1 + epsilon p)``. With ``epsilon=0`` this is :func:`jax.nn.softmax`. The ranking of the classes is the same.
 
     Args:
         logits: of any shape and floating dtype.
         axis: the class axis, or several, or None for all. Default -1.
         epsilon, gamma, polynomial: those that the model was trained with; see :func:`poly_cross_entropy`. There is
-            no posterior where the loss is not monotone (``epsilon < -1``): there the slope is taken as 0 from below.
+            no posterior where the loss is not monotone (``epsilon < -1``): there the slope is clamped to just below 0.
 
     Returns:
         Probabilities that sum to 1 along ``axis``, in the shape and dtype of ``logits``.
@@ -237,12 +239,12 @@ def poly_softmax(
         [[0.8808 0.1192]] [[0.7682 0.2318]]
     """
     polynomial = from_arguments(epsilon, gamma, polynomial)
-    logits = floating("logits", logits)
-    logp = jax.nn.log_softmax(at_least_float32(logits), axis)
-    # log(1 - p), of which only one class can have more than half: what it leaves is the sum of the others.
+    logits = as_floating_array("logits", logits)
+    logp = jax.nn.log_softmax(upcast(logits), axis)
+    # log(1 - p). Only one class can have p > 1/2, where 1 - p would cancel: for it, sum the other classes.
     likely = logp > -math.log(2.0)
     others = jnp.where(likely, -jnp.inf, logp)
-    # The maximum, where all others are masked: the gradient of the logarithm of an empty sum is nan.
+    # Bounded below, since the gradient of logsumexp is nan where all other classes are masked.
     others = jnp.maximum(others, -(float(jnp.finfo(logp.dtype).max) ** 0.5))
     unlikely = jnp.log1p(-jnp.exp(jnp.where(likely, -1.0, logp)))
     logq = jnp.where(likely, jax.nn.logsumexp(others, axis, keepdims=True), unlikely)
@@ -260,7 +262,7 @@ def check_label_smoothing(label_smoothing: Any) -> None:
 
 
 def _axes(axis: Axis, dimensions: int) -> tuple[int, ...]:
-    """As a tuple of numbers that are at least 0."""
+    """Normalizes ``axis`` to a tuple of nonnegative integers."""
     given = tuple(range(dimensions)) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
     axes: list[int] = []
     for one in given:
@@ -275,18 +277,21 @@ def _axes(axis: Axis, dimensions: int) -> tuple[int, ...]:
 
 
 def _masks(where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[Array | None, Array | None]:
-    """Which classes are included, and which examples are counted, with as many dimensions as ``shape``; None: all."""
+    """Splits ``where`` into a mask of classes and a mask of valid examples.
+
+    Each has as many dimensions as ``shape``; None if nothing is masked.
+    """
     if where is None:
         return None, None
     mask = jnp.asarray(where)
     if mask.dtype != jnp.bool_:
         raise TypeError(f"where must be boolean; got {mask.dtype}. Write where.astype(bool).")
-    examples = tuple(size for k, size in enumerate(shape) if k not in axes)
-    if mask.shape == examples:
+    batch_shape = tuple(size for k, size in enumerate(shape) if k not in axes)
+    if mask.shape == batch_shape:
         return None, jnp.expand_dims(mask, axes)
     if mask.ndim != len(shape) or any(size not in (1, wanted) for size, wanted in zip(mask.shape, shape, strict=True)):
         raise ValueError(
-            f"where must have shape {examples}, for examples, or broadcast to {shape} with as many dimensions, for "
+            f"where must have shape {batch_shape}, for examples, or broadcast to {shape} with as many dimensions, for "
             f"classes; got shape {mask.shape}."
         )
     if all(mask.shape[k] == 1 for k in axes):
@@ -294,89 +299,91 @@ def _masks(where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...
     return mask, jnp.any(mask, axes, keepdims=True)
 
 
-def _with_little_kept(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Differentiates in the way of ``function``, but keeps no more than its arguments and the rows' statistics.
+def _rematerialized(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Rematerializes ``function`` in the backward pass: only its arguments and the softmax statistics are saved.
 
-    The compiler may still share the exponentials between forward and backward pass where they meet in one program: on
-    a CPU they then are made once, in the memory that becomes the gradient. Value and gradient take the time of optax's
-    cross-entropy of integer labels, which keeps them (0.91 to 1.06 of it, benchmarks/jax_losses.py). A custom rule for
-    the gradient was no faster, and knows no forward mode.
+    In one program, the compiler may still share the exponentials between forward and backward pass: on a CPU they then
+    are computed once, in the memory that becomes the gradient. Value and gradient take the time of optax's
+    cross-entropy of integer labels, which saves them (0.91 to 1.06 of it, benchmarks/jax_losses.py). A
+    ``jax.custom_vjp`` was no faster, and has no forward mode.
     """
-    policy = jax.checkpoint_policies.save_only_these_names("top", "total")
+    policy = jax.checkpoint_policies.save_only_these_names("max_logit", "sum_exp")
     return jax.checkpoint(function, policy=policy, prevent_cse=False)
 
 
-def _exponentials(logits: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """The largest logit, ``exp(logits - largest)`` and their sum."""
-    top = jnp.max(logits, axes, keepdims=True, initial=-jnp.inf)
-    top = checkpoint_name(jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0)), "top")
-    exponentials = jnp.exp(logits - top)
-    return top, exponentials, checkpoint_name(jnp.sum(exponentials, axes, keepdims=True), "total")
+def _shifted_exp(logits: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """The maximum logit, ``exp(logits - maximum)`` and the sum of these, along ``axes``."""
+    max_logit = jnp.max(logits, axes, keepdims=True, initial=-jnp.inf)
+    max_logit = jax.lax.stop_gradient(jnp.where(jnp.isfinite(max_logit), max_logit, 0.0))
+    max_logit = checkpoint_name(max_logit, "max_logit")
+    exponentials = jnp.exp(logits - max_logit)
+    return max_logit, exponentials, checkpoint_name(jnp.sum(exponentials, axes, keepdims=True), "sum_exp")
 
 
-def _masked(logits: Array, included: Array | None, counted: Array | None) -> Array:
-    if included is not None:
-        logits = jnp.where(included, logits, -jnp.inf)
-    # Any finite number: so that what does not count is no nan that its zero gradient would be multiplied by.
-    return logits if counted is None else jnp.where(counted, logits, 0.0)
+def _masked(logits: Array, class_mask: Array | None, valid: Array | None) -> Array:
+    """The logits, -inf for masked classes and 0 for masked examples."""
+    if class_mask is not None:
+        logits = jnp.where(class_mask, logits, -jnp.inf)
+    # The logits of masked examples may be nan, which their gradient of 0 would be multiplied by.
+    return logits if valid is None else jnp.where(valid, logits, 0.0)
 
 
-def _of_labels(
-    polynomial: Polynomial, logits: Array, labels: Array, axis: int, included: Array | None, counted: Array | None
+def _losses_of_indices(
+    polynomial: Polynomial, logits: Array, labels: Array, axis: int, class_mask: Array | None, valid: Array | None
 ) -> Array:
-    """The loss of every example for its class index."""
+    """``L(p[label])`` for every example."""
 
-    @_with_little_kept
-    def negative_log_likelihood(logits: Array, labels: Array, included: Array | None, counted: Array | None) -> Array:
-        masked = _masked(logits, included, counted)
-        top, _, total = _exponentials(masked, (axis,))
-        nll = jnp.log(total) - (_at_label(logits, labels, axis, jnp.nan) - top)
-        if included is not None:
-            nll = jnp.where(_at_label(jnp.broadcast_to(included, logits.shape), labels, axis, True), nll, 0.0)
-        return jnp.squeeze(nll if counted is None else jnp.where(counted, nll, 0.0), axis)
+    @_rematerialized
+    def negative_log_likelihood(logits: Array, labels: Array, class_mask: Array | None, valid: Array | None) -> Array:
+        max_logit, _, sum_exp = _shifted_exp(_masked(logits, class_mask, valid), (axis,))
+        nll = jnp.log(sum_exp) - (_at_label(logits, labels, axis, jnp.nan) - max_logit)
+        if class_mask is not None:
+            nll = jnp.where(_at_label(jnp.broadcast_to(class_mask, logits.shape), labels, axis, True), nll, 0.0)
+        return jnp.squeeze(nll if valid is None else jnp.where(valid, nll, 0.0), axis)
 
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
-    nll = negative_log_likelihood(logits, labels, included, counted)
-    # What does not count has nll = 0 and so no loss: every term of the family vanishes at p = 1.
+    nll = negative_log_likelihood(logits, labels, class_mask, valid)
+    # Masked examples and labels have nll = 0, where every polynomial is 0.
     return polynomial_at(polynomial, nll, -jnp.expm1(-nll))
 
 
-def _at_label(array: Array, labels: Array, axis: int, outside: Any) -> Array:
-    """The element of every example that its label points at, ``outside`` for labels out of range."""
+def _at_label(array: Array, labels: Array, axis: int, fill_value: Any) -> Array:
+    """Gathers each example's element at its label along ``axis``; ``fill_value`` for labels out of range."""
     labels = jnp.expand_dims(labels, axis)
-    inside = (labels >= 0) & (labels < array.shape[axis])
+    in_range = (labels >= 0) & (labels < array.shape[axis])
     spec = jax.typeof(array).sharding.spec
     if axis < len(spec) and spec[axis] is not None:
-        # Where sharding is explicit, an axis that is spread over devices can't be indexed.
-        chosen = jax.lax.broadcasted_iota(labels.dtype, array.shape, axis) == labels
-        element = jnp.sum(jnp.where(chosen, array, 0), axis, keepdims=True, dtype=array.dtype)
+        # With explicit sharding, an axis that is sharded can't be indexed.
+        is_label = jax.lax.broadcasted_iota(labels.dtype, array.shape, axis) == labels
+        element = jnp.sum(jnp.where(is_label, array, 0), axis, keepdims=True, dtype=array.dtype)
     else:
-        element = jnp.take_along_axis(array, jnp.where(inside, labels, 0), axis, mode="clip")
-    return jnp.where(inside, element, outside)
+        element = jnp.take_along_axis(array, jnp.where(in_range, labels, 0), axis, mode="clip")
+    return jnp.where(in_range, element, fill_value)
 
 
 def _expectation(
     polynomial: Polynomial,
     logits: Array,
-    share: Array,
+    target_weight: Array,
     axes: tuple[int, ...],
-    included: Array | None,
-    counted: Array | None,
+    class_mask: Array | None,
+    valid: Array | None,
 ) -> Array:
-    """``sum_c share[c] * L(p[c])`` for every example, where 0 log 0 = 0."""
+    """``sum_c target_weight[c] * L(p[c])`` for every example; 0 for a weight of 0, even where the loss is infinite."""
 
-    @_with_little_kept
-    def total_loss(logits: Array, share: Array, included: Array | None, counted: Array | None) -> Array:
-        masked = _masked(logits, included, counted)
-        top, exponentials, total = _exponentials(masked, axes)
-        if included is not None:
-            share = jnp.where(included, share, 0.0)
-        nll = jnp.log(total) - (masked - top)
-        absent = (share == 0.0) & (nll > float(jnp.finfo(nll.dtype).max) ** 0.5)
-        # Up to one unit in the last place of 1, as -expm1(-nll) is; that takes as long as half of all the rest.
-        q = jnp.where(absent, 0.0, 1.0 - exponentials / total)
-        loss = jnp.sum(share * polynomial_at(polynomial, jnp.where(absent, 0.0, nll), q), axes, keepdims=True)
-        return jnp.squeeze(loss if counted is None else jnp.where(counted, loss, 0.0), axes)
+    @_rematerialized
+    def weighted_sum(logits: Array, target_weight: Array, class_mask: Array | None, valid: Array | None) -> Array:
+        masked = _masked(logits, class_mask, valid)
+        max_logit, exponentials, sum_exp = _shifted_exp(masked, axes)
+        if class_mask is not None:
+            target_weight = jnp.where(class_mask, target_weight, 0.0)
+        nll = jnp.log(sum_exp) - (masked - max_logit)
+        excluded = (target_weight == 0.0) & (nll > float(jnp.finfo(nll.dtype).max) ** 0.5)
+        # As accurate as -expm1(-nll), one unit in the last place of 1, which would add half of the time of the rest.
+        q = jnp.where(excluded, 0.0, 1.0 - exponentials / sum_exp)
+        losses = target_weight * polynomial_at(polynomial, jnp.where(excluded, 0.0, nll), q)
+        total = jnp.sum(losses, axes, keepdims=True)
+        return jnp.squeeze(total if valid is None else jnp.where(valid, total, 0.0), axes)
 
-    return total_loss(logits, share, included, counted)
+    return weighted_sum(logits, target_weight, class_mask, valid)

@@ -5,6 +5,9 @@ try:
 except ImportError as error:
     raise ImportError("polylosses.torch needs PyTorch: pip install 'polylosses[torch]'") from error
 
+from polylosses.torch.binary_cross_entropy import poly_binary_cross_entropy_with_logits
+from polylosses.torch.cross_entropy import poly_cross_entropy
+from polylosses.torch.kernels import implementation
 from polylosses.torch.likelihood import poly_from_nll
 from polylosses.torch.linear import linear_poly_cross_entropy
 from polylosses.torch.modules import (
@@ -14,8 +17,7 @@ from polylosses.torch.modules import (
     PolyBCEWithLogitsLoss,
     PolyCrossEntropyLoss,
 )
-from polylosses.torch.sigmoid import poly_binary_cross_entropy_with_logits, poly_sigmoid
-from polylosses.torch.softmax import poly_cross_entropy, poly_softmax
+from polylosses.torch.posterior import poly_sigmoid, poly_softmax
 
 __all__ = [
     "LinearPolyCrossEntropyLoss",
@@ -23,6 +25,7 @@ __all__ = [
     "Poly1FocalLoss",
     "PolyBCEWithLogitsLoss",
     "PolyCrossEntropyLoss",
+    "implementation",
     "linear_poly_cross_entropy",
     "poly_binary_cross_entropy_with_logits",
     "poly_cross_entropy",

@@ -1,9 +1,9 @@
-"""A linear layer and a softmax loss in one, so that the logits of a large vocabulary never exist all at once."""
+"""A linear layer and a softmax loss, computed in chunks of rows so that all logits never exist at once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,32 +11,30 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, unchecked
-from polylosses.torch.internals import is_by_address
-from polylosses.torch.likelihood import (
-    at_least_float32,
-    autocast_dtype,
-    given_polynomial,
-    is_known_false,
-    weight_of_indices,
-)
-from polylosses.torch.sharded import as_sharded_as, is_sharded
-from polylosses.torch.softmax import (
-    as_int64,
-    before_rounding,
-    choose_for,
+from polylosses.torch.concrete import is_known_false
+from polylosses.torch.cross_entropy import (
+    class_targets,
+    dispatch,
     dtype_of_the_loss,
     poly_cross_entropy,
+    upcast_loss,
 )
+from polylosses.torch.kernels import is_by_address
+from polylosses.torch.likelihood import given_polynomial
+from polylosses.torch.precision import autocast_dtype, upcast
+from polylosses.torch.reduction import count, mean
+from polylosses.torch.sharded import as_sharded_as, is_sharded
+from polylosses.torch.targets import ClassTargets, as_int64
 
-# Some rows of logits at a time are made, used and dropped: as many as fill this, in float32. On a CPU, 16 MiB were
-# faster than half and than four times of it (2 cores of an AMD EPYC, 2048 x 256 x 32000: 1.07 s, against 1.11 s and
-# 1.85 s, and 2.10 s for all rows at once). But below some 100 rows a matrix product is slow (512 x 1024 x 128256: 6.1 s
-# with 32 rows, 4.5 s with 130). What is best on other devices was not measured.
+# The size of a chunk of logits in float32. On a CPU, 16 MiB were faster than half of it and four times it (2 cores of
+# an AMD EPYC, 2048 x 256 x 32000: 1.07 s, against 1.11 s and 1.85 s, and 2.10 s for all rows at once). But below some
+# 100 rows a matrix product is slow (512 x 1024 x 128256: 6.1 s with 32 rows, 4.5 s with 130). Other devices were not
+# measured.
 _CHUNK_BYTES_ON_CPU, _CHUNK_BYTES = 2**24, 2**30
 _FEWEST_ROWS = 128
 
-# Of bfloat16, added to what is float32: on NVIDIA devices from compute capability 8.0 on (Liger-Kernel, pull request
-# 1316), and earlier versions of torch refuse some or all of it.
+# Whether torch.addmm adds products of bfloat16 to float32: on NVIDIA devices from compute capability 8.0 on
+# (Liger-Kernel, pull request 1316); earlier versions of torch refuse some or all of it.
 _ADDS_TO_FLOAT32 = TorchVersion(torch.__version__) >= "2.13" and torch.version.cuda is not None
 
 
@@ -102,43 +100,33 @@ def linear_poly_cross_entropy(
     classes = linear_weight.shape[0]
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
     labels = as_int64(labels)
-    options: dict[str, Any] = {
-        "ignore_index": ignore_index,
-        "label_smoothing": label_smoothing,
-        "implementation": implementation,
-    }
+    options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
     chunk_bytes = _CHUNK_BYTES_ON_CPU if input.device.type == "cpu" else _CHUNK_BYTES
     chunk_rows = max(_FEWEST_ROWS, chunk_bytes // (4 * max(1, classes)))
-    if (
+    in_one = (
         rows.shape[0] <= chunk_rows
         or labels.requires_grad
         or (weight is not None and weight.requires_grad)
         or is_sharded(rows)
         or is_sharded(linear_weight)
         or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # it would record no gradient
-    ):
-        logits = F.linear(_without_ignored(rows, labels, ignore_index), linear_weight, linear_bias)
-        loss = poly_cross_entropy(logits, labels, weight, reduction=reduction, polynomial=polynomial, **options)
-    else:
-        # No rows, but all options: a mistake is found before much is computed.
-        logits = F.linear(rows[:0], linear_weight, linear_bias)
-        poly_cross_entropy(logits, labels[:0], weight, reduction=reduction, polynomial=polynomial, **options)
-        by_kernel = choose_for(polynomial, logits, labels[:0], weight, **options) != "plain"
-        one = rows.new_ones((), dtype=torch.promote_types(rows.dtype, torch.float32))
-        scale, nothing = None if reduction == "none" else one, None
+    )
+    # Otherwise of no rows, so that wrong arguments are found before much is computed.
+    x, y = (rows, labels) if in_one else (rows[:0], labels[:0])
+    logits = F.linear(_without_ignored(x, y, ignore_index), linear_weight, linear_bias)
+    options |= {"reduction": reduction, "polynomial": polynomial, "implementation": implementation}
+    loss = poly_cross_entropy(logits, y, weight, **options)
+    if not in_one:
+        targets = class_targets(rows, labels, weight, ignore_index, label_smoothing)
+        on_logits = dispatch(polynomial, logits, targets._replace(target=targets.target[:0]), implementation)
+        how = _How(polynomial, *targets[2:], implementation, chunk_rows, *_dtypes(rows, on_logits))
+        loss = _in_chunks(how, targets, reduction == "none", (rows, linear_weight, linear_bias))
         if reduction == "mean" and labels.dim() == 1:
-            ignored = labels == ignore_index
-            nothing = ignored.all()
-            count = weight_of_indices(labels, weight, ignored).sum(dtype=one.dtype)
-            scale = (one / count).masked_fill(nothing, 0.0)
+            ignored = targets.ignored()
+            loss = mean(loss, count(targets.row_weight(ignored, loss.dtype), labels.shape[0]), ignored)
         elif reduction == "mean":
-            scale = one / rows.shape[0]
-        layer = (rows, linear_weight, linear_bias)
-        how = (partial(_losses, **options), polynomial, chunk_rows)
-        loss = _in_chunks(how, by_kernel, scale, labels, weight, layer)
-        if nothing is not None:
-            loss = loss.masked_fill(nothing, torch.nan)
-        loss = loss.to(dtype_of_the_loss(rows, labels, weight))
+            loss = mean(loss, rows.shape[0], None)
+        loss = loss.to(dtype_of_the_loss(rows, targets.target, weight))
     return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
 
 
@@ -163,66 +151,66 @@ def _check(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, tar
         )
 
 
-def _losses(
-    polynomial: Polynomial,
-    logits: Tensor,
-    labels: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    implementation: str | None,
-) -> Tensor:
-    """Of some rows, in float32 or more."""
-    options = (weight, ignore_index, label_smoothing)
-    chosen = choose_for(polynomial, logits, labels, *options, implementation)
-    return before_rounding(polynomial, logits, labels, *options, "none", chosen)
+class _How(NamedTuple):
+    """The options that all chunks share.
+
+    Attributes:
+        polynomial, ignore_index, label_smoothing, implementation: the user's.
+        chunk_rows: how many rows a chunk has.
+        dtype: in which the layer is computed.
+        logits_dtype: in which the logits are given to the loss.
+    """
+
+    polynomial: Polynomial
+    ignore_index: int
+    label_smoothing: float
+    implementation: str | None
+    chunk_rows: int
+    dtype: torch.dtype
+    logits_dtype: torch.dtype
 
 
-def _in_chunks(
-    how: tuple[Any, ...],
-    by_kernel: bool,
-    scale: Tensor | None,
-    labels: Tensor,
-    weight: Tensor | None,
-    layer: tuple[Tensor, Tensor, Tensor | None],
-) -> Tensor:
-    """The loss of each row where ``scale`` is None, else their sum times it."""
-    dtype = layer[0].dtype
+def _dtypes(rows: Tensor, implementation: str) -> tuple[torch.dtype, torch.dtype]:
+    """The dtypes in which the layer is computed and its logits are given to the loss."""
+    dtype = rows.dtype
     if dtype != torch.float64:
         # What autocast would cast to before F.linear is cast to inside, so that gradients keep their own dtype.
-        dtype = autocast_dtype(layer[0]) or dtype
+        dtype = autocast_dtype(rows) or dtype
     # Kernels read bfloat16 and write its gradient, without a copy in float32. In float16, much of it would be 0.
-    of_logits = dtype if by_kernel and dtype == torch.bfloat16 else torch.promote_types(dtype, torch.float32)
-    polynomial = how[1]
-    numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
+    if implementation != "plain" and dtype == torch.bfloat16:
+        return dtype, dtype
+    return dtype, torch.promote_types(dtype, torch.float32)
+
+
+def _in_chunks(how: _How, targets: ClassTargets, per_row: bool, layer: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+    """The loss of each row, or their sum."""
+    numbers = (*how.polynomial.coefficients, how.polynomial.gamma, how.polynomial.log_weight)
     tensors = [number for number in numbers if isinstance(number, Tensor)]
     inputs = (*layer, *(tensor if tensor.is_floating_point() else tensor.float() for tensor in tensors))
     wanted = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in inputs)
-    loss: Tensor = _apply((*how, dtype, of_logits), wanted, scale, labels, weight, *inputs)[0]
+    loss: Tensor = _apply(how, wanted, per_row, targets.target, targets.weight, *inputs)[0]
     return loss
 
 
 class _Chunked(torch.autograd.Function):
-    """Gives the loss and, where that is one number, the gradients that are wanted: the backward pass scales them."""
+    """The loss in chunks. For a sum, the forward pass computes the gradients too, and the backward pass scales them."""
 
     @staticmethod
-    def forward(how: Any, wanted: Any, scale: Any, labels: Any, weight: Any, *inputs: Any) -> tuple[Tensor, ...]:
+    def forward(how: _How, wanted: Any, per_row: bool, target: Any, weight: Any, *inputs: Any) -> tuple[Tensor, ...]:
         rows, linear_weight, *others = inputs
-        dtype = how[3]
         with _without_autocast(rows):
-            if scale is not None and any(wanted):
-                # Not the scale: 1 over the number of rows would make gradients vanish in float16, before the scale of a
-                # GradScaler has come.
-                total, *gradients = _loss_and_gradients(how, wanted, torch.ones_like(scale), labels, weight, *inputs)
-                return total * scale, *gradients
-            linear_weight = linear_weight.to(dtype)
-            losses = (_of_logits(how, y, weight, x, linear_weight, *others) for x, y in _chunks(how, rows, labels))
+            if not per_row and any(wanted):
+                # Of the sum, also for the mean: a factor of 1 over the number of rows would make gradients vanish in
+                # float16, before the scale of a GradScaler has come.
+                return _loss_and_gradients(how, wanted, _one(rows), target, weight, *inputs)
+            linear_weight = linear_weight.to(how.dtype)
+            losses = (_of_logits(how, y, weight, x, linear_weight, *others) for x, y in _chunks(how, rows, target))
             loss = torch.cat([of(*given) for of, given in losses])
-            return (loss if scale is None else (loss * scale).sum(),)
+            return (loss if per_row else loss.sum(),)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.how, ctx.wanted, *tensors = inputs
+        ctx.how, ctx.wanted, ctx.per_row, *tensors = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # torch would make zeros for what has no gradient, as large as the weight
         ctx.save_for_backward(*tensors)
@@ -230,27 +218,26 @@ class _Chunked(torch.autograd.Function):
         ctx.ready = output[1:]
 
     @staticmethod
-    def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
-        if upstream is None:
+    def backward(ctx: Any, grad_output: Any, *_: Any) -> Any:
+        if grad_output is None:
             return (None,) * (5 + len(ctx.wanted))
-        scale, *tensors = ctx.saved_tensors
-        if scale is None or (torch.is_grad_enabled() and not torch.compiler.is_compiling()):
+        tensors = ctx.saved_tensors
+        if ctx.per_row or (torch.is_grad_enabled() and not torch.compiler.is_compiling()):
             # One number for each row; or derivatives of derivatives, which need the gradients as a function of inputs.
-            scales = upstream if scale is None else upstream * scale
-            with _without_autocast(scales):
-                gradients = list(_loss_and_gradients(ctx.how, ctx.wanted, scales, *tensors)[1:])
+            with _without_autocast(grad_output):
+                gradients = list(_loss_and_gradients(ctx.how, ctx.wanted, grad_output, *tensors)[1:])
         else:
-            ready, factor = ctx.ready, upstream * scale
+            ready = ctx.ready
             if not ready and not torch.compiler.is_compiling():
-                with _without_autocast(upstream):
-                    ready = _loss_and_gradients(ctx.how, ctx.wanted, torch.ones_like(scale), *tensors)[1:]
-            if torch.compiler.is_compiling() or not is_by_address(factor):
-                gradients = [(at_least_float32(gradient) * factor).to(gradient.dtype) for gradient in ready]
+                with _without_autocast(grad_output):
+                    ready = _loss_and_gradients(ctx.how, ctx.wanted, _one(tensors[2]), *tensors)[1:]
+            if torch.compiler.is_compiling() or not is_by_address(grad_output):
+                gradients = [(upcast(gradient) * grad_output).to(gradient.dtype) for gradient in ready]
             else:
                 # In place, and given away: they may be as large as the weight. A second backward recomputes them.
                 ctx.ready = ()
                 # In float32: a GradScaler starts with a scale that float16 can't hold.
-                gradients = [at_least_float32(gradient).mul_(factor).to(gradient.dtype) for gradient in ready]
+                gradients = [upcast(gradient).mul_(grad_output).to(gradient.dtype) for gradient in ready]
         given = iter(gradients)
         return None, None, None, None, None, *(next(given) if wanted else None for wanted in ctx.wanted)
 
@@ -268,22 +255,22 @@ class _Chunked(torch.autograd.Function):
 
 
 class _ChunkedBothWays(_Chunked):
-    """With forward-mode derivatives: a class of its own, since torch.compile takes no Function that has them."""
+    """With forward-mode derivatives, in a class of its own since torch.compile takes no Function that has them."""
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        scale, labels, weight, rows, linear_weight, linear_bias, *tensors = ctx.saved_tensors
-        *_, along_labels, along_class_weight, along_rows, along_weight, along_bias = tangents[:8]
+        target, weight, rows, linear_weight, linear_bias, *tensors = ctx.saved_tensors
+        *_, along_target, along_class_weight, along_rows, along_weight, along_bias = tangents[:8]
         along_tensors = tangents[8:]
-        if along_labels is not None or along_class_weight is not None:
+        if along_target is not None or along_class_weight is not None:
             raise NotImplementedError(
                 "linear_poly_cross_entropy has no forward-mode derivatives by target and weight; "
                 "use poly_cross_entropy of torch.nn.functional.linear's logits."
             )
-        chunk_rows, dtype = ctx.how[2:4]
+        chunk_rows, dtype = ctx.how.chunk_rows, ctx.how.dtype
         linear_weight = linear_weight.to(dtype)
         parts = []
-        for k, (x, y) in zip(range(0, rows.shape[0], chunk_rows), _chunks(ctx.how, rows, labels), strict=True):
+        for k, (x, y) in zip(range(0, rows.shape[0], chunk_rows), _chunks(ctx.how, rows, target), strict=True):
             with _without_autocast(rows):
                 of, given = _of_logits(ctx.how, y, weight, x, linear_weight, linear_bias, *tensors)
                 along = torch.zeros_like(given[0])
@@ -301,7 +288,7 @@ class _ChunkedBothWays(_Chunked):
                 _, push, *_ = torch.func.vjp(pull, torch.ones_like(some))
                 parts.append(push((along, *others))[0])
         pushed = torch.cat(parts)
-        return pushed if scale is None else (pushed * scale).sum(), *(None for _ in ctx.ready)
+        return pushed if ctx.per_row else pushed.sum(), *(None for _ in ctx.ready)
 
 
 def _apply(*arguments: Any) -> tuple[Tensor, ...]:
@@ -310,31 +297,35 @@ def _apply(*arguments: Any) -> tuple[Tensor, ...]:
     return results
 
 
+def _one(rows: Tensor) -> Tensor:
+    """A gradient of 1, in float32 or float64."""
+    return rows.new_ones((), dtype=torch.promote_types(rows.dtype, torch.float32))
+
+
 def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
-    """What is to be in low precision is cast by hand."""
+    """Disables autocast, if it is on: inside, tensors are cast explicitly."""
     return nullcontext() if autocast_dtype(input) is None else torch.autocast(input.device.type, enabled=False)
 
 
 def _without_ignored(rows: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """The rows, 0 where they are ignored: they may be nan or infinite, and would make the weight's gradient so too."""
+    """The rows, with ignored ones set to 0: nan or infinity in one would spread to the weight's gradient."""
     if labels.dim() != 1 or not isinstance(ignore_index, int) or not -(2**63) <= ignore_index < 2**63:
         return rows  # probabilities, or what torch's own errors are for
     ignored = labels == ignore_index
     return rows if is_known_false(ignored.any()) else rows.masked_fill(as_sharded_as(rows, ignored.unsqueeze(1)), 0.0)
 
 
-def _chunks(how: Any, rows: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    losses, _, chunk_rows = how[:3]
-    for x, y in zip(torch.split(rows, chunk_rows), torch.split(labels, chunk_rows), strict=True):
-        yield _without_ignored(x, y, losses.keywords["ignore_index"]), y
+def _chunks(how: _How, rows: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for x, y in zip(torch.split(rows, how.chunk_rows), torch.split(target, how.chunk_rows), strict=True):
+        yield _without_ignored(x, y, how.ignore_index), y
 
 
 def _loss_and_gradients(
-    how: Any, wanted: Any, scale: Any, labels: Any, weight: Tensor | None, *inputs: Any
+    how: _How, wanted: Any, scale: Tensor, target: Tensor, weight: Tensor | None, *inputs: Any
 ) -> tuple[Tensor, ...]:
-    """The sum of the rows' losses; and the gradients of that of losses times ``scale``, one number or one a row."""
+    """The sum of the losses, and the gradients of ``(losses * scale).sum()``, with a scalar or per-row ``scale``."""
     rows, linear_weight, linear_bias, *tensors = inputs
-    chunk_rows, dtype = how[2:4]
+    chunk_rows, dtype = how.chunk_rows, how.dtype
     linear_weight = linear_weight.to(dtype)  # once, and not for every chunk
     # Gradients that are to be differentiated again are made anew; others are written and added up in place. (Some
     # transforms have no rule for that; and small pieces kept between large ones that come and go scatter the memory.)
@@ -346,7 +337,7 @@ def _loss_and_gradients(
     by_tensors: list[Any] = [0.0] * len(tensors)
     pieces = []
     pieces_of = (torch.split(tensor, chunk_rows) for tensor in (scale.expand(rows.shape[0]), by_rows))
-    for (x, y), s, by_x in zip(_chunks(how, rows, labels), *pieces_of, strict=True):
+    for (x, y), s, by_x in zip(_chunks(how, rows, target), *pieces_of, strict=True):
         some, pull = _value_and_pullback(*_of_logits(how, y, weight, x, linear_weight, linear_bias, *tensors))
         loss = loss + some.sum()
         by_logits, *more = pull(s.to(some.dtype), retain_graph=again)
@@ -355,11 +346,11 @@ def _loss_and_gradients(
             pieces.append(piece) if again else by_x.copy_(piece)
         if wanted[1]:
             if again:
-                by_weight = by_weight + at_least_float32(by_logits).t() @ at_least_float32(x)
+                by_weight = by_weight + upcast(by_logits).t() @ upcast(x)
             else:
                 by_weight = _plus_product(by_weight, by_logits.t(), x.to(by_logits.dtype))
         if wanted[2]:
-            by_bias = by_bias + at_least_float32(by_logits).sum(0)
+            by_bias = by_bias + upcast(by_logits).sum(0)
         by_tensors = [total + part for total, part in zip(by_tensors, more, strict=True)]
         del some, pull, by_logits  # before the next chunk is made
     gradients = [torch.cat(pieces) if pieces else by_rows, by_weight, by_bias, *by_tensors]
@@ -367,7 +358,7 @@ def _loss_and_gradients(
 
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """``total + a @ b`` in float32 or more, where ``total`` is given away."""
+    """``total + a @ b`` in float32 or float64, in the memory of ``total``."""
     if (
         a.is_cuda
         and a.dtype == torch.bfloat16
@@ -377,22 +368,23 @@ def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
         if total is None:
             return torch.mm(a, b, out_dtype=torch.float32)
         return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    a, b = at_least_float32(a), at_least_float32(b)
+    a, b = upcast(a), upcast(b)
     return a @ b if total is None else total.addmm_(a, b)
 
 
 def _of_logits(
-    how: Any, labels: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any
+    how: _How, target: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any
 ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The losses of some rows, as a function of the logits and the polynomial's tensors; and these."""
-    losses, polynomial, _, dtype, of_logits = how
+    """The losses of a chunk as a function of its logits and the polynomial's tensors, and these arguments."""
     linear_weight, linear_bias, *tensors = inputs
+    targets = ClassTargets(target, weight, how.ignore_index, how.label_smoothing)
 
     def of(logits: Tensor, *tensors: Tensor) -> Tensor:
-        loss: Tensor = losses(_with_tensors(polynomial, tensors), logits, labels, weight)
-        return loss
+        polynomial = _with_tensors(how.polynomial, tensors)
+        chosen = dispatch(polynomial, logits, targets, how.implementation)
+        return upcast_loss(polynomial, logits, targets, "none", chosen)
 
-    return of, (_linear(dtype, rows, linear_weight, linear_bias).to(of_logits), *tensors)
+    return of, (_linear(how.dtype, rows, linear_weight, linear_bias).to(how.logits_dtype), *tensors)
 
 
 def _linear(dtype: torch.dtype, rows: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:
@@ -400,7 +392,7 @@ def _linear(dtype: torch.dtype, rows: Tensor, linear_weight: Tensor, linear_bias
 
 
 def _value_and_pullback(of: Callable[..., Tensor], given: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
-    """``torch.func.vjp(of, *given)``, also where somebody has hooks for saved tensors, which torch.func refuses."""
+    """``torch.func.vjp(of, *given)``, also under hooks for saved tensors, which torch.func refuses."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.func.vjp(of, *given)  # type: ignore[return-value]  # it has no third one
     leaves = [tensor.detach().requires_grad_() for tensor in given]
@@ -415,7 +407,7 @@ def _value_and_pullback(of: Callable[..., Tensor], given: tuple[Tensor, ...]) ->
 
 
 def _with_tensors(polynomial: Polynomial, tensors: Sequence[Tensor]) -> Polynomial:
-    """The polynomial with these in the place of its own tensors."""
+    """The polynomial with its tensors replaced."""
     if not tensors:
         return polynomial
     given = iter(tensors)

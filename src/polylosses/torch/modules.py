@@ -5,14 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, parse
+from polylosses.torch.binary_cross_entropy import binary_cross_entropy, check_alpha, given_with_balance
+from polylosses.torch.cross_entropy import poly_cross_entropy
 from polylosses.torch.linear import linear_poly_cross_entropy
-from polylosses.torch.sigmoid import balanced_polynomial, check_alpha, of_polynomial
-from polylosses.torch.softmax import poly_cross_entropy
+from polylosses.torch.reduction import check_reduction
+from polylosses.torch.targets import BinaryTargets
 
 
-class _OfAPolynomial(nn.Module):
-    """What the losses have in common: ``epsilon`` and ``gamma``, or in their place ``polynomial``, which can be set."""
+class _PolynomialModule(nn.Module):
+    """Base class of the modules: ``epsilon`` and ``gamma``, or ``polynomial`` instead, checked when they are set."""
 
     epsilon: Any
     gamma: Any
@@ -29,7 +31,7 @@ class _OfAPolynomial(nn.Module):
         super().__setattr__(name, value)
 
     def _keep(self, epsilon: Any, gamma: Any, polynomial: Polynomial | None, **others: Any) -> None:
-        """A tensor as a buffer, a parameter as a parameter; all have been checked."""
+        """Sets the attributes, tensors as buffers and parameters as parameters; all have been checked."""
         for name, value in {"epsilon": epsilon, "gamma": gamma, **others}.items():
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 self.register_buffer(name, value)
@@ -41,10 +43,10 @@ class _OfAPolynomial(nn.Module):
         """The polynomial, of which the user was warned when it was set."""
         if self.polynomial is not None:
             return self.polynomial
-        return from_arguments(self.epsilon, self.gamma, None, warn=False)
+        return parse(self.epsilon, self.gamma, None)
 
 
-class PolyCrossEntropyLoss(_OfAPolynomial, nn.CrossEntropyLoss):
+class PolyCrossEntropyLoss(_PolynomialModule, nn.CrossEntropyLoss):
     """:func:`poly_cross_entropy` as a module, in the place of :class:`torch.nn.CrossEntropyLoss`.
 
     ``weight`` is a buffer, as in torch. ``epsilon`` and ``gamma`` may be numbers, which can be set to others at any
@@ -77,7 +79,7 @@ class PolyCrossEntropyLoss(_OfAPolynomial, nn.CrossEntropyLoss):
         polynomial: Polynomial | None = None,
         implementation: str | None = None,
     ) -> None:
-        _check_reduction(reduction)
+        check_reduction(reduction)
         from_arguments(epsilon, gamma, polynomial)
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         self.implementation = implementation
@@ -102,7 +104,7 @@ class PolyCrossEntropyLoss(_OfAPolynomial, nn.CrossEntropyLoss):
         return _shown(self, usual)
 
 
-class PolyBCEWithLogitsLoss(_OfAPolynomial, nn.BCEWithLogitsLoss):
+class PolyBCEWithLogitsLoss(_PolynomialModule, nn.BCEWithLogitsLoss):
     """:func:`poly_binary_cross_entropy_with_logits` as a module, in the place of :class:`torch.nn.BCEWithLogitsLoss`.
 
     ``weight`` and ``pos_weight`` are buffers, as in torch; so is an ``alpha`` that is a tensor. ``epsilon`` and
@@ -139,8 +141,8 @@ class PolyBCEWithLogitsLoss(_OfAPolynomial, nn.BCEWithLogitsLoss):
         polynomial: Polynomial | None = None,
         implementation: str | None = None,
     ) -> None:
-        _check_reduction(reduction)
-        balanced_polynomial(epsilon, gamma, polynomial, alpha, alpha_on_epsilon)
+        check_reduction(reduction)
+        given_with_balance(epsilon, gamma, polynomial, alpha, alpha_on_epsilon)
         super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)
         self.ignore_index = ignore_index
         self.alpha_on_epsilon = alpha_on_epsilon
@@ -150,18 +152,9 @@ class PolyBCEWithLogitsLoss(_OfAPolynomial, nn.BCEWithLogitsLoss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` and ``target``."""
         check_alpha(self.alpha)
-        return of_polynomial(
-            self._kept(),
-            input,
-            target,
-            self.weight,
-            self.pos_weight,
-            self.alpha,
-            self.alpha_on_epsilon,
-            self.ignore_index,
-            self.reduction,
-            self.implementation,
-        )
+        balance = (self.alpha, self.alpha_on_epsilon)
+        targets = BinaryTargets(target, self.weight, self.pos_weight, self.ignore_index)
+        return binary_cross_entropy(self._kept(), *balance, input, targets, self.reduction, self.implementation)
 
     def extra_repr(self) -> str:
         """The polynomial, and the options that are not at their defaults."""
@@ -169,7 +162,7 @@ class PolyBCEWithLogitsLoss(_OfAPolynomial, nn.BCEWithLogitsLoss):
         return _shown(self, usual | {"implementation": None})
 
 
-class LinearPolyCrossEntropyLoss(_OfAPolynomial):
+class LinearPolyCrossEntropyLoss(_PolynomialModule):
     """A linear layer and :func:`linear_poly_cross_entropy`, with the arguments of torch's LinearCrossEntropyLoss.
 
     The layer is the attribute ``linear``, a :class:`torch.nn.Linear`. To tie it to an embedding, set
@@ -212,7 +205,7 @@ class LinearPolyCrossEntropyLoss(_OfAPolynomial):
         polynomial: Polynomial | None = None,
         implementation: str | None = None,
     ) -> None:
-        _check_reduction(reduction)
+        check_reduction(reduction)
         from_arguments(epsilon, gamma, polynomial)
         super().__init__()
         self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
@@ -315,11 +308,6 @@ class Poly1FocalLoss(PolyBCEWithLogitsLoss):
             epsilon=epsilon,
             gamma=gamma,
         )
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}.")
 
 
 def _shown(module: Any, defaults: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What logits that are spread over devices (torch's DTensor) need, so that they are never gathered."""
+"""Support for logits that are sharded over devices (torch's DTensor), without gathering them."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def is_sharded(input: Tensor) -> bool:
-    """Whether it is a DTensor. (torch is not asked for the class: that would import all of torch.distributed.)"""
+    """Whether the tensor is a DTensor; checked without the class, which would import all of torch.distributed."""
     return hasattr(input, "device_mesh") and hasattr(input, "placements")
 
 
 def as_sharded_as(input: Any, tensor: Tensor) -> Tensor:
-    """``tensor`` as a DTensor, the same on every device, where ``input`` is one: torch does not mix them."""
+    """``tensor`` as a replicated DTensor if ``input`` is a DTensor: torch does not mix them."""
     if not is_sharded(input) or is_sharded(tensor):
         return tensor
     from torch.distributed.tensor import DTensor, Replicate  # noqa: PLC0415
@@ -23,7 +23,7 @@ def as_sharded_as(input: Any, tensor: Tensor) -> Tensor:
 
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:
-    """:func:`torch.log_softmax`, also where the classes are spread over devices.
+    """:func:`torch.log_softmax`, also where the classes are sharded over devices.
 
     There, torch's own has a wrong gradient inside ``loss_parallel`` for everything but ``F.cross_entropy`` of class
     indices, and gathers all logits outside of it. Here, devices exchange one maximum and one sum for every row.
@@ -32,6 +32,6 @@ def log_softmax(input: Tensor, dim: int) -> Tensor:
         return torch.log_softmax(input, dim)
     shifted = input - input.detach().amax(dim, keepdim=True)
     logsumexp: Any = shifted.exp().sum(dim, keepdim=True).log()
-    # To where it is already. So its gradient is added up over devices here, before it gets the size of the logits.
+    # To the placements that it has, so that its gradient is summed over devices before it has the logits' size.
     logp: Tensor = shifted - logsumexp.redistribute(placements=logsumexp.placements)
     return logp

@@ -1,4 +1,4 @@
-"""Finding out which epsilon to use, and whether it beats plain cross-entropy at all."""
+"""Tuning of epsilon, with a test of whether the best one improves on plain cross-entropy."""
 
 try:
     import pandas as _pandas  # noqa: F401

@@ -1,4 +1,4 @@
-"""Many small classifiers trained at once: every epsilon, learning rate and repeat is a slice of one batched run."""
+"""Batched training of small classifiers, one for each repeat, epsilon and learning rate."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,35 +18,35 @@ MINIMUM_EPOCHS = 10
 
 @dataclass(frozen=True)
 class Trained:
-    """One model for every repeat and arm, repeat by repeat."""
+    """Trained models, one for each repeat and arm, ordered by repeat."""
 
     model: nn.Module
     parameters: dict[str, Tensor]
-    """Their parameters, stacked along a first dimension."""
+    """Parameters of all models, stacked along the first dimension."""
     mean_p_t: Tensor
-    """The mean probability of the training label in each epoch: models x epochs."""
+    """Mean probability of the training label in each epoch, models x epochs."""
 
     def logits(self, index: int, X: Tensor) -> Tensor:
-        """What the model at ``index`` makes of ``X``, rows x features."""
+        """Logits of the model at ``index`` for ``X``, rows x features."""
         parameters = {name: value[index] for name, value in self.parameters.items()}
         output: Tensor = functional_call(self.model, parameters, (X,))
         return output.detach()
 
 
 def network(features: int, classes: int, seed: int) -> nn.Sequential:
-    """The model: one hidden layer, with torch's own initial weights drawn from ``seed``."""
+    """Network with one hidden layer and torch's default initialization, seeded with ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
 
 
 def epochs_for(rows: int) -> int:
-    """How often a model sees its training rows."""
+    """Number of epochs for a number of training rows."""
     return max(MINIMUM_EPOCHS, math.ceil(MINIMUM_STEPS / math.ceil(rows / BATCH_ROWS)))
 
 
 def order(rows: int, epoch: int, seed: int) -> Tensor:
-    """The order of the training rows in one epoch."""
+    """Random order of the training rows in an epoch."""
     return torch.randperm(rows, generator=torch.Generator().manual_seed(seed + epoch))
 
 
@@ -59,20 +59,20 @@ def train(
     seeds: Sequence[int],
     after_epoch: Callable[[], None] = lambda: None,
 ) -> Trained:
-    """Train one model for every repeat and arm with AdamW (torch's defaults), all in the same steps.
+    """Train one model for each repeat and arm with AdamW (torch's defaults), all models in the same steps.
 
-    In one repeat, every arm has the same rows, the same initial weights and the same order of rows. Learning rates fall
-    linearly to 0: without that, the noise of the last steps makes high rates look worse than they are, and a large
-    epsilon better beside them (digits with 40 % label noise, epsilon = 10 against 0: 2.8 points against 2.1).
+    Within a repeat, all arms share the rows, the initial weights and the order of rows. Learning rates decay linearly
+    to 0: without decay, the noise of the last steps penalizes high rates and exaggerates the gain of a large epsilon
+    (digits with 40 % label noise, epsilon = 10 against 0: 2.8 points without decay, 2.1 with it).
 
     Args:
         X: features, repeats x rows x features, float32.
         labels: class indices, repeats x rows.
-        classes: how many classes there are.
-        epsilons: the epsilon of each arm.
-        learning_rates: the learning rate of each arm, as many.
-        seeds: one for each repeat, for its initial weights and orders of rows.
-        after_epoch: called after every epoch.
+        classes: number of classes.
+        epsilons: epsilon of each arm.
+        learning_rates: learning rate of each arm, in the same order.
+        seeds: seed of each repeat, for its initial weights and orders of rows.
+        after_epoch: callback after every epoch.
     """
     repeats, rows, features = X.shape
     arms = len(epsilons)
@@ -111,7 +111,7 @@ def train(
 
 
 class AdamW:
-    """:class:`torch.optim.AdamW` at its defaults for stacked parameters with a learning rate for each model."""
+    """:class:`torch.optim.AdamW` with default settings, for stacked parameters and one learning rate per model."""
 
     def __init__(self, parameters: dict[str, Tensor]) -> None:
         self.means = {name: torch.zeros_like(value) for name, value in parameters.items()}

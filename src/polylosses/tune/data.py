@@ -1,4 +1,4 @@
-"""From a name, a file or a user's arrays to features and class labels that models can be trained on."""
+"""Loading, validation and encoding of data: features and class labels from a data set, a file or arrays."""
 
 import csv
 from pathlib import Path
@@ -19,26 +19,25 @@ BUNDLED = {
     "iris": sklearn.datasets.load_iris,
 }
 
-# The most columns that one categorical column becomes: its most frequent values, and one for all the others.
+# Maximum number of one-hot columns per categorical column: its most frequent values, and one for all others.
 MAX_CATEGORIES = 30
 
 _MISSING = "(missing)"
 
-# Sums of squares of features stay finite.
+# Limit for numeric features: sums of squares stay finite.
 LARGEST = 1e150
 
 
 def load(source: str, target: str | None = None) -> tuple[pd.DataFrame, pd.Series]:
-    """Features and labels of one of scikit-learn's bundled data sets, or of a CSV or Parquet file.
+    """Load features and labels from a scikit-learn data set, or from a CSV or Parquet file.
 
     Args:
-        source: ``digits``, ``breast_cancer``, ``wine``, ``iris``, or the path of a file. A CSV file is UTF-8 text
-            separated by commas with the column names in its first line; a first column without a name is taken for
-            row numbers and left out.
-        target: for a file, the column with the class labels; every other column is a feature.
+        source: ``digits``, ``breast_cancer``, ``wine``, ``iris``, or the path of a file. A CSV file is comma-separated
+            UTF-8 text with a header line; a first column without a name is treated as row numbers and dropped.
+        target: for a file, the name of the label column; all other columns are features.
 
     Raises:
-        ValueError: there is no such file, or nothing usable in it: one line that says what came and what to do.
+        ValueError: the file does not exist or is invalid, or ``target`` is missing or unknown.
 
     Example:
         >>> features, labels = load("iris")
@@ -67,20 +66,20 @@ def load(source: str, target: str | None = None) -> tuple[pd.DataFrame, pd.Serie
 
 
 def check(X: Any, y: Any, minimum_rows: int) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    """Features and labels in the form that the rest works on.
+    """Validate features and labels.
 
     Args:
-        X: rows x features: a DataFrame, an array, or what :class:`pandas.DataFrame` takes. Numbers may be missing, and
-            so may categories.
-        y: one label a row: text, whole numbers or booleans.
-        minimum_rows: how many rows every class needs.
+        X: features, rows x features: a DataFrame, an array, or anything that :class:`pandas.DataFrame` accepts, with
+            or without missing values.
+        y: labels, one per row: text, integers or booleans.
+        minimum_rows: minimum number of rows per class.
 
     Returns:
-        The features, with float columns for numbers and text columns for everything else; the index of each row's
-        class; and the names of the classes.
+        The features, as float columns for numbers and text columns for everything else; the class index of each row;
+        and the names of the classes.
 
     Raises:
-        ValueError: there is nothing to learn from, or something that no model can use; the message names it.
+        ValueError: the data are empty, inconsistent or not usable for classification.
     """
     frame = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X) if hasattr(X, "__array__") else X)
     frame = frame.reset_index(drop=True).infer_objects()
@@ -99,10 +98,10 @@ def check(X: Any, y: Any, minimum_rows: int) -> tuple[pd.DataFrame, np.ndarray, 
 
 
 def encoder(frame: pd.DataFrame) -> ColumnTransformer:
-    """What turns checked features into columns of numbers, to be fitted on training rows.
+    """Transformer from checked features to numeric columns, to be fitted on training rows.
 
-    Numbers: the median for what is missing, then standardized. Text: one column a category; missing is a category of
-    its own. Which categories exist is read off all rows, so that every split of them gives the same columns.
+    Numbers: median imputation, then standardization. Text: one-hot encoding, with missing values as a category. The
+    categories are those of all rows, so that every split gives the same columns.
     """
     numbers = [name for name in frame.columns if frame[name].dtype == float]
     text = [name for name in frame.columns if frame[name].dtype != float]
@@ -133,7 +132,7 @@ def _classes(labels: pd.Series, minimum_rows: int) -> tuple[np.ndarray, list[str
     missing = int(labels.isna().sum())
     if missing:
         raise ValueError(
-            f"{missing} of {len(labels)} labels are missing (in files, pandas takes NA, None, nan and the like for "
+            f"{missing} of {len(labels)} labels are missing (in files, pandas reads NA, None, nan and similar text as "
             "missing): remove those rows, or label them."
         )
     if labels.dtype == object or isinstance(labels.dtype, pd.CategoricalDtype | pd.StringDtype):
@@ -144,7 +143,8 @@ def _classes(labels: pd.Series, minimum_rows: int) -> tuple[np.ndarray, list[str
         raise ValueError("the labels have infinite values: classes are needed; remove those rows, or label them.")
     if values.dtype.kind == "c" or (values.dtype.kind == "f" and not np.array_equal(values, np.floor(values))):
         raise ValueError(
-            f"the labels are numbers with decimals, such as {values[0]}: classes are needed; for numbers, make bins."
+            f"the labels are numbers with decimals, such as {values[0]}: classes are needed; for continuous values, "
+            "make bins."
         )
     found, indices = np.unique(values, return_inverse=True)
     names = [f"{value:g}" if isinstance(value, float) else str(value) for value in found]
@@ -161,7 +161,7 @@ def _classes(labels: pd.Series, minimum_rows: int) -> tuple[np.ndarray, list[str
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        # pandas fills short lines with missing values, so a cut-off file would pass for data.
+        # pandas pads short lines with missing values, so it would accept a truncated file.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next((line for line in reader if line), [])
@@ -171,11 +171,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
                 if line and len(line) != len(header):
                     raise ValueError(
                         f"{path} is ragged: line {reader.line_num} has {len(line)} fields and the header has "
-                        f"{len(header)}. Mend the line, or quote text that holds a comma."
+                        f"{len(header)}. Fix the line, or quote text that contains a comma."
                     )
         if not header:
             raise ValueError(f"{path} is empty: a CSV file starts with a line of column names.")
-        # pandas would call the second one by another name, and labels could be among the features.
+        # pandas would rename the second column, and the labels could end up among the features.
         names = [name.lstrip() for name in header if name.strip()]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two columns of {path} are called {twice[0]!r}: rename one.")
@@ -195,7 +195,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
-    # pyarrow's errors share no base class narrower than this one and OSError, ValueError.
+    # The only common base class of pyarrow's errors.
     except Exception as error:
         raise ValueError(f"{path} can't be read as Parquet: {_one_line(error)}.") from error
 

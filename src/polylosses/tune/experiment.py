@@ -1,4 +1,4 @@
-"""Training and scoring the models of a sweep, a batch of whole repeats at a time."""
+"""Training and evaluation of the models of a sweep, in batches of whole repeats."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import torch
 from polylosses.torch import poly_softmax
 from polylosses.tune import batched, data, splits, statistics
 
-# Repeats are trained together up to so many models, always whole repeats. More at once gain little, and an interrupt
-# keeps the batches that are done.
+# Approximate batch size, rounded to whole repeats. Larger batches gain little speed, and an interrupt discards the
+# unfinished batch.
 MODELS_AT_ONCE = 128
 
 RUN_COLUMNS = [
@@ -28,29 +28,29 @@ RUN_COLUMNS = [
 
 @dataclass(frozen=True)
 class Run:
-    """One model: how it was trained, and how it did on the rows that score it."""
+    """Settings and evaluation of one model."""
 
     stage: str
     repeat: int
     epsilon: float
     learning_rate: float
     scores: dict[str, float]
-    """Every metric."""
+    """Value of each metric."""
     calibration_error: float
     calibration_error_poly_softmax: float
     mean_p_t: np.ndarray
-    """The mean probability of the training label in each epoch."""
+    """Mean probability of the training label in each epoch."""
     reliability: dict[str, dict[str, np.ndarray]]
-    """The reliability bins of ``softmax`` and ``poly_softmax``."""
+    """Reliability bins of ``softmax`` and ``poly_softmax``."""
     recall: np.ndarray
-    """The recall of each class."""
+    """Recall of each class."""
     row_scores: np.ndarray
-    """The metric, row by row: its mean is the metric."""
+    """Contribution of each row to the metric, which is their mean."""
     training_rows: np.ndarray
-    """How many training rows each class has."""
+    """Number of training rows of each class."""
 
     def record(self) -> dict[str, str | float]:
-        """The run as a row of ``results.csv``."""
+        """Row of ``results.csv``."""
         return {
             "stage": self.stage,
             "repeat": self.repeat,
@@ -65,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The data, and how every run draws from it."""
+    """Data and settings shared by all runs of a sweep."""
 
     frame: pd.DataFrame
     labels: np.ndarray
@@ -81,16 +81,16 @@ class Experiment:
         arms: Sequence[tuple[float, float]],
         advance: Callable[[float], None],
     ) -> Iterator[list[Run]]:
-        """Train and score every arm in every repeat.
+        """Train and evaluate every arm in every repeat.
 
         Args:
-            stage: ``"selection"`` scores on validation rows, ``"confirmation"`` on the test rows.
-            repeats: their numbers; each stands for one split of the development rows and one seed.
+            stage: ``"selection"`` evaluates on validation rows, ``"confirmation"`` on the test rows.
+            repeats: numbers of the repeats; each determines a split of the development rows and a seed.
             arms: pairs of epsilon and learning rate.
-            advance: called after every epoch with the number of models that it was worth.
+            advance: callback after every epoch, with the progress since the last one in units of trained models.
 
         Yields:
-            The runs of one batch.
+            The runs of a batch.
         """
         batches = -(-len(repeats) * len(arms) // MODELS_AT_ONCE)
         for batch in np.array_split(np.asarray(repeats), min(batches, len(repeats))):
@@ -118,10 +118,10 @@ class Experiment:
         for i, (repeat, one) in enumerate(zip(repeats, drawn, strict=True)):
             for j, (epsilon, rate) in enumerate(arms):
                 model = i * len(arms) + j
-                # Where training diverged, every class is as likely as any other.
+                # Diverged training gives nan or infinite logits; zeros make the prediction uniform.
                 logits = trained.logits(model, one.scored_x).nan_to_num(0.0, 0.0, 0.0).double()
                 softmax = torch.softmax(logits, 1).numpy()
-                # The epsilon was checked, and warned of, where the user gave it; a tensor is not checked again.
+                # As a tensor, epsilon is not validated again, which would repeat a warning that the user has seen.
                 posterior = poly_softmax(logits, 1, epsilon=torch.tensor(epsilon)).numpy()
                 y = one.scored_y
                 runs.append(

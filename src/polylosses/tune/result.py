@@ -1,4 +1,4 @@
-"""What a sweep found, for programs (frames, JSON, CSV) and for people (a table, a sentence, a page)."""
+"""Result of a sweep: data frames, CSV, JSON, and the HTML report."""
 
 import json
 import math
@@ -11,40 +11,40 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from polylosses import report
-from polylosses.tune import statistics
+from polylosses.tune import report, statistics
 from polylosses.tune.statistics import Confirmation
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a sweep found; made by :func:`polylosses.tune.sweep`."""
+    """Result of :func:`polylosses.tune.sweep`."""
 
     table: pd.DataFrame
-    """One row an arm, on validation rows: ``epsilon``, the ``learning_rate`` it chose, its mean ``score``, the paired
-    ``difference`` to epsilon = 0 with the 95 % interval ``difference_low`` to ``difference_high``, ``mean_p_t`` (mean
-    probability of the training label in the last epoch), and ``calibration_error`` of the softmax and
-    ``calibration_error_poly_softmax`` of :func:`polylosses.torch.poly_softmax`."""
+    """Validation results, one row per epsilon: ``epsilon``, the selected ``learning_rate``, the mean ``score``, the
+    paired ``difference`` to epsilon = 0 with its 95 % interval ``difference_low`` to ``difference_high``, ``mean_p_t``
+    (mean probability of the training label in the last epoch), and the calibration errors ``calibration_error`` of the
+    softmax and ``calibration_error_poly_softmax`` of :func:`polylosses.torch.poly_softmax`."""
     runs: pd.DataFrame
-    """One row a trained model: ``stage`` (selection or confirmation), ``repeat``, ``epsilon``, ``learning_rate``, every
-    metric on the rows that the stage scores on, and the last three columns of ``table``."""
+    """All trained models, one row each: ``stage`` (selection or confirmation), ``repeat``, ``epsilon``,
+    ``learning_rate``, every metric on the validation or test rows of the stage, and the last three columns of
+    ``table``."""
     verdict: str
-    """``"better"``, ``"worse"`` or ``"no detectable difference"``: the best epsilon other than 0 against 0."""
+    """``"better"``, ``"worse"`` or ``"no detectable difference"``: ``best_epsilon`` compared to epsilon = 0."""
     sentence: str
-    """The verdict with its numbers."""
+    """The verdict with its numbers, as a sentence."""
     best_epsilon: float
-    """The epsilon other than 0 that did best on validation rows: the one that the verdict is about."""
+    """The nonzero epsilon with the best mean score on validation rows."""
     confirmation: Confirmation
-    """The difference in the metric, best epsilon minus epsilon = 0, for fresh seeds on untouched test rows."""
+    """Difference in the metric, ``best_epsilon`` minus epsilon = 0, on the test rows with fresh seeds."""
     notes: list[str]
-    """What to know before leaning on the verdict."""
+    """Caveats to the verdict."""
     settings: dict[str, Any]
-    """The arguments, the data and the versions."""
+    """Arguments, description of the data, and versions."""
     figures: dict[str, tuple[go.Figure, str]]
-    """Interactive figures with a caption each, by heading; metric against epsilon first."""
+    """Interactive figures with their captions, by heading; the metric against epsilon first."""
 
     def formatted_table(self) -> pd.DataFrame:
-        """The table for people: text under headings."""
+        """``table`` formatted for display: text with headings."""
         metric = self.settings["metric"]
         unit = "" if metric == "log_loss" else " (%)"
         arms = self.table.to_dict("records")
@@ -65,7 +65,7 @@ class Result:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the runs and the figures, ready for JSON: what is not finite is ``None``."""
+        """Everything except runs and figures, in JSON types; non-finite numbers become ``None``."""
         found: dict[str, Any] = {
             "verdict": self.verdict,
             "sentence": self.sentence,
@@ -80,7 +80,7 @@ class Result:
         return found
 
     def to_html(self) -> str:
-        """The report: one page with the figures in it that needs nothing else, no network either."""
+        """Report as a self-contained HTML page that works offline."""
         return report.page(
             title=f"Which epsilon for {self.settings['data']}?",
             verdict=self.verdict,
@@ -92,12 +92,12 @@ class Result:
         )
 
     def write(self, directory: str | Path) -> None:
-        """Write ``results.csv`` (the runs), ``results.json`` and ``report.html`` into a directory, made if need be.
+        """Write ``results.csv`` (the runs), ``results.json`` and ``report.html`` to a directory.
 
-        They replace earlier ones when all three have been written.
+        The directory is created if it does not exist. Existing files are replaced once all three are complete.
 
         Raises:
-            OSError: the directory can't be written.
+            OSError: the directory is not writable.
         """
         files = {
             "results.csv": self.runs.to_csv(index=False),
@@ -109,7 +109,7 @@ class Result:
 
 
 def write_runs(runs: pd.DataFrame, directory: str | Path) -> Path:
-    """Write the runs of an interrupted sweep as ``interrupted.csv``, or ``interrupted-2.csv`` beside one, and so on."""
+    """Write the runs of an interrupted sweep to the first unused of ``interrupted.csv``, ``interrupted-2.csv``, ..."""
     names = chain(["interrupted.csv"], (f"interrupted-{number}.csv" for number in count(2)))
     name = next(name for name in names if not (Path(directory) / name).exists())
     _write({name: runs.to_csv(index=False)}, Path(directory))
@@ -117,7 +117,7 @@ def write_runs(runs: pd.DataFrame, directory: str | Path) -> Path:
 
 
 def describe(confirmation: Confirmation, metric: str, candidate: float, baseline: float) -> str:
-    """The two scores, their difference and its interval, in words."""
+    """Both scores, their difference and its interval, as text."""
     unit, points = ("", "") if metric == "log_loss" else (" %", " points")
     return (
         f"{statistics.METRICS[metric]} {_plain(metric, candidate)}{unit} against {_plain(metric, baseline)}{unit}, "
@@ -127,7 +127,7 @@ def describe(confirmation: Confirmation, metric: str, candidate: float, baseline
 
 
 def size(metric: str, difference: float) -> str:
-    """How large a difference is, in words."""
+    """Size of a difference with its unit, as text."""
     return _plain(metric, difference) + ("" if metric == "log_loss" else " points")
 
 
@@ -144,7 +144,7 @@ def _finite(value: Any) -> Any:
 
 
 def _write(files: dict[str, str], directory: Path) -> None:
-    """Write files into a directory, none before the last of them is written whole."""
+    """Write files to a directory; none appears there before all are complete."""
     with tempfile.TemporaryDirectory(prefix=".polylosses-", dir=directory) as unfinished:
         for name, text in files.items():
             Path(unfinished, name).write_text(text, encoding="utf-8")

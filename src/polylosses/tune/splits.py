@@ -1,4 +1,4 @@
-"""Which rows train, validate and test a model, and what is done to the training rows on purpose."""
+"""Stratified splits into training, validation and test rows; class imbalance and label noise in training rows."""
 
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
@@ -6,33 +6,32 @@ from sklearn.model_selection import StratifiedShuffleSplit
 TEST_SHARE = 0.3
 VALIDATION_SHARE = 0.25
 
-# With the two shares above, every class of at least this many rows gets one into each of the three parts, whichever
-# way the stratified counts are rounded.
+# With these shares, a class of this size has a row in each of the three parts, whichever way the stratified counts are
+# rounded.
 MINIMUM_ROWS = 8
 
 
 def hold_out(y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Development rows, and test rows that nothing is chosen on, stratified by class."""
+    """Split all rows into development rows and test rows, stratified by class."""
     return _stratified(y, np.arange(len(y)), TEST_SHARE, np.random.default_rng([seed, 0]))
 
 
 def draw(
     y: np.ndarray, rows: np.ndarray, rng: np.random.Generator, imbalance: float, label_noise: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training rows, their labels, and validation rows, drawn afresh from ``rows``.
+    """Draw training rows, their labels, and validation rows from ``rows``.
 
     Args:
-        y: the class index of every row.
+        y: class index of every row.
         rows: the rows to draw from.
-        rng: where the randomness comes from.
-        imbalance: the ratio R of the long tail made of the training rows: in order of their frequency, the classes
-            keep at most n, ..., n / R rows, which fall geometrically, n being the rows of the most frequent one (Cui
-            et al., CVPR 2019, section 5.1). 1 leaves the training rows as they are. Validation rows always stay as
-            they are, as is usual.
-        label_noise: this share of the training labels is replaced by another class, drawn evenly.
+        rng: random number generator.
+        imbalance: ratio R of the long tail in the training rows: in order of frequency, the classes keep at most
+            n, ..., n / R rows, a geometric sequence, where n is the size of the most frequent class (Cui et al., CVPR
+            2019, section 5.1). 1 keeps all training rows. Validation rows are not changed.
+        label_noise: share of the training labels that are replaced by another class, drawn uniformly.
 
     Raises:
-        ValueError: the training rows are too few for the ratio.
+        ValueError: there are too few training rows for ``imbalance``.
     """
     train, validation = _stratified(y, rows, VALIDATION_SHARE, rng)
     if imbalance > 1:

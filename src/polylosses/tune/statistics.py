@@ -1,4 +1,4 @@
-"""What may be concluded from the scores of paired runs."""
+"""Metrics, confidence intervals for paired runs, and the verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ METRICS = {
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether smaller values of the metric are better ones."""
+    """Whether lower values of the metric are better."""
     return metric == "log_loss"
 
 
 def scores(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Every metric of the class probabilities (rows x classes) that a model gives to rows of the classes ``y``."""
+    """Value of each metric for class indices ``y`` and predicted probabilities, rows x classes."""
     predicted = probabilities.argmax(1)
     return {
         "accuracy": metrics.accuracy_score(y, predicted),
@@ -36,10 +36,10 @@ def scores(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
 
 
 def row_scores(metric: str, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """One number a row, whose mean is the metric and whose spread tells how well the rows determine it.
+    """Contribution of each row to the metric: their mean is the metric, and their variance gives its sampling error.
 
-    Accuracy and log-loss are means over rows as they stand. The other two are ratios of counts and are linearized, to
-    their value plus the influence of each row:
+    Accuracy and log-loss are means over rows. The other two are ratios of counts; they are linearized as their value
+    plus the influence function of each row:
 
     * balanced accuracy: ([right] - recall of the row's class) / rows of that class, averaged over classes,
     * macro F1: (2 [y = c = predicted] - F1_c ([y = c] + [predicted = c])) / (rows of c + predictions of c), likewise.
@@ -57,7 +57,7 @@ def row_scores(metric: str, y: np.ndarray, probabilities: np.ndarray) -> np.ndar
         if metric == "balanced_accuracy":
             rows = true.sum()
             values.append(hits.sum() / rows)
-            # The spread around a mean of few rows is too small: by the square root of this factor.
+            # Bessel's correction: the deviations from a mean of few rows are too small.
             influence += (hits - values[-1] * true) / rows * np.sqrt(rows / max(rows - 1, 1))
         else:
             size = true.sum() + positive.sum()
@@ -67,9 +67,10 @@ def row_scores(metric: str, y: np.ndarray, probabilities: np.ndarray) -> np.ndar
 
 
 def reliability(y: np.ndarray, probabilities: np.ndarray, bins: int) -> dict[str, np.ndarray]:
-    """Sums over the rows whose predicted class has a probability in each of some equal bins.
+    """Sums over rows in equal-width bins of confidence, the probability of the predicted class.
 
-    ``rows`` counts them, ``confidence`` sums that probability, and ``accuracy`` counts the right predictions.
+    ``rows`` is the number of rows, ``confidence`` the sum of confidences, and ``accuracy`` the number of correct
+    predictions.
     """
     confidence = probabilities.max(1).astype(float)
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -82,27 +83,27 @@ def reliability(y: np.ndarray, probabilities: np.ndarray, bins: int) -> dict[str
 
 
 def pooled_reliability(models: Sequence[dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Mean ``confidence`` and ``accuracy`` of the ``rows`` in each bin that has any, over several models."""
+    """Mean ``confidence`` and ``accuracy``, and number of ``rows``, of each nonempty bin over several models."""
     sums = pd.DataFrame({name: np.sum([one[name] for one in models], axis=0) for name in models[0]})
     sums = sums[sums.rows > 0]
     return sums.assign(confidence=sums.confidence / sums.rows, accuracy=sums.accuracy / sums.rows)
 
 
 def calibration_error(y: np.ndarray, probabilities: np.ndarray) -> float:
-    """The expected calibration error: |accuracy - confidence| of predictions, averaged over bins by their rows.
+    """Expected calibration error: mean of |accuracy - confidence| over 15 bins, weighted by their rows.
 
-    Guo et al., ICML 2017, equation 3, with their 15 bins.
+    Guo et al., ICML 2017, equation 3.
     """
     sums = reliability(y, probabilities, bins=15)
     return float(np.abs(sums["accuracy"] - sums["confidence"]).sum() / len(y))
 
 
 def resampled_interval(differences: np.ndarray, train_rows: int, evaluation_rows: int) -> tuple[float, float]:
-    """A 95 % interval for the mean of paired differences from repeated random splits of the same rows.
+    """95 % interval for the mean of paired differences over repeated random splits of the same rows.
 
-    Splits overlap, so the differences are not independent and the plain t interval is too narrow. The variance is
-    corrected by 1/repeats + evaluation rows / training rows in the place of 1/repeats (Nadeau and Bengio, Machine
-    Learning 52, 2003, section 3.3). As in :func:`confirm`, the standard error is at least one row's worth.
+    Splits overlap, so the differences are dependent and the t interval is too narrow. The corrected variance has the
+    factor 1/repeats + evaluation rows / training rows instead of 1/repeats (Nadeau and Bengio, Machine Learning 52,
+    2003, section 3.3). As in :func:`confirm`, the standard error is at least 1 / evaluation rows.
     """
     repeats = len(differences)
     mean = float(np.mean(differences))
@@ -113,25 +114,25 @@ def resampled_interval(differences: np.ndarray, train_rows: int, evaluation_rows
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The difference between two arms on test rows, for fresh seeds."""
+    """Difference between two arms on the test rows with fresh seeds, and its 95 % interval."""
 
     difference: float
     low: float
     high: float
     smallest_detectable: float
-    """The true difference that a run like this would have called a difference 4 times in 5."""
+    """True difference that such a run detects with a power of 80 %."""
 
 
 def confirm(differences: np.ndarray) -> Confirmation:
-    """The mean difference of row scores, with a 95 % interval that covers both new seeds and new rows.
+    """Mean difference of row scores, with a 95 % interval over both seeds and rows.
 
-    An interval over seeds alone would be about these very test rows: an arm that gets one of them right by luck gets
-    it right under most seeds. So the variance is that of the seeds' means plus that of the rows' means, the
+    An interval over seeds alone would hold for these test rows only: an arm that is right on one of them by chance is
+    right on it with most seeds. The variance is therefore that of the means of seeds plus that of the means of rows, a
     conservative estimate for a mean over two crossed samples (Owen, Annals of Applied Statistics 1, 2007), with
     Satterthwaite's degrees of freedom.
 
     Args:
-        differences: seeds x rows, at least 2 x 2; their mean is the difference in the metric.
+        differences: differences of row scores, seeds x rows, at least 2 x 2.
     """
     seeds, rows = differences.shape
     parts = [
@@ -143,7 +144,7 @@ def confirm(differences: np.ndarray) -> Confirmation:
         freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
     else:
         freedom = min(seeds, rows) - 1
-    # Arms that agree on every row show no variance at all; yet n rows can't speak for less than about one of them.
+    # Arms that agree on every row have no variance; the resolution of n rows is still about one row.
     error = max(float(np.sqrt(variance)), 1 / rows)
     mean = float(differences.mean())
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
@@ -151,7 +152,7 @@ def confirm(differences: np.ndarray) -> Confirmation:
 
 
 def verdict(confirmation: Confirmation, lower_is_better: bool) -> str:
-    """``"better"``, ``"worse"`` or ``"no detectable difference"``: whether the interval leaves 0 out, and where to."""
+    """``"better"`` or ``"worse"`` if the interval excludes 0, else ``"no detectable difference"``."""
     if confirmation.low <= 0 <= confirmation.high:
         return "no detectable difference"
     return "better" if (confirmation.low > 0) != lower_is_better else "worse"

@@ -1,4 +1,4 @@
-"""Which epsilon, and does it help? The experiment from data to verdict."""
+"""The sweep over epsilon: selection on validation rows, confirmation on test rows, and the verdict."""
 
 import math
 import platform
@@ -9,30 +9,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import sklearn
 import torch
 
 import polylosses
-from polylosses import plot
 from polylosses.catalogue import poly1
-from polylosses.tune import data, splits, statistics
+from polylosses.tune import data, figures, splits, statistics
 from polylosses.tune.experiment import RUN_COLUMNS, Experiment, Run
 from polylosses.tune.result import Result, describe, size
 
 EPSILONS = (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 
-# The confirmation, which the verdict rests on, has this many times the repeats of the selection.
+# Repeats of the confirmation, as a multiple of those of the selection.
 CONFIRMATION_FACTOR = 2
 
 MOST_REPEATS = 10_000
-# Of epsilons and learning rates: what is far from the largest number of float32, in which the models are trained.
+# Limit for epsilons and learning rates: models are trained in float32, whose largest number is 3.4e38.
 LARGEST = 1e30
 
 
 class SweepInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a sweep; ``runs`` is the frame of the runs that had finished."""
+    """Raised by Ctrl-C during a sweep; ``runs`` is the data frame of the finished runs."""
 
     def __init__(self, runs: pd.DataFrame) -> None:
         super().__init__(f"{len(runs)} runs had finished")
@@ -53,34 +51,34 @@ def sweep(
     name: str = "your data",
     progress: Callable[[float, str], None] = lambda done, stage: None,
 ) -> Result:
-    """Find out which epsilon of Poly-1, ``-log p + epsilon (1 - p)``, suits some data, and whether it helps at all.
+    """Grid search over epsilon of Poly-1, ``-log p + epsilon (1 - p)``, with a test of the best one against 0.
 
-    1. 30 % of the rows are put aside for the test.
-    2. Selection: each repeat splits the other rows afresh into training and validation rows and trains one small
-       network for every epsilon and learning rate, all on the same rows in the same order and from the same initial
-       weights. Every epsilon then chooses its learning rate, by its mean score on validation rows: a positive epsilon
-       also takes larger steps, and what looks like its gain is often just that.
-    3. Confirmation: the epsilon other than 0 that did best, and 0, are trained again with fresh seeds on twice as many
-       fresh splits, and scored on the test rows. The best of many always looks better than it is.
+    1. Test split: 30 % of the rows are held out.
+    2. Selection: each repeat splits the remaining rows into training and validation rows, and trains a small network
+       for every epsilon and learning rate, all with the same rows, order of rows and initial weights. Each epsilon
+       takes the learning rate with its best mean score on validation rows: a positive epsilon also increases the
+       step size, which at a fixed learning rate is easily mistaken for a gain.
+    3. Confirmation: the best nonzero epsilon and 0 are trained with fresh seeds on twice as many fresh splits, and
+       compared on the test rows, since the validation score of the best of many is biased upwards.
 
     Args:
-        X: features, rows x features: a DataFrame (numbers, text, categories; some may be missing) or an array. Numbers
-            up to 1e150.
-        y: class labels, one a row. Every class needs 8 rows.
-        epsilons: what to try, up to 1e30. 0, cross-entropy, is always tried.
-        learning_rates: what every epsilon chooses from, up to 1e30.
-        metric: ``"accuracy"``, ``"balanced_accuracy"``, ``"macro_f1"`` or ``"log_loss"`` (of the probabilities that
-            :func:`polylosses.torch.poly_softmax` gives). None contains epsilon, as a training loss would.
-        repeats: how many splits and seeds the selection has, 2 to 10000.
-        imbalance: turn the training rows into a long tail, the largest class this many times the smallest.
-        label_noise: replace this share of the training labels by another class, in [0, 1).
-        seed: a whole number of at least 0. The same one gives the same result.
-        name: what the report calls the data.
-        progress: called with the share done, 0 to 1, and the stage.
+        X: features, rows x features: a DataFrame (numbers, text or categories, with or without missing values) or an
+            array. The absolute values of numbers are at most 1e150.
+        y: class labels, one per row, with at least 8 rows per class.
+        epsilons: values to compare, at most 1e30 in absolute value. 0, cross-entropy, is always included.
+        learning_rates: candidates for every epsilon, positive and at most 1e30.
+        metric: ``"accuracy"``, ``"balanced_accuracy"``, ``"macro_f1"`` or ``"log_loss"`` (of the probabilities from
+            :func:`polylosses.torch.poly_softmax`). Unlike the training loss, none depends on epsilon itself.
+        repeats: number of splits and seeds in the selection, 2 to 10000.
+        imbalance: ratio of the largest to the smallest class in a long tail made of the training rows; 1 for none.
+        label_noise: share of the training labels to replace by another class, in [0, 1).
+        seed: seed of all random numbers, a nonnegative integer.
+        name: name of the data in the report.
+        progress: callback with the share of the work done, 0 to 1, and the stage.
 
     Raises:
-        TypeError, ValueError: an argument or the data can't be used; the message says which, and what to do.
-        SweepInterrupted: on Ctrl-C; its ``runs`` are the finished ones.
+        TypeError, ValueError: an argument or the data are invalid.
+        SweepInterrupted: on Ctrl-C, with the finished ``runs``.
 
     Warns:
         UserWarning: an epsilon is below -1, where the loss is not monotone.
@@ -117,7 +115,7 @@ def sweep(
     frame, labels, classes = data.check(X, y, splits.MINIMUM_ROWS)
     losses = {f"{epsilon:g}": poly1(epsilon) for epsilon in grid}
 
-    # NumPy's numbers would not go into JSON.
+    # NumPy's numbers are not JSON serializable.
     repeats, seed, imbalance, label_noise = int(repeats), int(seed), float(imbalance), float(label_noise)
 
     experiment = Experiment(frame, labels, metric, imbalance, label_noise, seed)
@@ -141,12 +139,12 @@ def sweep(
     try:
         tried = train("selection", range(repeats), arms)
         selected = {
-            epsilon: max(_by_rate(tried, epsilon).values(), key=lambda runs: _goodness(runs, metric))
+            epsilon: max(_by_rate(tried, epsilon).values(), key=lambda runs: _objective(runs, metric))
             for epsilon in grid
         }
-        # Of equally good ones, the closest to cross-entropy.
+        # Ties go to the epsilon closest to cross-entropy.
         best = max(
-            selected.keys() - {0.0}, key=lambda epsilon: (_goodness(selected[epsilon], metric), -abs(epsilon), epsilon)
+            selected.keys() - {0.0}, key=lambda epsilon: (_objective(selected[epsilon], metric), -abs(epsilon), epsilon)
         )
         pair = [(epsilon, selected[epsilon][0].learning_rate) for epsilon in (0.0, best)]
         confirmed = train("confirmation", fresh, pair)
@@ -191,7 +189,7 @@ def sweep(
         confirmation=confirmation,
         notes=_notes(tried, selected, best, metric),
         settings=settings,
-        figures=_figures(selected, table, losses, classes, metric, {"epsilon": best, **vars(confirmation)}),
+        figures=figures.captioned(selected, table, losses, classes, metric, {"epsilon": best, **vars(confirmation)}),
     )
 
 
@@ -207,7 +205,8 @@ def _numbers(name: str, values: Sequence[float]) -> list[float]:
     return [float(value) for value in numbers]
 
 
-def _goodness(runs: Sequence[Run], metric: str) -> float:
+def _objective(runs: Sequence[Run], metric: str) -> float:
+    """Mean score, negated for metrics where lower is better."""
     mean = float(np.mean([run.scores[metric] for run in runs]))
     return -mean if statistics.lower_is_better(metric) else mean
 
@@ -269,84 +268,18 @@ def _sentence(
 
 
 def _notes(tried: Sequence[Run], selected: dict[float, list[Run]], best: float, metric: str) -> list[str]:
-    """A note for whatever was best at the edge of what was tried."""
+    """Notes on optima at the edge of the grid."""
     notes = []
-    if best == max(selected) and _goodness(selected[best], metric) > _goodness(selected[sorted(selected)[-2]], metric):
+    second, largest = sorted(selected)[-2:]
+    if best == largest and _objective(selected[largest], metric) > _objective(selected[second], metric):
         notes.append(f"The largest epsilon, {best:g}, did best on validation rows: try larger ones.")
     for epsilon in (0.0, best):
         rate = selected[epsilon][0].learning_rate
-        goodness = {rate: _goodness(runs, metric) for rate, runs in sorted(_by_rate(tried, epsilon).items())}
-        for end, ordered in (("smallest", list(goodness)), ("largest", list(goodness)[::-1])):
-            if len(ordered) > 1 and rate == ordered[0] and goodness[rate] > goodness[ordered[1]]:
+        objectives = {rate: _objective(runs, metric) for rate, runs in sorted(_by_rate(tried, epsilon).items())}
+        for end, ordered in (("smallest", list(objectives)), ("largest", list(objectives)[::-1])):
+            if len(ordered) > 1 and rate == ordered[0] and objectives[rate] > objectives[ordered[1]]:
                 notes.append(
                     f"epsilon = {epsilon:g} did best with the {end} learning rate, {rate:g}, and may do better beyond "
                     "it: widen the learning rates before believing a difference."
                 )
     return notes
-
-
-def _figures(
-    selected: dict[float, list[Run]],
-    table: pd.DataFrame,
-    losses: dict[str, polylosses.Polynomial],
-    classes: Sequence[str],
-    metric: str,
-    confirmed: dict[str, float],
-) -> dict[str, tuple[go.Figure, str]]:
-    runs = [run for arm in selected.values() for run in arm]
-    scores = pd.DataFrame({"epsilon": r.epsilon, "repeat": r.repeat, "score": r.scores[metric]} for r in runs)
-    training = pd.concat(
-        pd.DataFrame(
-            {
-                "epsilon": epsilon,
-                "epoch": np.arange(1, len(arm[0].mean_p_t) + 1),
-                "mean_p_t": np.mean([run.mean_p_t for run in arm], axis=0),
-            }
-        )
-        for epsilon, arm in selected.items()
-    )
-    recall = pd.concat(
-        pd.DataFrame(
-            {
-                "label": classes,
-                "training_rows": arm[0].training_rows,
-                "epsilon": epsilon,
-                "recall": np.mean([run.recall for run in arm], axis=0),
-            }
-        )
-        for epsilon, arm in selected.items()
-    )
-    bins = pd.concat(
-        statistics.pooled_reliability([run.reliability[kind] for run in arm]).assign(
-            epsilon=epsilon, probabilities=kind
-        )
-        for epsilon, arm in selected.items()
-        for kind in ("softmax", "poly_softmax")
-    )
-    name = statistics.METRICS[metric]
-    return {
-        f"{name[0].upper()}{name[1:]} against epsilon": (
-            plot.metric_against_epsilon(
-                scores, table, name, higher_is_better=not statistics.lower_is_better(metric), confirmed=confirmed
-            ),
-            "On validation rows: a dot a repeat, the mean, and the 95 % interval of the paired difference to "
-            "epsilon = 0, laid around its line. The diamond is the verdict: the difference on test rows, fresh seeds.",
-        ),
-        "Confidence while training": (
-            plot.true_probability_over_training(training),
-            "The mean probability p_t that the model gives to the training label; a positive epsilon raises it.",
-        ),
-        "The losses": (
-            plot.polynomials(losses),
-            "Each arm's loss, its gradient beside cross-entropy's, and its power series, as functions of p.",
-        ),
-        "Reliability": (
-            plot.reliability(bins),
-            "How often predictions of a confidence come true, before and after poly_softmax turns the softmax into "
-            "the class posterior. On the diagonal, confidence can be taken at its word.",
-        ),
-        "Recall by class": (
-            plot.recall_by_class(recall),
-            "The share of each class's validation rows that is found, the most frequent class in training first.",
-        ),
-    }

@@ -1,4 +1,4 @@
-"""The CPU kernels of native.cpp, called with tensors. What they compute is said in kernels.py."""
+"""The CPU kernels of native.cpp, called with tensors. What they compute is documented in operators.py."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polylosses.torch import native_library
-from polylosses.torch.layout import as_rows, empty_like_rows, in_order, memory_format
+from polylosses.torch.kernels import native_library
+from polylosses.torch.kernels.layout import as_rows, empty_like_rows, in_order, memory_format
 
 # at::parallel_for's own: less is not worth a thread.
 _LOGITS_A_THREAD = 32768
 
 
 class _Logits(ctypes.Structure):
-    """Of (outer, classes, inner); the same as in native.cpp."""
+    """Logits of shape (outer, classes, inner); the same as in native.cpp."""
 
     _fields_ = (
         ("data", c_void_p),
@@ -46,7 +46,7 @@ class _Scales(ctypes.Structure):
 
 
 class _Sigmoids(ctypes.Structure):
-    """Logits as they lie in memory, and what to take of them."""
+    """The arguments of the sigmoid kernel; the same as in native.cpp."""
 
     _fields_ = (
         ("logits", c_void_p),
@@ -75,7 +75,7 @@ def _load() -> tuple[Any, str | None]:
     library.polylosses_softmax_gradient.restype = c_int64
     library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 4, c_int64, c_int]
     library.polylosses_sigmoids.restype = c_int64
-    library.polylosses_elements_of_a_sum.restype = c_int64
+    library.polylosses_block.restype = c_int64
     return library, None
 
 
@@ -83,7 +83,7 @@ _LIBRARY, _WHY_NONE = _load()
 
 
 def why_not(logits: Tensor) -> str | None:
-    """Why these kernels can't take the logits, if they can't."""
+    """Why these kernels cannot take the logits, or None."""
     if _WHY_NONE is not None:
         return _WHY_NONE
     if logits.device.type != "cpu":
@@ -101,29 +101,30 @@ def softmax_loss(
     numbers: Sequence[float],
     reduction: str,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`polylosses.torch.kernels.softmax_loss`."""
+    """See :func:`polylosses.torch.kernels.operators.softmax_loss`."""
     gamma, log_weight, *coefficients = numbers
-    rows, losses = _empty(4, *target.shape), _empty(*target.shape)
+    row_stats, losses = _float32(target, 4, *target.shape), _float32(target, *target.shape)
     weight = None if weight is None else weight.float().contiguous().resolve_neg()
     polynomial = ctypes.pointer(_polynomial(coefficients, gamma))
-    out = _Statistics(polynomial, _pointer(weight), log_weight, *_rows(rows), losses.data_ptr(), None, None)
-    total = None if reduction == "none" else _empty()
+    out = _Statistics(polynomial, _pointer(weight), log_weight, *_each(row_stats), losses.data_ptr(), None, None)
+    total = None if reduction == "none" else _float32(target)
     _softmax_statistics(logits, target, ignore_index, out, total, reduction == "mean")
-    return losses if total is None else total, rows
+    return losses if total is None else total, row_stats
 
 
 def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
-    """See :func:`polylosses.torch.kernels.softmax_statistics`."""
-    rows, tail, p = _empty(4, *target.shape), _empty(*target.shape), _empty(*target.shape)
-    out = _Statistics(None, None, 1.0, *_rows(rows), None, tail.data_ptr(), p.data_ptr())
+    """See :func:`polylosses.torch.kernels.operators.softmax_statistics`."""
+    shape = target.shape
+    row_stats, tail, p = _float32(target, 4, *shape), _float32(target, *shape), _float32(target, *shape)
+    out = _Statistics(None, None, 1.0, *_each(row_stats), None, tail.data_ptr(), p.data_ptr())
     _softmax_statistics(logits, target, ignore_index, out)
-    return rows[1].clone(), tail, p, rows
+    return row_stats[1].clone(), tail, p, row_stats
 
 
 def _softmax_statistics(
     logits: Tensor, target: Tensor, ignore_index: int, out: Any, total: Tensor | None = None, mean: bool = False
 ) -> None:
-    logits, target = as_rows(logits), target.contiguous().resolve_neg()
+    logits, target = _as_rows(logits), target.contiguous().resolve_neg()
     wrong = _LIBRARY.polylosses_softmax_statistics(
         _described(logits), target.data_ptr(), int(ignore_index), out, _pointer(total), mean, _threads(logits)
     )
@@ -132,31 +133,31 @@ def _softmax_statistics(
 
 
 def softmax_gradient(logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor) -> Tensor:
-    """See :func:`polylosses.torch.kernels.softmax_gradient`."""
-    x, target = as_rows(logits), target.contiguous().resolve_neg()
-    gradient = empty_like_rows(x)
+    """See :func:`polylosses.torch.kernels.operators.softmax_gradient`."""
+    x, target = _as_rows(logits), target.contiguous().resolve_neg()
+    gradient = x.new_empty(x.shape) if x.dim() == 2 else empty_like_rows(x)
     grad_output = grad_output.float().contiguous().resolve_neg()
-    scales = _Scales(*_rows(row_stats), grad_output.data_ptr(), 0 if grad_output.shape != target.shape else 1)
+    scales = _Scales(*_each(row_stats), grad_output.data_ptr(), 0 if grad_output.shape != target.shape else 1)
     wrong = _LIBRARY.polylosses_softmax_gradient(
         _described(x), target.data_ptr(), scales, _described(gradient), _threads(x)
     )
     if wrong >= 0:
         label = target.flatten()[wrong].item()
         raise IndexError(f"Target {label} is out of bounds: it was changed in place after the forward pass.")
-    return gradient.view(logits.shape)
+    return gradient if x.dim() == logits.dim() == 2 else gradient.view(logits.shape)
 
 
 def sigmoid_loss(
     logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float], summed: bool
 ) -> Tensor:
-    """See :func:`polylosses.torch.kernels.sigmoid_loss`."""
+    """See :func:`polylosses.torch.kernels.operators.sigmoid_loss`."""
     logits = in_order(logits)
     if not summed:
         losses = torch.empty_like(logits, memory_format=memory_format(logits))
         _sigmoids(logits, target, ignore_index, numbers, losses=losses)
         return losses
-    blocks = -(-logits.numel() // _LIBRARY.polylosses_elements_of_a_sum())
-    sums = torch.empty(blocks, dtype=torch.float64, device="cpu")
+    blocks = -(-logits.numel() // _LIBRARY.polylosses_block())
+    sums = logits.new_empty(blocks, dtype=torch.float64)
     _sigmoids(logits, target, ignore_index, numbers, sums=sums)
     return sums.sum().float()
 
@@ -168,7 +169,7 @@ def sigmoid_gradient(
     numbers: Sequence[float],
     grad_output: Tensor,
 ) -> Tensor:
-    """See :func:`polylosses.torch.kernels.sigmoid_gradient`."""
+    """See :func:`polylosses.torch.kernels.operators.sigmoid_gradient`."""
     logits = in_order(logits)
     gradient = torch.empty_like(logits, memory_format=memory_format(logits))
     if grad_output.shape == logits.shape:
@@ -177,11 +178,22 @@ def sigmoid_gradient(
     return gradient
 
 
+def _as_rows(logits: Tensor) -> Tensor:
+    """:func:`as_rows`; contiguous logits of two dimensions stay as they are, since a third dimension costs 3 us."""
+    if logits.dim() == 2 and logits.stride(1) == 1:
+        return logits.resolve_neg()
+    return as_rows(logits)
+
+
 def _described(rows: Tensor) -> Any:
-    outers, classes, inners = rows.shape
-    by_outer, by_class, by_inner = rows.stride()
+    if rows.dim() == 2:
+        (outers, classes), (by_outer, by_class) = rows.shape, rows.stride()
+        inners = by_inner = 1
+    else:
+        outers, classes, inners = rows.shape
+        by_outer, by_class, by_inner = rows.stride()
     in_bfloat16 = rows.dtype == torch.bfloat16
-    # A stride that nothing is stepped by may be any number; that of the classes says how they lie.
+    # The stride of a dimension of size 1 is arbitrary; the kernel takes 1 for contiguous classes.
     by_class = 1 if classes == 1 else by_class
     return _Logits(rows.data_ptr(), in_bfloat16, outers, classes, inners, by_outer, by_class, by_inner)
 
@@ -191,19 +203,19 @@ def _polynomial(coefficients: Sequence[float], gamma: float) -> Any:
     return _Polynomial((c_float * len(coefficients))(*coefficients), len(coefficients), gamma)
 
 
-def _empty(*shape: int) -> Tensor:
-    """Whatever torch's default dtype and device are."""
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
+def _float32(like: Tensor, *shape: int) -> Tensor:
+    """An empty float32 tensor on the device of ``like``. (``torch.empty`` with a device takes twice as long.)"""
+    return like.new_empty(shape, dtype=torch.float32)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _rows(rows: Tensor) -> tuple[int, ...]:
-    """Where each of the four begins."""
-    first, by = rows.data_ptr(), rows.stride(0) * rows.element_size()
-    return tuple(first + k * by for k in range(4))
+def _each(row_stats: Tensor) -> tuple[int, ...]:
+    """The addresses of the four statistics."""
+    first, by = row_stats.data_ptr(), row_stats.stride(0) * row_stats.element_size()
+    return first, first + by, first + 2 * by, first + 3 * by
 
 
 def _threads(rows: Tensor) -> int:
@@ -223,8 +235,8 @@ def _sigmoids(
 ) -> None:
     gamma, *of_sides = numbers[:5]
     coefficients = numbers[5:]
-    outers, classes, inners = as_rows(logits).shape if logits.dim() > 0 else (1, 1, 1)
     dense = target.shape == logits.shape
+    outers, classes, inners = (1, 1, 1) if dense else as_rows(logits).shape
     order = memory_format(logits) if dense else torch.contiguous_format
     target = target.contiguous(memory_format=order).resolve_neg()
     grad_output = None if grad_output is None else grad_output.float().resolve_neg()
@@ -248,7 +260,7 @@ def _sigmoids(
     grad_stride = 0 if grad_output is None or grad_output.shape != logits.shape else 1
     wrong = _LIBRARY.polylosses_sigmoids(of, *to, grad_stride, _threads(logits))
     if wrong >= 0:
-        # As torch's own scatter has it, of which one-hot rows are made.
+        # The error of torch's scatter, which makes one-hot rows on the plain path.
         raise RuntimeError(
             f"index {target.flatten()[wrong].item()} is out of bounds for dimension 1 with size {classes}"
         )

@@ -1,4 +1,4 @@
-"""The kernels of triton.py, which says what they are given; what they compute is said in kernels.py.
+"""The Triton kernels that triton.py launches; what they compute is documented in operators.py.
 
 A program works on a tile, some rows by some classes. Logits are (outer, classes, inner) with any strides, the rows are
 all (outer, inner), and the rows of a tile are of one outer. All numbers are float32, all offsets have 64 bits.
@@ -53,7 +53,7 @@ def power_of(q, gamma):
 
 @triton.jit
 def value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_near_one):
-    """``L`` and ``-dL / d log p``. The tuples are those of :func:`polylosses.torch.triton._powers`."""
+    """``L`` and ``-dL / d log p``. The tuples are those of :func:`polylosses.torch.kernels.triton._powers`."""
     logarithm = tl.where(log_weight == 0.0, 0.0, log_weight * tail_of(q, nll))
     bracket = (log_weight + first + horner(values, q)) * q + logarithm
     slope = tl.where(q < 0.5, log_weight + first + horner(slopes_near_one, q), log_weight + p * horner(slopes, q))
@@ -65,7 +65,7 @@ def value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_
 
 @triton.jit
 def tile_of(program, tiles, inners, by_outer, by_inner, ROWS: tl.constexpr):
-    """The rows of a tile, as (numbers, offsets of the logits, which there are)."""
+    """The rows of a tile: their numbers, the offsets of their logits, and a mask of those that exist."""
     outer, tile = (program // tiles).to(tl.int64), program % tiles
     inner = tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     return outer * inners + inner, outer * by_outer + inner * by_inner, inner < inners
@@ -73,7 +73,7 @@ def tile_of(program, tiles, inners, by_outer, by_inner, ROWS: tl.constexpr):
 
 @triton.jit
 def softmax_statistics(
-    logits, target, weight, rows, losses, counts, gamma, log_weight, first, values, slopes, slopes_near_one,
+    logits, target, weight, row_stats, losses, row_weights, gamma, log_weight, first, values, slopes, slopes_near_one,
     count, classes, inners, tiles, by_outer, by_class, by_inner, ignore_index,
     EVALUATED: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
@@ -82,10 +82,10 @@ def softmax_statistics(
     """
     row, base, there = tile_of(tl.program_id(0), tiles, inners, by_outer, by_inner, ROWS)
     label = tl.load(target + row, there, ignore_index)
-    kept = there & (label != ignore_index)
+    valid = there & (label != ignore_index)
     right = (label >= 0) & (label < classes)
     tl.device_assert(right | (label == ignore_index), "a target is out of bounds")
-    labelled = tl.load(logits + base + label * by_class, kept & right, float("nan")).to(tl.float32)
+    labelled = tl.load(logits + base + label * by_class, valid & right, float("nan")).to(tl.float32)
     label = label.to(tl.int32)
 
     maximum = tl.full([ROWS], float("-inf"), tl.float32)
@@ -93,7 +93,7 @@ def softmax_statistics(
     for start in range(0, classes, CLASSES):
         k = start + tl.arange(0, CLASSES)
         at = logits + base[:, None] + k.to(tl.int64)[None, :] * by_class
-        z = tl.load(at, kept[:, None] & (k < classes)[None, :], float("-inf")).to(tl.float32)
+        z = tl.load(at, valid[:, None] & (k < classes)[None, :], float("-inf")).to(tl.float32)
         larger = tl.maximum(maximum, tl.max(z, 1))
         # While all classes are masked, the sum stays 0.
         shift = tl.where(larger == float("-inf"), 0.0, larger)
@@ -106,41 +106,43 @@ def softmax_statistics(
     total = own + others
     q = others / total
     nll = tl.where(q < 0.25, q + tail_of(q, q), (maximum - labelled) + tl.log2(total) * LOG_2)
-    p = tl.where(kept, own / total, 1.0)
-    q = tl.where(kept, q, 0.0)
-    nll = tl.where(kept, nll, 0.0)
+    p = tl.where(valid, own / total, 1.0)
+    q = tl.where(valid, q, 0.0)
+    nll = tl.where(valid, nll, 0.0)
     # Pointers are added to one at a time, since 3 * count might not fit 32 bits.
-    at = rows + count + row
+    at = row_stats + count + row
     tl.store(at, q, there)
-    tl.store(at + count, tl.where(kept, maximum, 0.0), there)
-    tl.store(at + count + count, tl.where(kept, 1.0 / total, 0.0), there)
+    tl.store(at + count, tl.where(valid, maximum, 0.0), there)
+    tl.store(at + count + count, tl.where(valid, 1.0 / total, 0.0), there)
     if EVALUATED:
-        counted = tl.where(kept, 1.0, 0.0)
+        row_weight = tl.where(valid, 1.0, 0.0)
         if weight is not None:
-            counted = tl.load(weight + label, kept & right, 0.0).to(tl.float32)
+            row_weight = tl.load(weight + label, valid & right, 0.0).to(tl.float32)
         value, slope = value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_near_one)
-        tl.store(losses + row, tl.where(kept, counted * value, 0.0), there)
-        tl.store(counts + row, counted, there)
-        tl.store(rows + row, counted * slope, there)
+        tl.store(losses + row, tl.where(valid, row_weight * value, 0.0), there)
+        tl.store(row_weights + row, row_weight, there)
+        tl.store(row_stats + row, row_weight * slope, there)
     else:
         tl.store(losses + row, tail_of(q, nll), there)
-        tl.store(counts + row, p, there)
-        tl.store(rows + row, tl.where(there, 1.0, 0.0), there)
+        tl.store(row_weights + row, p, there)
+        tl.store(row_stats + row, tl.where(there, 1.0, 0.0), there)
 
 
 @triton.jit
 def softmax_gradient(
-    logits, target, rows, upstream, gradient,
+    logits, target, row_stats, grad_output, gradient,
     count, classes, inners, tiles, class_tiles, by_outer, by_class, by_inner,
-    gradient_by_outer, gradient_by_class, gradient_by_inner, by_upstream,
+    gradient_by_outer, gradient_by_class, gradient_by_inner, grad_output_stride,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     row, base, there = tile_of(program // class_tiles, tiles, inners, by_outer, by_inner, ROWS)
     _, gradient_base, _ = tile_of(program // class_tiles, tiles, inners, gradient_by_outer, gradient_by_inner, ROWS)
     label = tl.load(target + row, there, -1).to(tl.int32)
-    factor = tl.load(rows + row, there, 0.0) * tl.load(upstream + row * by_upstream, there, 0.0).to(tl.float32)
-    at = rows + count + row
+    factor = tl.load(row_stats + row, there, 0.0) * tl.load(grad_output + row * grad_output_stride, there, 0.0).to(
+        tl.float32
+    )
+    at = row_stats + count + row
     q = tl.load(at, there, 0.0)
     maximum = tl.load(at + count, there, 0.0)
     inverse = tl.load(at + count + count, there, 0.0)
@@ -158,28 +160,30 @@ def softmax_gradient(
 
 
 @triton.jit
-def side(s, share, gamma, factor, log_weight, first, values, slopes, slopes_near_one):
-    """Of elements whose positive class has logit ``s``: ``share * factor`` times the loss and its derivative by s."""
-    # What has no share may be infinite.
-    s = tl.where(share == 0.0, 0.0, s)
+def side(s, target_weight, gamma, factor, log_weight, first, values, slopes, slopes_near_one):
+    """The loss at logit ``s`` of the positive class, times ``target_weight * factor``, and its derivative by s."""
+    # The logits of elements without a target weight may be infinite.
+    s = tl.where(target_weight == 0.0, 0.0, s)
     small = tl.exp2(-tl.abs(s) * LOG2_E)
     less, more = small / (1.0 + small), 1.0 / (1.0 + small)
     q = tl.where(s >= 0.0, less, more)
     p = tl.where(s >= 0.0, more, less)
     nll = tl.where(q < 0.25, q + tail_of(q, q), tl.where(s < 0.0, -s, 0.0) + tl.log2(1.0 + small) * LOG_2)
     value, slope = value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_near_one)
-    share = share * factor
-    return tl.where(share == 0.0, 0.0, share * value), tl.where(share == 0.0, 0.0, -share * slope * q)
+    target_weight = target_weight * factor
+    return tl.where(target_weight == 0.0, 0.0, target_weight * value), tl.where(
+        target_weight == 0.0, 0.0, -target_weight * slope * q
+    )
 
 
 @triton.jit
 def sigmoids(
-    logits, target, into, upstream, gamma, negative, positive, negative_log_weight, positive_log_weight,
+    logits, target, into, grad_output, gamma, negative, positive, negative_log_weight, positive_log_weight,
     first, values, slopes, slopes_near_one, classes, inners, tiles, class_tiles, by_outer, by_class, by_inner,
-    by_upstream, ignore_index, DENSE: tl.constexpr, IGNORES: tl.constexpr, WHAT: tl.constexpr,
+    grad_output_stride, ignore_index, DENSE: tl.constexpr, IGNORES: tl.constexpr, WHAT: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """Writes what ``WHAT`` says: losses or gradient, in the order of the logits, or each program's sum of losses."""
+    """Stores the losses, the gradient, or each program's sum of losses, as ``WHAT`` says."""
     program = tl.program_id(0)
     row, base, there = tile_of(program // class_tiles, tiles, inners, by_outer, by_inner, ROWS)
     k = (program % class_tiles).to(tl.int64) * CLASSES + tl.arange(0, CLASSES)
@@ -188,11 +192,11 @@ def sigmoids(
     z = tl.load(logits + at, inside, 0.0).to(tl.float32)
     if DENSE:
         y = tl.load(target + at, inside, 0.0).to(tl.float32)
-        kept = inside
+        valid = inside
         if IGNORES:
-            kept = inside & (y != ignore_index)
-        z = tl.where(kept, z, 0.0)
-        y = tl.where(kept, y, 0.0)
+            valid = inside & (y != ignore_index)
+        z = tl.where(valid, z, 0.0)
+        y = tl.where(valid, y, 0.0)
         value, slope = side(z, y, gamma, positive, positive_log_weight, first, values, slopes, slopes_near_one)
         value_of_no, slope_of_no = side(
             -z, 1.0 - y, gamma, negative, negative_log_weight, first, values, slopes, slopes_near_one
@@ -201,13 +205,13 @@ def sigmoids(
         slope -= slope_of_no
     else:
         label = tl.load(target + row, there, 0)
-        kept_rows = there
+        valid_rows = there
         if IGNORES:
-            kept_rows = there & (label != ignore_index)
+            valid_rows = there & (label != ignore_index)
         right = (label >= 0) & (label < classes)
-        tl.device_assert(right | (kept_rows == 0), "a class id is out of bounds")
-        kept = inside & kept_rows[:, None]
-        z = tl.where(kept, z, 0.0)
+        tl.device_assert(right | (valid_rows == 0), "a class id is out of bounds")
+        valid = inside & valid_rows[:, None]
+        z = tl.where(valid, z, 0.0)
         of_label = k[None, :] == label[:, None]
         sign = tl.where(of_label, 1.0, -1.0)
         factor = tl.where(of_label, positive, negative)
@@ -216,8 +220,8 @@ def sigmoids(
         value, slope = side(sign * z, one, gamma, factor, log_weight, first, values, slopes, slopes_near_one)
         slope *= sign
     if WHAT == "sum":
-        tl.store(into + program, tl.sum(tl.where(kept, value, 0.0)))
+        tl.store(into + program, tl.sum(tl.where(valid, value, 0.0)))
     else:
         if WHAT == "gradient":
-            value = slope * tl.load(upstream + at * by_upstream, inside, 0.0).to(tl.float32)
-        tl.store(into + at, tl.where(kept, value, 0.0).to(into.dtype.element_ty), inside)
+            value = slope * tl.load(grad_output + at * grad_output_stride, inside, 0.0).to(tl.float32)
+        tl.store(into + at, tl.where(valid, value, 0.0).to(into.dtype.element_ty), inside)

@@ -1,4 +1,4 @@
-"""The library that native.cpp is compiled to: found, and loaded if it belongs to the files that it lies with."""
+"""The shared library compiled from native.cpp: checked against its source, and loaded."""
 
 import ctypes
 import hashlib
@@ -17,7 +17,7 @@ NOT_BUILT = (
 
 
 def load(*structs: type[ctypes.Structure]) -> tuple[Any, str | None]:
-    """The library, or else why there is none; ``structs`` are those of ``polylosses_sizes`` in native.cpp."""
+    """The library, or None and the reason; ``structs`` are those of ``polylosses_sizes`` in native.cpp."""
     if not PATH.exists():
         return None, NOT_BUILT
     try:
@@ -34,7 +34,7 @@ def load(*structs: type[ctypes.Structure]) -> tuple[Any, str | None]:
 
 
 def _check_whole(path: Path) -> None:
-    """Raise if the file is no library, or lacks its end: the system would end the process that loads it."""
+    """Raises ValueError for a file that is no shared library or is truncated: loading it would end the process."""
     content = path.read_bytes()
     if content[:5] != b"\x7fELF\x02":
         raise ValueError(f"{path} is no library of 64-bit Linux")

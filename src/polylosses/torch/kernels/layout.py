@@ -1,11 +1,11 @@
-"""How logits lie in memory, for kernels that take addresses: as rows of classes, or in memory's order."""
+"""Memory layouts of logits: as rows of classes for softmax kernels, in memory order for sigmoid kernels."""
 
 import torch
 from torch import Tensor
 
 
 def as_rows(logits: Tensor) -> Tensor:
-    """As (outer, classes, inner), where classes or inner are contiguous; without a copy in all usual layouts."""
+    """A view of shape (outer, classes, inner) in which classes or inner are contiguous; copies unusual layouts."""
     rows = logits.resolve_neg()  # of a view that is to be negated when it is read, as of conjugates
     rows = rows.unsqueeze(0) if rows.dim() == 1 else rows
     rows = rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
@@ -13,7 +13,7 @@ def as_rows(logits: Tensor) -> Tensor:
 
 
 def empty_like_rows(rows: Tensor) -> Tensor:
-    """Memory for a result of :func:`as_rows`'s shape, without gaps, whose contiguous axis is that of ``rows``.
+    """An empty tensor of the shape of ``rows``, dense, with the same contiguous axis.
 
     ``torch.empty_like`` doesn't promise that: where elements of ``rows`` share memory, or two strides are equal, it
     takes another order of axes.
@@ -33,12 +33,12 @@ def _inner_contiguous(rows: Tensor) -> bool:
 
 
 def in_order(tensor: Tensor) -> Tensor:
-    """Without gaps, in torch's order or with the channels last."""
+    """The tensor, made dense: contiguous, or channels last if it is so already."""
     return tensor.contiguous(memory_format=memory_format(tensor)).resolve_neg()
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """That of :func:`in_order`."""
+    """The memory format of :func:`in_order`'s result."""
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format

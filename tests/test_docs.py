@@ -1,4 +1,4 @@
-"""What the README says is what happens."""
+"""The README and the pages under docs/: their code runs, their links lead somewhere, their numbers are measured."""
 
 import json
 import os
@@ -12,19 +12,41 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text()
 
 
-def test_the_readme_has_code_and_commands() -> None:
-    assert len(PYTHON) == 6
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+COMMANDS = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().split()) <= 600
+
+
+def test_the_first_commands_set_up_and_run_the_tuner_and_the_tests() -> None:
     assert [line.split(" && ")[-1].split()[0] for line in COMMANDS[:2]] == [".venv/bin/polylosses", ".venv/bin/python"]
+    assert [line for line in COMMANDS if "venv .venv" in line or "-m venv" in line] == COMMANDS[:2]
 
 
-@pytest.mark.slow
-def test_the_code_runs_in_the_order_it_is_read(tmp_path: Path) -> None:
-    code = "\n".join(["import polylosses.tune.batched as _batched; _batched.MINIMUM_STEPS = 20", *PYTHON])
+WITH_CODE = ["README.md", "docs/torch.md", "docs/jax.md", "docs/keras.md", "docs/tuning.md"]
+
+
+def test_the_pages_with_code_are_known() -> None:
+    with_code = {page for page in PAGES if blocks(page, "python")}
+    assert with_code - {ROOT / "docs" / "coming-from.md"} == {ROOT / name for name in WITH_CODE}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "README.md" else pytest.mark.slow) for name in WITH_CODE]
+)
+def test_the_code_of_a_page_runs(name: str, tmp_path: Path) -> None:
+    quick = "import polylosses.tune.batched as _batched; _batched.MINIMUM_STEPS = 20"
+    code = "\n".join([quick if "tuning" in name else "", *blocks(ROOT / name, "python")])
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=tmp_path,
@@ -34,10 +56,11 @@ def test_the_code_runs_in_the_order_it_is_read(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "polylosses-iris" / "report.html").exists()
+    if "tuning" in name:
+        assert (tmp_path / "polylosses-iris" / "report.html").exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS[2:])  # .ci/run runs the first two
+@pytest.mark.parametrize("command", [line for line in COMMANDS[2:] if line.startswith(".venv/bin/polylosses")])
 def test_the_commands_run(command: str, tmp_path: Path) -> None:
     program, *arguments = shlex.split(command)
     here = Path(sys.executable).with_name(Path(program).name)
@@ -48,9 +71,16 @@ def test_the_commands_run(command: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:\]\(|src(?:set)?=\")(?!http)([^)\"]+)", README))))
-def test_what_it_points_to_is_there(path: str) -> None:
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    targets = re.findall(r"(?:\]\(|src(?:set)?=\")(?!http)([^)\"]+)", page.read_text())
+    for target in targets:
+        path, _, heading = target.partition("#")
+        pointed = (page.parent / path) if path else page
+        assert pointed.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", pointed.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
 
 
 def results(name: str) -> Any:
@@ -75,7 +105,12 @@ def test_its_times_are_in_the_results(link: str) -> None:
     lines = times(link)
     assert len(lines) >= 8
     for line in lines:
-        assert line.strip() in README
+        assert line.strip() in BENCHMARKS
+
+
+def test_the_readmes_range_is_that_of_the_table() -> None:
+    ratios = [r["time_ratio"] for r in results("losses")["results"] if (r["link"], r["loss"]) == ("softmax", "Poly-1")]
+    assert f"{min(ratios):.2f} to {max(ratios):.2f} of the time" in README.read_text()
 
 
 def test_its_times_in_jax_are_in_the_results() -> None:
@@ -86,10 +121,10 @@ def test_its_times_in_jax_are_in_the_results() -> None:
         times = [of[name]["time_ratio"] for name in ("Poly-1", "focal 0.5", "Poly-3")] + [poly["time_ratio"]]
         kept = [max(of[name]["kept_in_logits"] for name in ("Poly-1", "focal 0.5", "Poly-3")), poly["kept_in_logits"]]
         shown = " | ".join(f"{number:.2f}" for number in times + kept)
-        assert f"| {size} | {shown} |" in README
+        assert f"| {size} | {shown} |" in BENCHMARKS
     sweep = results("jax_sweep")["results"]
     for seconds in (sweep["seconds_jax"], sweep["seconds_jax_compiling"], sweep["seconds_torch"]):
-        assert f"{seconds:.1f} s" in README
+        assert f"{seconds:.1f} s" in BENCHMARKS
 
 
 def test_its_memory_and_times_of_heads_are_in_the_results() -> None:
@@ -103,4 +138,4 @@ def test_its_memory_and_times_of_heads_are_in_the_results() -> None:
         ]
         (time,) = (t for t in measured["time"] if t["head"] == head)
         times = f"{time['ratio']:.2f} ({min(time['ratios']):.2f} to {max(time['ratios']):.2f})"
-        assert f"| `{shown}` | {memory[0]} | {memory[1]} | {times} |" in README
+        assert f"| `{shown}` | {memory[0]} | {memory[1]} | {times} |" in BENCHMARKS

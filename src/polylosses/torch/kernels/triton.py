@@ -1,4 +1,4 @@
-"""The CUDA kernels of triton_kernels.py, called with tensors. What they compute is said in kernels.py.
+"""The CUDA kernels of triton_kernels.py, called with tensors. What they compute is documented in operators.py.
 
 Nothing here waits for the device, so that a CUDA graph can capture it. With ``TRITON_INTERPRET=1`` in the environment
 Triton runs kernels on the CPU, slowly: that is how they are tested.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from polylosses.torch.layout import as_rows, empty_like_rows, in_order, memory_format
+from polylosses.torch.kernels.layout import as_rows, empty_like_rows, in_order, memory_format
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _INSTALLED = importlib.util.find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
@@ -27,7 +27,7 @@ _OPTIONS = {"debug": True, "sanitize_overflow": False, "enable_fp_fusion": True}
 
 
 def why_not(logits: Tensor) -> str | None:
-    """Why these kernels can't take the logits, if they can't."""
+    """Why these kernels cannot take the logits, or None."""
     if not _INSTALLED:
         return "it needs the package triton of torch 2.7 or later (triton 3.3)"
     if logits.device.type != "cuda" and not _INTERPRETED:
@@ -47,23 +47,23 @@ def softmax_loss(
     numbers: Sequence[float],
     reduction: str,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`polylosses.torch.kernels.softmax_loss`."""
+    """See :func:`polylosses.torch.kernels.operators.softmax_loss`."""
     weight = None if weight is None else weight.contiguous().resolve_neg()
-    rows, losses, counted = _softmax_statistics(logits, target, weight, ignore_index, numbers)
+    row_stats, losses, row_weight = _softmax_statistics(logits, target, weight, ignore_index, numbers)
     if reduction == "none":
-        return losses, rows
+        return losses, row_stats
     total = losses.sum(dtype=torch.float64)
     if reduction == "mean":
-        share = 1.0 / counted.sum(dtype=torch.float64)
-        total *= share
-        rows[0] *= share.float()
-    return total.float(), rows
+        scale = 1.0 / row_weight.sum(dtype=torch.float64)
+        total *= scale
+        row_stats[0] *= scale.float()
+    return total.float(), row_stats
 
 
 def softmax_statistics(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
-    """See :func:`polylosses.torch.kernels.softmax_statistics`."""
-    rows, tail, p = _softmax_statistics(logits, target, None, ignore_index, None)
-    return rows[1].clone(), tail, p, rows
+    """See :func:`polylosses.torch.kernels.operators.softmax_statistics`."""
+    row_stats, tail, p = _softmax_statistics(logits, target, None, ignore_index, None)
+    return row_stats[1].clone(), tail, p, row_stats
 
 
 def _softmax_statistics(
@@ -71,33 +71,33 @@ def _softmax_statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, target = as_rows(logits), target.contiguous().resolve_neg()
     (((outers, classes, inners), strides),) = _merged(x)
-    rows = torch.empty((4, *target.shape), dtype=torch.float32, device=x.device)
-    losses, counted = torch.empty_like(rows[0]), torch.empty_like(rows[0])
+    row_stats = torch.empty((4, *target.shape), dtype=torch.float32, device=x.device)
+    losses, row_weight = torch.empty_like(row_stats[0]), torch.empty_like(row_stats[0])
     tile = _tile(classes, inners, strides[1])
     tiles = -(-inners // tile["ROWS"])
     gamma, log_weight, *coefficients = numbers or (0.0, 1.0)
     _launch(
-        *("softmax_statistics", outers * tiles, x, target, weight, rows, losses, counted),
+        *("softmax_statistics", outers * tiles, x, target, weight, row_stats, losses, row_weight),
         *(gamma, log_weight, *_powers(coefficients), target.numel(), classes, inners, tiles),
         *(*strides, int(ignore_index)),
         EVALUATED=numbers is not None,
         **tile,
     )
-    return rows, losses, counted
+    return row_stats, losses, row_weight
 
 
-def softmax_gradient(logits: Tensor, target: Tensor, rows: Tensor, upstream: Tensor) -> Tensor:
-    """See :func:`polylosses.torch.kernels.softmax_gradient`."""
+def softmax_gradient(logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor) -> Tensor:
+    """See :func:`polylosses.torch.kernels.operators.softmax_gradient`."""
     x, target = as_rows(logits), target.contiguous().resolve_neg()
     gradient = empty_like_rows(x)
-    upstream = upstream.contiguous().resolve_neg()
+    grad_output = grad_output.contiguous().resolve_neg()
     ((outers, classes, inners), of_logits), (_, of_gradient) = _merged(x, gradient)
     tile = _tile(classes, inners, of_logits[1])
     tiles, class_tiles = -(-inners // tile["ROWS"]), -(-classes // tile["CLASSES"])
     _launch(
-        *("softmax_gradient", outers * tiles * class_tiles, x, target, rows, upstream, gradient),
+        *("softmax_gradient", outers * tiles * class_tiles, x, target, row_stats, grad_output, gradient),
         *(target.numel(), classes, inners, tiles, class_tiles, *of_logits, *of_gradient),
-        0 if upstream.shape != target.shape else 1,
+        0 if grad_output.shape != target.shape else 1,
         **tile,
     )
     return gradient.view(logits.shape)
@@ -106,7 +106,7 @@ def softmax_gradient(logits: Tensor, target: Tensor, rows: Tensor, upstream: Ten
 def sigmoid_loss(
     logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float], summed: bool
 ) -> Tensor:
-    """See :func:`polylosses.torch.kernels.sigmoid_loss`."""
+    """See :func:`polylosses.torch.kernels.operators.sigmoid_loss`."""
     result = _sigmoids(logits, target, ignore_index, numbers, None, "sum" if summed else "losses")
     return result.sum(dtype=torch.float64).float() if summed else result
 
@@ -116,10 +116,10 @@ def sigmoid_gradient(
     target: Tensor,
     ignore_index: int | None,
     numbers: Sequence[float],
-    upstream: Tensor,
+    grad_output: Tensor,
 ) -> Tensor:
-    """See :func:`polylosses.torch.kernels.sigmoid_gradient`."""
-    return _sigmoids(logits, target, ignore_index, numbers, upstream, "gradient")
+    """See :func:`polylosses.torch.kernels.operators.sigmoid_gradient`."""
+    return _sigmoids(logits, target, ignore_index, numbers, grad_output, "gradient")
 
 
 def _sigmoids(
@@ -127,17 +127,19 @@ def _sigmoids(
     target: Tensor,
     ignore_index: int | None,
     numbers: Sequence[float],
-    upstream: Tensor | None,
+    grad_output: Tensor | None,
     what: str,
 ) -> Tensor:
     logits = in_order(logits)
     dense = target.shape == logits.shape
     order = memory_format(logits)
     target = target.contiguous(memory_format=order if dense else torch.contiguous_format).resolve_neg()
-    by_upstream = 0
-    if upstream is not None:
-        by_upstream = 0 if upstream.shape != logits.shape else 1
-        upstream = upstream.contiguous(memory_format=order if by_upstream else torch.contiguous_format).resolve_neg()
+    grad_output_stride = 0
+    if grad_output is not None:
+        grad_output_stride = 0 if grad_output.shape != logits.shape else 1
+        grad_output = grad_output.contiguous(
+            memory_format=order if grad_output_stride else torch.contiguous_format
+        ).resolve_neg()
     if dense:
         outers, classes, inners, by_outer, by_class, by_inner = 1, logits.numel(), 1, 0, 1, 0
     else:
@@ -150,9 +152,9 @@ def _sigmoids(
     if what == "sum":
         into = torch.empty(programs, dtype=torch.float32, device=logits.device)
     _launch(
-        *("sigmoids", programs, logits, target, into, upstream),
+        *("sigmoids", programs, logits, target, into, grad_output),
         *(*numbers[:5], *_powers(numbers[5:]), classes, inners, tiles, class_tiles),
-        *(by_outer, by_class, by_inner, by_upstream, int(ignore_index or 0)),
+        *(by_outer, by_class, by_inner, grad_output_stride, int(ignore_index or 0)),
         DENSE=dense,
         IGNORES=ignore_index is not None,
         WHAT=what,
@@ -165,7 +167,7 @@ def _launch(name: str, programs: int, logits: Tensor, *arguments: Any, **options
     if programs == 0:
         return
     # Not before it is needed: importing Triton takes half a second.
-    from polylosses.torch import triton_kernels  # noqa: PLC0415
+    from polylosses.torch.kernels import triton_kernels  # noqa: PLC0415
 
     # Triton takes the current device, whatever the tensors are on.
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
@@ -173,7 +175,7 @@ def _launch(name: str, programs: int, logits: Tensor, *arguments: Any, **options
 
 
 def _powers(coefficients: Sequence[float]) -> tuple[Any, ...]:
-    """What ``S = sum_j c_j q^j`` and its derivative are made of: as in native.cpp.
+    """The coefficients of ``S = sum_j c_j q^j`` and its derivative, as in native.cpp.
 
     Returns:
         The first coefficient; and those of 1, q, ... in ``S / q`` less the first, in ``S'``, and in ``(1 - q) S'`` less
@@ -186,7 +188,7 @@ def _powers(coefficients: Sequence[float]) -> tuple[Any, ...]:
 
 
 def _merged(*tensors: Tensor) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shapes and strides of tensors of one shape (outer, classes, inner), with outer in inner where that can be."""
+    """Shapes and strides of tensors of one shape (outer, classes, inner); outer is merged into inner where possible."""
     outers, classes, inners = tensors[0].shape
     strides = [tensor.stride() for tensor in tensors]
     if inners == 1:
@@ -197,7 +199,7 @@ def _merged(*tensors: Tensor) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 
 
 def _tile(classes: int, inners: int, by_class: int, longest: int = _LONG) -> dict[str, Any]:
-    """How many rows and classes a program works on at a time."""
+    """The tile of a program: its numbers of rows and classes."""
 
     def least_power_of_2(number: int) -> int:
         return 1 << max(0, number - 1).bit_length()

@@ -1,15 +1,13 @@
-"""The report: one self-contained HTML page."""
+"""Report of a sweep: a self-contained HTML page."""
 
 import html
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from polylosses import plot
+import pandas as pd
+from plotly.graph_objects import Figure
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-    from plotly.graph_objects import Figure
+from polylosses import theme
 
 _STYLE = """
 main { max-width: 62rem; margin: auto; padding: 2.5rem 1.25rem 4rem }
@@ -42,32 +40,31 @@ def page(
     title: str,
     verdict: str,
     sentence: str,
-    table: "DataFrame",
-    figures: Mapping[str, tuple["Figure", str]],
+    table: pd.DataFrame,
+    figures: Mapping[str, tuple[Figure, str]],
     settings: Mapping[str, object],
     notes: Sequence[str] = (),
 ) -> str:
-    """The report as HTML: the verdict, the first figure, the table, the other figures, notes, and the settings folded.
+    """Report as HTML: verdict, first figure, table, remaining figures, notes, and collapsed settings.
 
-    It opens offline, makes no request at all, follows the reader's light or dark setting and fits a phone. All text is
-    taken as plain text.
+    The page works offline, follows the reader's light or dark setting and adapts to narrow screens. Text is escaped.
 
     Args:
-        title: what was tuned, such as ``"polylosses tune digits"``.
+        title: title of the page, such as ``"polylosses tune digits"``.
         verdict: ``"better"``, ``"worse"`` or ``"no detectable difference"``.
-        sentence: the verdict spelled out, as one sentence. The words of ``verdict`` stand out in it; where it lacks
-            them, they are put before it.
-        table: the numbers, as text; a column's name is its heading, and the first column names the row.
-        figures: the figure and a caption which says how to read it, by heading; the most important one first.
-        settings: what it takes to repeat the run: versions, seeds, grids. Lists and mappings are
-            joined with commas.
-        notes: what the reader should keep in mind, a paragraph each.
+        sentence: the verdict as a sentence. The words of ``verdict`` are highlighted in it, or put before it if it does
+            not contain them.
+        table: the results as text, with the column names as headings; the first column is the row heading.
+        figures: figures with their captions, by heading; the most important one first.
+        settings: the settings of the run, such as versions, seeds and grids. Lists and mappings are joined with commas.
+        notes: notes for the reader, shown as a list.
 
     Raises:
         ValueError: ``figures`` is empty.
 
     Example:
         >>> import pandas, polylosses
+        >>> from polylosses import plot
         >>> figure = plot.polynomials({"poly1(2)": polylosses.poly1(2.0)})
         >>> text = page(
         ...     title="polylosses tune digits",
@@ -81,7 +78,7 @@ def page(
         True
     """
     if not figures:
-        raise ValueError("the report leads with a figure; got none in figures.")
+        raise ValueError("the report needs at least one figure; got none in figures.")
     first, *others = (
         _figure(i, heading, caption) for i, (heading, (_, caption)) in enumerate(figures.items(), start=1)
     )
@@ -102,7 +99,7 @@ def page(
 {_settings(settings)}
 </details>
 </main>"""
-    return plot.document(title, body, [figure for figure, _ in figures.values()], _STYLE)
+    return theme.document(title, body, [figure for figure, _ in figures.values()], _STYLE)
 
 
 def _verdict(verdict: str, sentence: str) -> str:
@@ -126,8 +123,8 @@ def _figure(number: int, heading: str, caption: str) -> str:
 """
 
 
-def _table(table: "DataFrame") -> str:
-    # A heading may be broken between words, but not in "epsilon = 0" or "95 %".
+def _table(table: pd.DataFrame) -> str:
+    # No-break spaces keep "epsilon = 0" and "95 %" on one line of a heading.
     names = [str(name).replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}") for name in table.columns]
     names = [name.replace(" %", "\N{NO-BREAK SPACE}%") for name in names]
     headings = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
@@ -136,7 +133,7 @@ def _table(table: "DataFrame") -> str:
         rows.append(
             f'<tr><th scope="row">{_text(name)}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in cells)}</tr>'
         )
-    # The box scrolls where the table is wider than the page; tabindex lets the keyboard do it.
+    # tabindex allows scrolling a wide table with the keyboard.
     return f"""<div class="wide" tabindex="0" role="group" aria-label="In numbers">
 <table>
 <thead><tr>{headings}</tr></thead>

@@ -1,7 +1,8 @@
-"""The private names of torch that the kernels depend on, and what to do where a release of torch lacks one.
+"""Private names of torch that the kernels depend on, each with a fallback for releases that lack it.
 
-Kernels read memory by address, so they must not run on tensors that only stand for others. torch has no public way to
-ask for all such states. Where one of these names is missing the state is unknown: the plain implementation serves.
+Kernels read memory by address, so they must not run on tensors that stand in for others (in transforms, compilers and
+dispatch modes). torch has no public way to detect all of these states. Where a name is missing, the plain
+implementation serves.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 
 def why_not_by_address() -> str | None:
-    """Why no tensor's memory may be read at the moment, or None: transforms are active, or that is unknown."""
+    """Why no kernel can run now, or None: transforms are active, or that is unknown."""
     try:
         if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
             return "torch.func and forward-mode derivatives take the plain implementation"
@@ -22,7 +23,7 @@ def why_not_by_address() -> str | None:
 
 
 def is_traced() -> bool:
-    """Whether operators must go through torch's dispatcher: a compiler or a dispatch mode records or replaces them."""
+    """Whether operators must go through torch's dispatcher, because a compiler or a dispatch mode is active."""
     if torch.compiler.is_compiling():
         return True
     try:
@@ -32,7 +33,7 @@ def is_traced() -> bool:
 
 
 def is_ordinary(tensor: Tensor) -> bool:
-    """Whether the tensor is neither a subclass nor, while operators are traced, other than torch's own stand-ins."""
+    """Whether the tensor is no subclass; while operators are traced, torch's own fake tensors pass."""
     if type(tensor) in (Tensor, nn.Parameter):
         return True
     if not is_traced():
@@ -46,7 +47,7 @@ def is_ordinary(tensor: Tensor) -> bool:
 
 
 def is_by_address(tensor: Tensor) -> bool:
-    """Whether the tensor's numbers lie at its address: not those of subclasses, batched, functional or zero tensors."""
+    """Whether the tensor has memory of its own: subclasses, batched, functional and zero tensors don't."""
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
         return False
     try:

@@ -1,4 +1,4 @@
-// The CPU kernels: what of a loss is of the logits' size. Everything else is Python, in kernels.py.
+// The CPU kernels: all passes over logits. Everything else is Python, in operators.py.
 //
 // Plain C++ with a C interface, so that building it needs a compiler and nothing of Python or torch. Loops are written
 // for the compiler's vectorizer; on x86-64 it makes them three times and the processor's own is taken at run time.
@@ -111,8 +111,8 @@ INLINE float tail_of(float q, float nll) {
     return q < 0.25f ? y * q * q : nll - q;
 }
 
-// Rows or elements that are worked on together: so few that their numbers stay in the processor's first cache.
-constexpr int64_t TOGETHER = 128;
+// Rows or elements of a block: so few that their numbers stay in the L1 cache.
+constexpr int64_t BLOCK = 128;
 
 struct Polynomial {
     // Those of q, q^2, ...; at least one.
@@ -178,7 +178,7 @@ INLINE void slopes(const Polynomial& of, const Powers& powers, int64_t count, co
     for (int64_t j = 0; j < count; j++) slope[j] = log_weight[j] + p[j] * slope[j];
     if (!powers.careful) return;
     // That may cancel where p is near 1, and this where it is near 0.
-    float near_one[TOGETHER];
+    float near_one[BLOCK];
     const float first = of.coefficients[0];
     horner(powers.slopes_near_one, of.degree + 1, count, q, near_one);
 #pragma omp simd
@@ -226,8 +226,8 @@ struct Rows {
     }
 };
 
-// What is found out of every row: see kernels.py. Without a polynomial, all scales are 1, and the tails and p are given
-// in the place of the losses.
+// The statistics of rows: see operators.py. Without a polynomial, all scales are 1, and the tails and p are stored in place
+// of the losses.
 struct Statistics {
     const Polynomial* polynomial;
     const float* weight;
@@ -235,10 +235,10 @@ struct Statistics {
     float *scales, *q, *maximum, *inverse, *losses, *tail, *p;
 };
 
-// Classes that are held at a time.
-constexpr int64_t HELD = 32;
+// Classes of a block, of rows side by side.
+constexpr int64_t CLASS_BLOCK = 32;
 // Shorter rows than this are worked on side by side, like logits whose rows are contiguous.
-constexpr int64_t SHORT = 128;
+constexpr int64_t SHORT_ROW = 128;
 
 // Keeps the first row whose target is out of range; -1 is none.
 INLINE void report(int64_t row, int64_t* wrong) {
@@ -252,8 +252,8 @@ INLINE bool in_range(int64_t label, int64_t classes) { return uint64_t(label) < 
 // The labels of a block of rows, 0 where a row is ignored. A target is read once and then only used as it was checked:
 // it may be memory that another thread writes to. One that is out of range is reported, and ignored.
 struct Labels {
-    int64_t of[TOGETHER];
-    bool ignored[TOGETHER];
+    int64_t of[BLOCK];
+    bool ignored[BLOCK];
 
     INLINE Labels(const int64_t* target, int64_t ignore_index, int64_t classes, int64_t row, int64_t count,
                   int64_t* wrong) {
@@ -271,7 +271,7 @@ struct Labels {
 INLINE void finish(int64_t row, int64_t count, const float* maximum, const double* others, const float* labelled,
                    const Labels& labels, const Statistics& out) {
     const bool* ignored = labels.ignored;
-    float p[TOGETHER], q[TOGETHER], nll[TOGETHER];
+    float p[BLOCK], q[BLOCK], nll[BLOCK];
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         const double own = exponential(labelled[j] - maximum[j]), total = own + others[j];
@@ -295,7 +295,7 @@ INLINE void finish(int64_t row, int64_t count, const float* maximum, const doubl
     const Polynomial polynomial = *out.polynomial;
     const Powers powers(polynomial);
     const float gamma = polynomial.gamma;
-    float log_weight[TOGETHER], log_q[TOGETHER], bracket[TOGETHER], slope[TOGETHER];
+    float log_weight[BLOCK], log_q[BLOCK], bracket[BLOCK], slope[BLOCK];
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         log_weight[j] = out.log_weight;
@@ -348,8 +348,8 @@ INLINE double sum_of_exponentials(const T* z, int64_t count, float maximum) {
 template <class T>
 INLINE void long_rows(const T* z, Strides by, int64_t classes, int64_t inners, const Labels& labels, int64_t row,
                       int64_t count, const Statistics& out) {
-    float maximum[TOGETHER], labelled[TOGETHER];
-    double others[TOGETHER];
+    float maximum[BLOCK], labelled[BLOCK];
+    double others[BLOCK];
     Rows<const T> rows(z, by, inners, row);
     for (int64_t j = 0; j < count; j++) {
         const T* at = rows.next();
@@ -368,10 +368,10 @@ INLINE void long_rows(const T* z, Strides by, int64_t classes, int64_t inners, c
 template <class T>
 INLINE void rows_together(const T* z, Strides by, int64_t classes, int64_t inners, const Labels& labels, int64_t row,
                           int64_t count, const Statistics& out) {
-    float held[HELD][TOGETHER], maximum[TOGETHER], shift[TOGETHER], part[TOGETHER], labelled[TOGETHER];
-    double others[TOGETHER];
-    int32_t label[TOGETHER];
-    const T* at[TOGETHER];
+    float held[CLASS_BLOCK][BLOCK], maximum[BLOCK], shift[BLOCK], part[BLOCK], labelled[BLOCK];
+    double others[BLOCK];
+    int32_t label[BLOCK];
+    const T* at[BLOCK];
     Rows<const T> rows(z, by, inners, row);
     for (int64_t j = 0; j < count; j++) {
         label[j] = int32_t(labels.of[j]);
@@ -380,8 +380,8 @@ INLINE void rows_together(const T* z, Strides by, int64_t classes, int64_t inner
         maximum[j] = -INFINITY;
         others[j] = 0;
     }
-    for (int64_t from = 0; from < classes; from += HELD) {
-        const int64_t many = classes - from < HELD ? classes - from : HELD;
+    for (int64_t from = 0; from < classes; from += CLASS_BLOCK) {
+        const int64_t many = classes - from < CLASS_BLOCK ? classes - from : CLASS_BLOCK;
         if (by.classes != 1) {
             for (int64_t k = 0; k < many; k++) {
                 const T* line = at[0] + (from + k) * by.classes;
@@ -423,9 +423,9 @@ INLINE void rows_together(const T* z, Strides by, int64_t classes, int64_t inner
 template <class T>
 INLINE void statistics_of(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,
                           int64_t ignore_index, int64_t row, int64_t end, const Statistics& out, int64_t* wrong) {
-    const bool side_by_side = by.classes != 1 || classes < SHORT;
+    const bool side_by_side = by.classes != 1 || classes < SHORT_ROW;
     while (row < end) {
-        int64_t count = end - row < TOGETHER ? end - row : TOGETHER;
+        int64_t count = end - row < BLOCK ? end - row : BLOCK;
         if (by.classes != 1 && inners - row % inners < count) count = inners - row % inners;
         const Labels labels(target, ignore_index, classes, row, count, wrong);
         if (side_by_side)
@@ -440,10 +440,10 @@ INLINE void statistics_of(const T* z, Strides by, int64_t classes, int64_t inner
 struct Scales {
     const float *scales, *q, *maximum, *inverse;
     // What the rows' losses are multiplied with: one for each, or one for all.
-    const float* upstream;
-    int64_t by_upstream;
+    const float* grad_output;
+    int64_t grad_output_stride;
 
-    INLINE float of(int64_t row) const { return scales[row] * upstream[row * by_upstream]; }
+    INLINE float of(int64_t row) const { return scales[row] * grad_output[row * grad_output_stride]; }
 };
 
 // scale * (softmax - onehot) of each row; at the label, the difference is -q. Targets may have changed since the forward
@@ -472,9 +472,9 @@ INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners,
         }
         return;
     }
-    float scale[TOGETHER], factor[TOGETHER];
+    float scale[BLOCK], factor[BLOCK];
     while (row < end) {
-        int64_t count = end - row < TOGETHER ? end - row : TOGETHER;
+        int64_t count = end - row < BLOCK ? end - row : BLOCK;
         if (inners - row % inners < count) count = inners - row % inners;
         const T* at = z + row / inners * by.outer + row % inners;
         T* into = gradient + row / inners * to.outer + row % inners;
@@ -520,62 +520,62 @@ struct Targets {
     int64_t ignore_index;
 };
 
-// What becomes of the elements' losses: themselves, their sums (one for each TOGETHER), or their derivatives by z times
-// `upstream`, of which there is one for each element or one for all.
+// The results: the elements' losses, their sums (one for each block), or their gradients, `grad_output` being one for each
+// element or one for all.
 template <class T>
 struct Results {
     T* losses;
     double* sums;
     T* gradient;
-    const float* upstream;
-    int64_t by_upstream;
+    const float* grad_output;
+    int64_t grad_output_stride;
 };
 
-// TOGETHER elements, so that all loops are of this length: those at `at`, or, if these are fewer, a copy with zeros
+// BLOCK elements, so that all loops are of this length: those at `at`, or, if these are fewer, a copy with zeros
 // after them.
 template <class T>
 INLINE const T* made_whole(const T* at, int64_t count, T* copy) {
-    if (count == TOGETHER) return at;
-    for (int64_t j = 0; j < TOGETHER; j++) copy[j] = j < count ? at[j] : T{};
+    if (count == BLOCK) return at;
+    for (int64_t j = 0; j < BLOCK; j++) copy[j] = j < count ? at[j] : T{};
     return copy;
 }
 
-// The targets of elements [from, from + count), as they lie in memory; `kept` is 0 where they are ignored, else 1.
+// The targets of elements [from, from + count), as they lie in memory; `valid` is 0 where they are ignored, else 1.
 // Returns whether there are others than 0 and 1.
 template <class T>
-INLINE bool dense_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* kept) {
-    T copy[TOGETHER];
+INLINE bool dense_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* valid) {
+    T copy[BLOCK];
     const T* at = made_whole(of.dense + from, count, copy);
     float between = 0;
     if (!of.ignores) {
 #pragma omp simd reduction(+ : between)
-        for (int64_t j = 0; j < TOGETHER; j++) {
+        for (int64_t j = 0; j < BLOCK; j++) {
             y[j] = load(at + j);
             between += std::fabs(y[j] - y[j] * y[j]);
         }
     } else {
         const float ignore_index = float(of.ignore_index);
 #pragma omp simd reduction(+ : between)
-        for (int64_t j = 0; j < TOGETHER; j++) {
+        for (int64_t j = 0; j < BLOCK; j++) {
             y[j] = load(at + j);
-            kept[j] = y[j] == ignore_index ? 0.f : 1.f;
-            between += kept[j] * std::fabs(y[j] - y[j] * y[j]);
+            valid[j] = y[j] == ignore_index ? 0.f : 1.f;
+            between += valid[j] * std::fabs(y[j] - y[j] * y[j]);
         }
     }
     return !(between == 0);
 }
 
 template <class T>
-INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* kept) {
-    for (int64_t j = 0; j < TOGETHER; j++) y[j] = 0;
+INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* valid) {
+    for (int64_t j = 0; j < BLOCK; j++) y[j] = 0;
     if (of.ignores)
-        for (int64_t j = 0; j < TOGETHER; j++) kept[j] = 1;
+        for (int64_t j = 0; j < BLOCK; j++) valid[j] = 1;
     if (of.classes_last) {
         for (int64_t row = from / of.classes; row * of.classes < from + count; row++) {
             const int64_t first = row * of.classes - from;
             if (of.ignores && of.ids[row] == of.ignore_index) {
                 const int64_t end = first + of.classes < count ? first + of.classes : count;
-                for (int64_t j = first < 0 ? 0 : first; j < end; j++) kept[j] = 0;
+                for (int64_t j = first < 0 ? 0 : first; j < end; j++) valid[j] = 0;
             } else if (const int64_t id = of.ids[row]; in_range(id, of.classes) && in_range(first + id, count)) {
                 y[first + id] = 1;
             }
@@ -589,7 +589,7 @@ INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, f
         const int64_t* id = of.ids + line / of.classes * of.inners + inner - j;
         for (int64_t i = j; i < end; i++) y[i] = id[i] == k ? 1.f : 0.f;
         if (of.ignores)
-            for (int64_t i = j; i < end; i++) kept[i] = id[i] == of.ignore_index ? 0.f : 1.f;
+            for (int64_t i = j; i < end; i++) valid[i] = id[i] == of.ignore_index ? 0.f : 1.f;
         j = end;
     }
 }
@@ -601,12 +601,12 @@ INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, f
 template <bool derivative>
 INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* factor, const float* log_weight,
                       const float* s, bool more, float* total) {
-    float u[TOGETHER], l[TOGETHER], p[TOGETHER], q[TOGETHER], nll[TOGETHER], result[TOGETHER];
+    float u[BLOCK], l[BLOCK], p[BLOCK], q[BLOCK], nll[BLOCK], result[BLOCK];
     const float gamma = of.gamma;
 #pragma omp simd
-    for (int64_t j = 0; j < TOGETHER; j++) u[j] = exponential(-std::fabs(s[j]));
+    for (int64_t j = 0; j < BLOCK; j++) u[j] = exponential(-std::fabs(s[j]));
 #pragma omp simd
-    for (int64_t j = 0; j < TOGETHER; j++) {
+    for (int64_t j = 0; j < BLOCK; j++) {
         const float large = 1.f / (1.f + u[j]), small = u[j] * large;
         const bool likely = s[j] >= 0;
         q[j] = likely ? small : large;
@@ -614,21 +614,21 @@ INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* f
     }
     if (!derivative || gamma != 0) {
 #pragma omp simd
-        for (int64_t j = 0; j < TOGETHER; j++) {
+        for (int64_t j = 0; j < BLOCK; j++) {
             l[j] = log_of_one_and(u[j]);
             nll[j] = l[j] - (s[j] < 0 ? s[j] : 0.f);
         }
-        brackets(of, powers, TOGETHER, log_weight, q, nll, result);
+        brackets(of, powers, BLOCK, log_weight, q, nll, result);
     }
     if (derivative) {
-        float slope[TOGETHER];
-        slopes(of, powers, TOGETHER, log_weight, p, q, slope);
+        float slope[BLOCK];
+        slopes(of, powers, BLOCK, log_weight, p, q, slope);
         if (gamma == 0) {
 #pragma omp simd
-            for (int64_t j = 0; j < TOGETHER; j++) result[j] = q[j] * slope[j];
+            for (int64_t j = 0; j < BLOCK; j++) result[j] = q[j] * slope[j];
         } else {
 #pragma omp simd
-            for (int64_t j = 0; j < TOGETHER; j++) {
+            for (int64_t j = 0; j < BLOCK; j++) {
                 const float finite = result[j] > 1e38f ? 1e38f : result[j];  // it is infinite where p = 0
                 result[j] = q[j] * slope[j] + gamma * p[j] * finite;
             }
@@ -637,10 +637,10 @@ INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* f
     const auto give = [&](auto power) __attribute__((always_inline)) {
         if (more) {
 #pragma omp simd
-            for (int64_t j = 0; j < TOGETHER; j++) total[j] += factor[j] * (result[j] * power(j));
+            for (int64_t j = 0; j < BLOCK; j++) total[j] += factor[j] * (result[j] * power(j));
         } else {
 #pragma omp simd
-            for (int64_t j = 0; j < TOGETHER; j++) total[j] = factor[j] * (result[j] * power(j));
+            for (int64_t j = 0; j < BLOCK; j++) total[j] = factor[j] * (result[j] * power(j));
         }
     };
     if (gamma == 0)
@@ -657,32 +657,32 @@ template <class T, bool derivative>
 INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, const Targets<T>& targets, int64_t from,
                         int64_t end, const Results<T>& into) {
     const Powers powers(of);
-    const bool one_upstream = derivative && into.by_upstream == 0;
-    const float upstream = one_upstream ? *into.upstream : 1.f;
-    float y[TOGETHER], kept[TOGETHER], factor[TOGETHER], log_weight[TOGETHER], s[TOGETHER], total_copy[TOGETHER],
-        upstreams_copy[TOGETHER];  // copies, where the arrays themselves are of another type or too short
-    T z_copy[TOGETHER];
-    for (; from < end; from += TOGETHER) {
-        const int64_t count = end - from < TOGETHER ? end - from : TOGETHER;
+    const bool one_grad_output = derivative && into.grad_output_stride == 0;
+    const float grad_output = one_grad_output ? *into.grad_output : 1.f;
+    float y[BLOCK], valid[BLOCK], factor[BLOCK], log_weight[BLOCK], s[BLOCK], total_copy[BLOCK],
+        grad_outputs_copy[BLOCK];  // copies, where the arrays themselves are of another type or too short
+    T z_copy[BLOCK];
+    for (; from < end; from += BLOCK) {
+        const int64_t count = end - from < BLOCK ? end - from : BLOCK;
         T* results = into.sums ? nullptr : (derivative ? into.gradient : into.losses) + from;
         float* total = total_copy;
-        if constexpr (std::is_same_v<T, float>) total = results && count == TOGETHER ? results : total_copy;
+        if constexpr (std::is_same_v<T, float>) total = results && count == BLOCK ? results : total_copy;
         const T* x = made_whole(z + from, count, z_copy);
         bool soft = false;
         if (targets.dense)
-            soft = dense_targets(targets, from, count, y, kept);
+            soft = dense_targets(targets, from, count, y, valid);
         else
-            one_hot_targets(targets, from, count, y, kept);
+            one_hot_targets(targets, from, count, y, valid);
         // Of soft targets, every element is a negative, and then a positive.
         for (int side = soft ? 0 : 1; side < 2; side++) {
             const bool negatives = !soft || side == 0, positives = side == 1;
-            const float factor0 = negatives ? both.factor[0] * (derivative ? upstream : 1.f) : 0.f;
-            const float factor1 = positives ? both.factor[1] * (derivative ? -upstream : 1.f) : 0.f;
+            const float factor0 = negatives ? both.factor[0] * (derivative ? grad_output : 1.f) : 0.f;
+            const float factor1 = positives ? both.factor[1] * (derivative ? -grad_output : 1.f) : 0.f;
             const float log_weight0 = both.log_weight[negatives ? 0 : 1];
             const float log_weight1 = both.log_weight[positives ? 1 : 0];
             const float sign = negatives ? -1.f : 1.f, step = soft ? 0.f : 2.f;
 #pragma omp simd
-            for (int64_t j = 0; j < TOGETHER; j++) {
+            for (int64_t j = 0; j < BLOCK; j++) {
                 // Sums, not choices by y: of several choices the compiler makes branches.
                 factor[j] = (1.f - y[j]) * factor0 + y[j] * factor1;
                 log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
@@ -690,31 +690,31 @@ INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, con
             }
             if (factor0 == 0 || factor1 == 0) {
 #pragma omp simd
-                for (int64_t j = 0; j < TOGETHER; j++) {
+                for (int64_t j = 0; j < BLOCK; j++) {
                     const float signed_logit = s[j];
                     s[j] = (factor[j] == 0.f) & (signed_logit == -INFINITY) ? 0.f : signed_logit;  // 0 log 0 = 0
                 }
             }
             losses_of<derivative>(of, powers, factor, log_weight, s, soft && side == 1, total);
         }
-        if (derivative && !one_upstream) {
-            const float* upstreams = made_whole(into.upstream + from, count, upstreams_copy);
+        if (derivative && !one_grad_output) {
+            const float* grad_outputs = made_whole(into.grad_output + from, count, grad_outputs_copy);
 #pragma omp simd
-            for (int64_t j = 0; j < TOGETHER; j++) total[j] *= upstreams[j];
+            for (int64_t j = 0; j < BLOCK; j++) total[j] *= grad_outputs[j];
         }
         if (targets.ignores) {
 #pragma omp simd
-            for (int64_t j = 0; j < TOGETHER; j++) total[j] = kept[j] == 0.f ? 0.f : total[j];
+            for (int64_t j = 0; j < BLOCK; j++) total[j] = valid[j] == 0.f ? 0.f : total[j];
         }
         if (into.sums) {
-            for (int64_t j = count; j < TOGETHER; j++) total[j] = 0;
+            for (int64_t j = count; j < BLOCK; j++) total[j] = 0;
             float sum = 0;
 #pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < TOGETHER; j++) sum += total[j];
-            into.sums[from / TOGETHER] = sum;
+            for (int64_t j = 0; j < BLOCK; j++) sum += total[j];
+            into.sums[from / BLOCK] = sum;
             continue;
         }
-        if (std::is_same_v<T, float> && count == TOGETHER) continue;
+        if (std::is_same_v<T, float> && count == BLOCK) continue;
         for (int64_t j = 0; j < count; j++) store(results + j, total[j]);
     }
 }
@@ -833,7 +833,7 @@ int64_t polylosses_softmax_gradient(const Logits* z, const int64_t* target, cons
     return wrong;
 }
 
-// Logits as they lie in memory, and what to take of them.
+// The arguments of the sigmoid kernel: logits in memory order, targets, the two sides of the polynomial.
 struct Sigmoids {
     const void* z;
     int64_t in_bfloat16, count;
@@ -844,11 +844,11 @@ struct Sigmoids {
     Sides both;
 };
 
-int64_t polylosses_elements_of_a_sum() { return TOGETHER; }
+int64_t polylosses_block() { return BLOCK; }
 
 // Returns the first row whose class id is none and not ignored, and has written nothing then; else -1.
-int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, void* gradient, const float* upstream,
-                            int64_t by_upstream, int threads) {
+int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, void* gradient, const float* grad_output,
+                            int64_t grad_output_stride, int threads) {
     if (of->ids)
         for (int64_t row = 0; row < of->rows; row++) {
             const int64_t id = of->ids[row];
@@ -858,13 +858,13 @@ int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, void
         using T = std::remove_const_t<std::remove_pointer_t<decltype(z)>>;
         const Targets<T> targets = {static_cast<const T*>(of->dense), of->ids, of->classes, of->inners,
                                     of->classes_last != 0, of->ignores != 0, of->ignore_index};
-        const Results<T> into = {static_cast<T*>(losses), sums, static_cast<T*>(gradient), upstream, by_upstream};
-        const int64_t blocks = (of->count + TOGETHER - 1) / TOGETHER, bytes = TOGETHER * int64_t(sizeof(T));
+        const Results<T> into = {static_cast<T*>(losses), sums, static_cast<T*>(gradient), grad_output, grad_output_stride};
+        const int64_t blocks = (of->count + BLOCK - 1) / BLOCK, bytes = BLOCK * int64_t(sizeof(T));
         void* result = losses ? losses : gradient;
         const int64_t bytes_written = result ? bytes : 0;
         in_parallel_into(result, bytes_written, (1 << 20) / bytes, blocks, threads, [&](int64_t from, int64_t to) {
-            const int64_t end = to * TOGETHER < of->count ? to * TOGETHER : of->count;
-            sigmoids(z, of->polynomial, of->both, targets, from * TOGETHER, end, into);
+            const int64_t end = to * BLOCK < of->count ? to * BLOCK : of->count;
+            sigmoids(z, of->polynomial, of->both, targets, from * BLOCK, end, into);
         });
     };
     if (of->in_bfloat16)

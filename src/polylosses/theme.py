@@ -1,0 +1,235 @@
+"""Theme shared by all figures: colours, templates, panel layout, and the HTML document that figures are shown in.
+
+An epsilon has the same colour in every figure; epsilon = 0 is grey and dashed. Figures have a transparent background
+and no title. They use the light template; :func:`document` and :func:`polylosses.plot.write` can apply the dark one.
+"""
+
+import html
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.io
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+GREY = "#8b8f96"  # epsilon = 0, and traces that belong to no epsilon
+
+# Anchors of the colour scale over epsilon. All have a contrast of at least 3 to both backgrounds, and neighbours also
+# differ in lightness, which keeps them distinguishable under the common forms of colour blindness.
+COLOURS = {
+    -5.0: "#7d8a1c",
+    -1.0: "#12936a",
+    0.3: "#1a9db5",
+    1.0: "#3d8fe8",
+    2.0: "#6f4bd8",
+    5.0: "#d070c8",
+    10.0: "#c43a3a",
+    40.0: "#c58700",
+    200.0: "#8a5a2b",
+}
+
+# Used as CSS variables of the document and in the figure templates.
+PALETTES = {
+    "light": {"background": "#ffffff", "text": "#1f2328", "muted": "#59636e", "grid": "#e6e9ed", "line": "#aab1ba"},
+    "dark": {"background": "#15181d", "text": "#e6e9ee", "muted": "#9da7b3", "grid": "#2a3038", "line": "#555e69"},
+}
+
+HEIGHT = 420  # default height of a figure, in pixels
+
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+
+
+def colour(epsilon: float) -> str:
+    """Colour of an epsilon as ``#rrggbb``, readable on the light and on the dark background.
+
+    Example:
+        >>> colour(0), colour(1), colour(40)
+        ('#8b8f96', '#3d8fe8', '#c58700')
+    """
+    if epsilon == 0:
+        return GREY
+    anchors = list(COLOURS)
+    if epsilon <= anchors[0]:
+        return COLOURS[anchors[0]]
+    if epsilon >= anchors[-1]:
+        return COLOURS[anchors[-1]]
+    right = bisect_right(anchors, epsilon)
+    # asinh is a logarithmic scale that is also defined at 0 and below.
+    start, at, end = (math.asinh(e) for e in (anchors[right - 1], epsilon, anchors[right]))
+    weight = (at - start) / (end - start)
+    pairs = zip(_rgb(COLOURS[anchors[right - 1]]), _rgb(COLOURS[anchors[right]]), strict=True)
+    return "#" + "".join(f"{round(a + weight * (b - a)):02x}" for a, b in pairs)
+
+
+def _rgb(hex_colour: str) -> list[int]:
+    return [int(hex_colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def _template(palette: Mapping[str, str]) -> dict[str, Any]:
+    axis = {
+        "automargin": True,
+        "gridcolor": palette["grid"],
+        "linecolor": palette["line"],
+        "showline": True,
+        "tickcolor": palette["line"],
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickfont": {"color": palette["muted"], "size": 12},
+        "title": {"font": {"color": palette["text"], "size": 13}, "standoff": 10},
+        "zeroline": False,
+    }
+    return {
+        "layout": {
+            "font": {"family": _FONT, "size": 13, "color": palette["text"]},
+            "hoverlabel": {
+                "align": "left",
+                "bgcolor": palette["background"],
+                "bordercolor": palette["line"],
+                "font": {"color": palette["text"], "family": _FONT, "size": 13},
+            },
+            "hovermode": "closest",
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.02,
+                "yanchor": "bottom",
+                "title": {"font": {"size": 13}, "side": "top"},
+            },
+            "margin": {"l": 50, "r": 12, "t": 20, "b": 45},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    }
+
+
+TEMPLATES = {scheme: _template(palette) for scheme, palette in PALETTES.items()}
+
+
+def new_figure() -> Figure:
+    """Empty figure with the light template."""
+    return Figure(layout={"template": TEMPLATES["light"], "height": HEIGHT})
+
+
+def set_panels(figure: Figure, *titles: tuple[str, str]) -> None:
+    """Place axes 1, 2, ... side by side; ``meta`` keeps this layout as ``wide`` and a stacked one as ``narrow``.
+
+    Args:
+        figure: the figure, changed in place.
+        titles: the titles of the x and y axis of each panel.
+    """
+    count = len(titles)
+    wide: dict[str, Any] = {"height": HEIGHT}
+    narrow: dict[str, Any] = {"height": 340 * count}
+    horizontal_gap, vertical_gap = 0.09, 85 / (340 * count - 100)
+    for i, (x_title, y_title) in enumerate(titles):
+        number = "" if i == 0 else str(i + 1)
+        x, y = f"xaxis{number}", f"yaxis{number}"
+        figure.update_layout(
+            {
+                x: {"title": {"text": x_title}, "anchor": f"y{number}"},
+                y: {"title": {"text": y_title}, "anchor": f"x{number}"},
+            }
+        )
+        width, height = ((1 - (count - 1) * gap) / count for gap in (horizontal_gap, vertical_gap))
+        left, bottom = i * (width + horizontal_gap), (count - 1 - i) * (height + vertical_gap)
+        # Rounding may exceed 1, which plotly rejects.
+        wide |= {f"{x}.domain": [left, min(left + width, 1)], f"{y}.domain": [0, 1]}
+        narrow |= {f"{x}.domain": [0, 1], f"{y}.domain": [bottom, min(bottom + height, 1)]}
+    figure.update_layout({**wide, "meta": {"wide": wide, "narrow": narrow}})
+
+
+def marker_offset(index: int, count: int, positions: int = 8) -> float:
+    """Horizontal offset of marker ``index`` among ``count`` at one position, on an axis with ``positions`` of them."""
+    return (index - (count - 1) / 2) * min(0.12, 0.03 * positions, 0.6 / count)
+
+
+def escaped(text: object) -> str:
+    """``text`` escaped for plotly, which reads ``<b>`` as bold, ``$x$`` as a formula and ``%{x}`` as a placeholder."""
+    return html.escape(str(text), quote=False).replace("$", "&#36;").replace("%", "&#37;")
+
+
+def shortened(label: str, length: int = 24) -> str:
+    """``label``, cut off with an ellipsis at ``length`` characters."""
+    return label if len(label) <= length else label[: length - 1] + "…"
+
+
+def document(title: str, body: str, figures: Sequence[Figure], style: str = "") -> str:
+    """Self-contained HTML document with figures; it works offline and follows the reader's light or dark setting.
+
+    Args:
+        title: title of the document, as plain text.
+        body: HTML with an element of the id ``figure-1``, ``figure-2``, ... for each figure.
+        figures: the figures.
+        style: additional CSS; the colours are the variables ``--background``, ``--text``, ``--muted``, ``--grid`` and
+            ``--line``.
+    """
+    drawn = {f"figure-{i}": figure.to_plotly_json() for i, figure in enumerate(figures, start=1)}
+    # to_json_plotly escapes "<", so that no text can close the script element.
+    data = plotly.io.json.to_json_plotly({"figures": drawn, "templates": TEMPLATES})
+    variables = {
+        scheme: "".join(f"--{name}: {value}; " for name, value in palette.items())
+        for scheme, palette in PALETTES.items()
+    }
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{_CONTENT_SECURITY_POLICY}">
+<title>{html.escape(title)}</title>
+<style>
+:root {{ {variables["light"]}}}
+@media (prefers-color-scheme: dark) {{ :root {{ {variables["dark"]}}} }}
+body {{ margin: 0; background: var(--background); color: var(--text); font: 16px/1.55 {_FONT} }}
+{style}
+</style>
+</head>
+<body>
+{body}
+<noscript>The figures are drawn with JavaScript, which is turned off.</noscript>
+<script>{get_plotlyjs()}</script>
+<script>
+const {{ figures, templates }} = {data};
+{_DRAW}
+</script>
+</body>
+</html>
+"""
+
+
+# Blocks all network requests. Plotly needs inline styles, and blob URLs to save images.
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
+
+_DRAW = """
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const narrow = matchMedia("(max-width: 700px)");
+const touch = matchMedia("(pointer: coarse)");
+for (const [id, { data, layout }] of Object.entries(figures)) {
+  const plot = document.getElementById(id);
+  // The height is set on the element, not in the layout: plotly then resizes the figure with the window.
+  const { height, ...rest } = layout;
+  const currentLayout = () => {
+    const panels = { height, ...layout.meta?.[narrow.matches ? "narrow" : "wide"] };
+    plot.style.height = `${panels.height ?? 420}px`;
+    delete panels.height;
+    return {
+      ...panels,
+      autosize: true,
+      template: templates[dark.matches ? "dark" : "light"],
+      dragmode: touch.matches ? false : "zoom",  // dragging on a touch screen scrolls the page
+    };
+  };
+  const update = () => Plotly.relayout(plot, currentLayout());
+  currentLayout();
+  Plotly.newPlot(plot, data, rest, { displayModeBar: false, responsive: true }).then(update);
+  for (const query of [dark, narrow]) query.addEventListener("change", update);
+}
+"""

@@ -1,0 +1,167 @@
+"""The choice between the implementations of a loss: torch's own operations, or a kernel."""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polylosses.polynomial import Polynomial
+from polylosses.torch.kernels import native, triton
+from polylosses.torch.kernels.internals import is_by_address, is_ordinary, is_traced, why_not_by_address
+
+PLAIN = "plain"
+KERNELS: dict[str, ModuleType] = {"native": native, "triton": triton}
+
+# The most coefficients of a polynomial that kernels evaluate; Powers::MOST in native.cpp.
+MOST_COEFFICIENTS = 64
+
+# Where the polynomial is evaluated in Python: with fewer logits the plain path is faster (2 cores of an AMD EPYC: the
+# kernel takes 1.15 of its time at 64 x 1000, 0.85 at 256 x 1000). Otherwise the kernel is faster at every size.
+FEWEST_LOGITS = 2**17
+
+
+class Implementation(NamedTuple):
+    """What :func:`implementation` returns.
+
+    Attributes:
+        name: ``"plain"``, ``"native"`` or ``"triton"``.
+        why_not: for each faster implementation on this device, why it does not serve.
+    """
+
+    name: str
+    why_not: dict[str, str]
+
+
+class _Answer(Exception):  # noqa: N818  # no error
+    """Ends a call that :func:`implementation` asks about, before anything is computed."""
+
+    def __init__(self, found: Implementation) -> None:
+        self.found = found
+
+
+_asked: ContextVar[bool] = ContextVar("polylosses_asked", default=False)
+
+
+def implementation(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Implementation:
+    """Which implementation would serve a call of a loss, and why not a faster one; the loss is not computed.
+
+    Args:
+        loss: a loss function or module of :mod:`polylosses.torch`, or anything that calls one.
+        args, kwargs: the arguments of the call.
+
+    Returns:
+        The name of the implementation, as in the losses' argument ``implementation``, and for each faster one the
+        reason why it does not serve.
+
+    Raises:
+        ValueError: the call reaches no choice, such as that of ``poly_from_nll``, which has one implementation.
+        TypeError, ValueError, RuntimeError: as the call itself, for wrong arguments.
+
+    Example:
+        >>> from polylosses.torch import poly_cross_entropy
+        >>> logits, target = torch.zeros(8, 10), torch.zeros(8, dtype=torch.int64)
+        >>> found = implementation(poly_cross_entropy, logits, target, label_smoothing=0.1)
+        >>> found.name
+        'plain'
+        >>> found.why_not
+        {'native': 'kernels take no label smoothing, and it is 0.1'}
+    """
+    token = _asked.set(True)
+    try:
+        loss(*args, **kwargs)
+    except _Answer as answer:
+        return answer.found
+    finally:
+        _asked.reset(token)
+    raise ValueError(f"{loss!r} made no choice between implementations: it has only one.")
+
+
+def choose(
+    implementation: str | None,
+    logits: Tensor,
+    others: Sequence[Tensor | None],
+    ignore_index: int | None,
+    unsupported: str | None,
+    fewest_logits: int = 0,
+) -> str:
+    """Which implementation serves: ``"plain"``, or one of the kernels.
+
+    Args:
+        implementation: the user's, or None for the fastest.
+        logits: the logits.
+        others: the other tensors that a kernel would read.
+        ignore_index: the user's.
+        unsupported: why no kernel supports the options; None if one does.
+        fewest_logits: the number of logits from which on the CPU's kernel is faster.
+
+    Raises:
+        ValueError: the user's implementation does not exist, or does not serve.
+    """
+    asked = not torch.compiler.is_compiling() and _asked.get()
+    if not asked and (implementation == PLAIN or (implementation is None and logits.numel() < fewest_logits)):
+        return PLAIN
+    if implementation not in (None, PLAIN):
+        wanted = known(implementation)
+    else:
+        wanted = "triton" if asked and logits.device.type == "cuda" else "native"
+    reason = unsupported or KERNELS[wanted].why_not(logits) or why_not(logits, others, ignore_index)
+    if implementation not in (None, PLAIN):
+        if reason is not None:
+            raise ValueError(f"implementation={implementation!r} can't serve here: {reason}.")
+    # Not "triton" by default: no kernel of ours has passed tests/on_cuda.py on a device yet.
+    elif reason is None and implementation == PLAIN:
+        reason = "implementation='plain' was asked for"
+    elif reason is None and wanted == "triton":
+        reason = "it has not been run on a GPU yet; implementation='triton' asks for it"
+    elif reason is None and logits.numel() < fewest_logits:
+        reason = (
+            f"with a tensor in the polynomial or a gradient of the class weights it is faster from {fewest_logits} "
+            f"logits on, and these are {logits.numel()}"
+        )
+    if asked:
+        raise _Answer(Implementation(wanted, {}) if reason is None else Implementation(PLAIN, {wanted: reason}))
+    return wanted if reason is None else PLAIN
+
+
+def known(implementation: Any) -> str:
+    """The name of a kernel; raises a ValueError for any other."""
+    if implementation not in KERNELS:
+        names = ", ".join(map(repr, (PLAIN, *KERNELS)))
+        raise ValueError(f"implementation must be {names} or None; got {implementation!r}.")
+    return str(implementation)
+
+
+def why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int | None) -> str | None:
+    """Why no kernel can read these tensors, or None."""
+    # First, since torch.compile can't trace all of what follows inside of torch.func's transforms.
+    if reason := why_not_by_address():
+        return reason
+    traced = is_traced()
+    for tensor in (logits, *others):
+        if tensor is None:
+            continue
+        if tensor.device != logits.device:
+            return f"kernels take tensors of one device, and these are on {logits.device} and {tensor.device}"
+        # Traced tensors have no memory yet, and torch.compile can't trace the check.
+        if not traced and is_by_address(tensor):
+            continue
+        if not is_ordinary(tensor):
+            return f"kernels take ordinary tensors, and one is a {type(tensor).__name__}"
+        if tensor.layout != torch.strided:
+            return f"kernels take dense tensors, and one is {tensor.layout}"
+        if not traced:
+            return "kernels read memory, and one tensor has none of its own"
+    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
+        return f"kernels take an ignore_index of 64 bits, and it is {ignore_index}"
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return "torch.jit.trace takes the plain implementation"
+    return None
+
+
+def are_numbers(polynomial: Polynomial) -> bool:
+    """Whether a kernel can evaluate the polynomial itself."""
+    numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
+    return all(isinstance(number, float) for number in numbers) and len(polynomial.coefficients) <= MOST_COEFFICIENTS

@@ -1,0 +1,415 @@
+"""The fused loss operators, ``torch.ops.polylosses``, and their derivatives.
+
+A polynomial loss needs two numbers of every row: ``q = 1 - p`` and the tail ``-log p - q``. All else is arithmetic on
+these: done by the kernel for a polynomial of numbers, and in Python for one with tensors in it (a learned epsilon). The
+gradient with respect to the logits is one number for every row times ``softmax - onehot``, so that nothing of the
+logits' size is kept between forward and backward. Second derivatives are autograd's, of the plain loss.
+
+torch dispatches the operators to a kernel by the logits' device, so that they can be compiled and exported. Whoever
+calls them, they check dtype, device and shape of all that a kernel reads by address; so does every backward, since what
+was saved may have been changed since.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polylosses.polynomial import Polynomial, unchecked
+from polylosses.torch.kernels import native, triton
+from polylosses.torch.kernels.dispatch import KERNELS, MOST_COEFFICIENTS, why_not
+from polylosses.torch.kernels.internals import is_by_address, is_traced
+from polylosses.torch.kernels.layout import as_rows, empty_like_rows, memory_format
+from polylosses.torch.reduction import check_reduction, reduce
+from polylosses.torch.sigmoid import Sides, losses_of_elements
+from polylosses.torch.softmax import losses_of_indices
+from polylosses.torch.targets import BinaryTargets, ClassTargets, batch_shape
+
+
+def softmax_loss(
+    logits: Tensor, targets: ClassTargets, polynomial: Polynomial, reduction: str, implementation: str
+) -> Tensor:
+    """The loss of class indices, for a polynomial of numbers.
+
+    Args:
+        logits: of shape (C), (N, C) or (N, C, d_1, ...).
+        targets: class indices of dtype int64, without label smoothing.
+        polynomial: one that :func:`are_numbers` is true of.
+        reduction: as for :func:`poly_cross_entropy`.
+        implementation: as chosen.
+
+    Returns:
+        The loss in float32.
+
+    Raises:
+        IndexError: a target is not in [0, C), and not ignored.
+    """
+    numbers = (polynomial.gamma, polynomial.log_weight, *polynomial.coefficients)
+    arguments = (logits, targets.target, targets.weight, targets.ignore_index, numbers, reduction)
+    if is_traced():
+        loss: Tensor = torch.ops.polylosses.softmax_loss(*arguments)[0]
+    else:
+        loss = _SoftmaxLoss.apply(KERNELS[implementation], *arguments)[0]  # type: ignore[no-untyped-call]
+    return loss
+
+
+def softmax_statistics(logits: Tensor, targets: ClassTargets, implementation: str) -> tuple[Tensor, Tensor]:
+    """Row statistics from which any polynomial can be evaluated: ``q = 1 - p`` and the tail ``-log p - q``.
+
+    Both are right to a few units in the last place of themselves, however small; 0 in ignored rows. Arguments and
+    errors as for :func:`softmax_loss`, both results in float32 and the shape of the class indices.
+    """
+    arguments = (logits, targets.target, targets.ignore_index)
+    if is_traced():
+        q, tail, *_ = torch.ops.polylosses.softmax_statistics(*arguments)
+    else:
+        q, tail, *_ = _SoftmaxStatistics.apply(KERNELS[implementation], *arguments)  # type: ignore[no-untyped-call]
+    return q, tail
+
+
+def sigmoid_loss(logits: Tensor, targets: BinaryTargets, sides: Sides, summed: bool, implementation: str) -> Tensor:
+    """The loss of each element, ``positive y L(p) + negative (1 - y) L(1 - p)``, or their sum.
+
+    Args:
+        logits: of shape (N, C) or (N, C, d_1, ...) for class ids, or else any.
+        targets: of the logits' shape and dtype, or class ids of dtype int64; without weights.
+        sides: of numbers.
+        summed: whether to give the sum of all.
+        implementation: as chosen.
+
+    Returns:
+        The losses in the logits' shape and dtype, or their sum in float32.
+
+    Raises:
+        RuntimeError: a class id is not in [0, C), and not ignored.
+    """
+    numbers = tuple(map(float, (sides.gamma, *sides.balance, *sides.log_weight, *sides.coefficients)))
+    ignore_index = None if targets.ignore_index is None else int(targets.ignore_index)
+    arguments = (logits, targets.target, ignore_index, numbers, summed)
+    loss: Tensor
+    if is_traced():
+        loss = torch.ops.polylosses.sigmoid_loss(*arguments)
+    else:
+        loss = _SigmoidLoss.apply(KERNELS[implementation], *arguments)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _check(
+    kernel: ModuleType,
+    logits: Tensor,
+    target: Tensor,
+    others: Sequence[Tensor | None],
+    dense: bool = False,
+    coefficients: int = 0,
+) -> torch.Size:
+    """The batch shape; raises ValueError for arguments that a kernel must not read.
+
+    Args:
+        kernel: what is going to read them.
+        logits, target: as for the operators.
+        others: all other tensors that it is going to read.
+        dense: whether the target may have the logits' shape and dtype.
+        coefficients: how many the polynomial has.
+    """
+    reason = kernel.why_not(logits) or why_not(logits, (target, *others), None)
+    shape = batch_shape(logits)
+    if dense and target.shape == logits.shape:
+        if target.dtype != logits.dtype:
+            reason = (
+                reason or f"a target of the logits' shape must have their dtype, {logits.dtype}; got {target.dtype}"
+            )
+    elif target.dtype != torch.int64 or target.shape != shape or logits.dim() == 0:
+        reason = reason or (
+            f"class indices for logits of shape {tuple(logits.shape)} must be torch.int64 of shape {tuple(shape)}; "
+            f"got {target.dtype} of shape {tuple(target.shape)}"
+        )
+    if not 0 <= coefficients <= MOST_COEFFICIENTS:
+        reason = reason or f"kernels take at most {MOST_COEFFICIENTS} coefficients; got {coefficients}"
+    if reason is not None:
+        raise ValueError(f"the kernel can't take these arguments: {reason}.")
+    return shape
+
+
+def _check_grad_output(grad_output: Tensor, shape: torch.Size) -> None:
+    """Raises ValueError unless ``grad_output`` is a scalar or of the given shape."""
+    if not grad_output.is_floating_point() or (grad_output.dim() > 0 and grad_output.shape != shape):
+        raise ValueError(
+            f"grad_output must be floating-point, of shape () or {tuple(shape)}; "
+            f"got {grad_output.dtype} of shape {tuple(grad_output.shape)}."
+        )
+
+
+# What the registered operators run, with the kernel of the logits' device. All that it reads by address is checked.
+
+
+def _softmax_loss(
+    kernel: ModuleType,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    numbers: Sequence[float],
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """The loss; and ``row_stats``, four numbers of every row: the factor of its gradient ``softmax - onehot``, ``q``,
+    the largest logit, and 1 over the sum of ``exp(z - largest)``, which is 0 where the row is ignored.
+    """
+    _check(kernel, logits, target, (weight,), coefficients=len(numbers) - 2)
+    classes = logits.shape[:2][-1:]
+    if weight is not None and (not weight.is_floating_point() or weight.shape != classes):
+        raise ValueError(
+            f"the class weights must be floating-point, of shape {tuple(classes)}; "
+            f"got {weight.dtype} of shape {tuple(weight.shape)}."
+        )
+    check_reduction(reduction)
+    result: tuple[Tensor, Tensor] = kernel.softmax_loss(logits, target, weight, ignore_index, numbers, reduction)
+    return result
+
+
+def _softmax_statistics(
+    kernel: ModuleType, logits: Tensor, target: Tensor, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``q``, the tail and ``p`` of every row; and ``row_stats``, where all factors are 1."""
+    _check(kernel, logits, target, ())
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = kernel.softmax_statistics(logits, target, ignore_index)
+    return result
+
+
+def _softmax_gradient(
+    kernel: ModuleType, logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor
+) -> Tensor:
+    """The gradient with respect to the logits; ``grad_output`` is one number, or one for every row."""
+    shape = _check(kernel, logits, target, (row_stats, grad_output))
+    _check_grad_output(grad_output, shape)
+    if row_stats.dtype != torch.float32 or row_stats.shape != (4, *shape):
+        raise ValueError(
+            f"row_stats must be torch.float32 of shape {(4, *shape)}; "
+            f"got {row_stats.dtype} of shape {tuple(row_stats.shape)}."
+        )
+    result: Tensor = kernel.softmax_gradient(logits, target, row_stats.contiguous(), grad_output)
+    return result
+
+
+def _sigmoid_loss(
+    kernel: ModuleType,
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    summed: bool,
+) -> Tensor:
+    """The losses of elements, or their sum.
+
+    ``numbers`` are gamma; the balance of negatives and positives; ``log_weight`` of both; and the coefficients.
+    """
+    _check(kernel, logits, target, (), True, len(numbers) - 5)
+    result: Tensor = kernel.sigmoid_loss(logits, target, ignore_index, numbers, summed)
+    return result
+
+
+def _sigmoid_gradient(
+    kernel: ModuleType,
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    numbers: Sequence[float],
+    grad_output: Tensor,
+) -> Tensor:
+    """The gradient with respect to the logits; ``grad_output`` is one number, or one for every element."""
+    _check(kernel, logits, target, (grad_output,), True, len(numbers) - 5)
+    _check_grad_output(grad_output, logits.shape)
+    result: Tensor = kernel.sigmoid_gradient(logits, target, ignore_index, numbers, grad_output)
+    return result
+
+
+def _save_softmax_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
+    logits, target, weight, ctx.ignore_index, ctx.numbers, ctx.reduction = inputs
+    _, row_stats = output
+    ctx.kernel = kernel
+    ctx.mark_non_differentiable(row_stats)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, weight, row_stats)
+
+
+def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any:
+    logits, target, weight, row_stats = ctx.saved_tensors
+    result = None
+    if grad_output is not None and torch.is_grad_enabled():
+        gamma, log_weight, *coefficients = ctx.numbers
+        targets = ClassTargets(target, weight, ctx.ignore_index)
+        ignored = targets.ignored()
+        polynomial = unchecked(tuple(coefficients), gamma, log_weight)
+        losses, row_weight = losses_of_indices(polynomial, logits, targets, ignored)
+        loss = reduce(losses, ctx.reduction, row_weight, ignored)
+        (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
+    elif grad_output is not None:
+        result = _softmax_backward(ctx.kernel, logits, target, row_stats, grad_output)
+    return result, *(None,) * 5
+
+
+def _save_softmax_statistics(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
+    logits, target, ctx.ignore_index = inputs
+    q, _, p, row_stats = output
+    ctx.kernel = kernel
+    ctx.mark_non_differentiable(p, row_stats)
+    ctx.save_for_backward(logits, target, q, p, row_stats)
+
+
+def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_: Any) -> Any:
+    logits, target, q, p, row_stats = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        targets = ClassTargets(target, None, ctx.ignore_index)
+        nll = losses_of_indices(unchecked((), 0.0, 1.0), logits, targets, targets.ignored())[0]
+        again = -torch.expm1(-nll)
+        (result,) = torch.autograd.grad((again, nll - again), logits, (grad_q, grad_tail), create_graph=True)
+    else:
+        # With respect to the logits, d(-log p) is softmax - onehot, dq is p times and d(tail) is q times that.
+        result = _softmax_backward(ctx.kernel, logits, target, row_stats, grad_q * p + grad_tail * q)
+    return result, None, None
+
+
+def _softmax_backward(
+    kernel: ModuleType | None, logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor
+) -> Tensor:
+    traced = is_traced()
+    of: Any = torch.ops.polylosses.softmax_gradient if traced or kernel is None else partial(_softmax_gradient, kernel)
+    result: Tensor
+    if traced or is_by_address(grad_output):
+        result = of(logits, target, row_stats, grad_output)
+    else:
+        result = of(logits, target, row_stats, _one(logits))
+        per_row = grad_output.unsqueeze(1) if grad_output.dim() > 0 else grad_output
+        result = (result * per_row).to(result.dtype)
+    return result
+
+
+def _one(logits: Tensor) -> Tensor:
+    """A gradient of 1, for kernels whose result torch multiplies by a gradient without memory of its own."""
+    return torch.ones((), dtype=torch.float32, device=logits.device)
+
+
+def _save_sigmoid_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
+    logits, target, ctx.ignore_index, ctx.numbers, ctx.summed = inputs
+    ctx.kernel = kernel
+    ctx.save_for_backward(logits, target)
+
+
+def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
+    logits, target = ctx.saved_tensors
+    gamma, *pairs = ctx.numbers[:5]
+    if torch.is_grad_enabled():
+        sides = Sides(tuple(ctx.numbers[5:]), gamma, (pairs[0], pairs[1]), (pairs[2], pairs[3]))
+        loss = losses_of_elements(sides, logits, BinaryTargets(target, ignore_index=ctx.ignore_index))
+        loss = loss.sum() if ctx.summed else loss
+        (result,) = torch.autograd.grad(loss, logits, grad_output.to(loss.dtype), create_graph=True)
+    else:
+        kernel, traced = ctx.kernel, is_traced()
+        of = torch.ops.polylosses.sigmoid_gradient if traced or kernel is None else partial(_sigmoid_gradient, kernel)
+        arguments = (logits, target, ctx.ignore_index, ctx.numbers)
+        if traced or is_by_address(grad_output):
+            result = of(*arguments, grad_output)
+        else:
+            result = of(*arguments, _one(logits))
+            result = (result * grad_output).to(result.dtype)
+    return result, None, None, None, None
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """The operator ``softmax_loss`` without torch's dispatcher, which costs some 80 us: as much as 100 000 logits.
+
+    :func:`choose` has checked the arguments.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output: tuple[Tensor, Tensor] = kernel.softmax_loss(*inputs)
+        _save_softmax_loss(ctx, inputs, output, kernel)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return None, *_backward_softmax_loss(ctx, *grad_outputs)
+
+
+class _SoftmaxStatistics(torch.autograd.Function):
+    """The operator ``softmax_statistics`` without torch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> tuple[Tensor, ...]:
+        output: tuple[Tensor, ...] = kernel.softmax_statistics(*inputs)
+        _save_softmax_statistics(ctx, inputs, output, kernel)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return None, *_backward_softmax_statistics(ctx, *grad_outputs)
+
+
+class _SigmoidLoss(torch.autograd.Function):
+    """The operator ``sigmoid_loss`` without torch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> Tensor:
+        output: Tensor = kernel.sigmoid_loss(*inputs)
+        _save_sigmoid_loss(ctx, inputs, output, kernel)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return None, *_backward_sigmoid_loss(ctx, *grad_outputs)
+
+
+def _register() -> None:
+    schemas = {
+        "softmax_loss": "(Tensor logits, Tensor target, Tensor? weight, SymInt ignore_index, float[] numbers, "
+        "str reduction) -> (Tensor, Tensor)",
+        "softmax_statistics": "(Tensor logits, Tensor target, SymInt ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
+        "softmax_gradient": "(Tensor logits, Tensor target, Tensor row_stats, Tensor grad_output) -> Tensor",
+        "sigmoid_loss": "(Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, bool summed) -> Tensor",
+        "sigmoid_gradient": "(Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
+        "Tensor grad_output) -> Tensor",
+    }
+
+    def rows_of(target: Tensor, *first: int) -> Tensor:
+        return target.new_empty((*first, *target.shape), dtype=torch.float32)
+
+    def like_loss(logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        loss = rows_of(target) if others[-1] == "none" else target.new_empty((), dtype=torch.float32)
+        return loss, rows_of(target, 4)
+
+    def like_statistics(logits: Tensor, target: Tensor, _: Any) -> tuple[Tensor, ...]:
+        return rows_of(target), rows_of(target), rows_of(target), rows_of(target, 4)
+
+    def like_gradient(logits: Tensor, *_: Any) -> Tensor:
+        return empty_like_rows(as_rows(logits)).view(logits.shape)
+
+    def like_sigmoid_loss(logits: Tensor, *others: Any) -> Tensor:
+        return logits.new_empty((), dtype=torch.float32) if others[-1] else like_sigmoid_gradient(logits)
+
+    def like_sigmoid_gradient(logits: Tensor, *_: Any) -> Tensor:
+        return torch.empty_like(logits, memory_format=memory_format(logits))
+
+    operators: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        "softmax_loss": (_softmax_loss, like_loss),
+        "softmax_statistics": (_softmax_statistics, like_statistics),
+        "softmax_gradient": (_softmax_gradient, like_gradient),
+        "sigmoid_loss": (_sigmoid_loss, like_sigmoid_loss),
+        "sigmoid_gradient": (_sigmoid_gradient, like_sigmoid_gradient),
+    }
+    for name, (operator, fake) in operators.items():
+        torch.library.define(f"polylosses::{name}", schemas[name])
+        torch.library.impl(f"polylosses::{name}", "cpu", partial(operator, native))
+        torch.library.impl(f"polylosses::{name}", "cuda", partial(operator, triton))
+        torch.library.register_fake(f"polylosses::{name}", fake)
+    for name, backward, save in (
+        ("softmax_loss", _backward_softmax_loss, _save_softmax_loss),
+        ("softmax_statistics", _backward_softmax_statistics, _save_softmax_statistics),
+        ("sigmoid_loss", _backward_sigmoid_loss, _save_sigmoid_loss),
+    ):
+        torch.library.register_autograd(f"polylosses::{name}", backward, setup_context=save)
+
+
+_register()

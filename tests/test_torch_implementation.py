@@ -1,0 +1,97 @@
+"""``implementation`` says what a call would take, and computes nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from polylosses.torch import (
+    LinearPolyCrossEntropyLoss,
+    PolyBCEWithLogitsLoss,
+    PolyCrossEntropyLoss,
+    implementation,
+    linear_poly_cross_entropy,
+    poly_binary_cross_entropy_with_logits,
+    poly_cross_entropy,
+    poly_from_nll,
+)
+from polylosses.torch.kernels import native
+from test_torch_kernels import needs_native
+
+Z, Y = torch.zeros(4, 7), torch.tensor([0, 6, -100, 3])
+SOFT = torch.full((4, 7), 1 / 7)
+
+CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str | None]] = {
+    "softmax": (poly_cross_entropy, (Z, Y), {}, None),
+    "module": (PolyCrossEntropyLoss(), (Z, Y), {}, None),
+    "anything that calls one": (lambda z, y: 2 * PolyCrossEntropyLoss()(z, y), (Z, Y), {}, None),
+    "sigmoid": (PolyBCEWithLogitsLoss(), (Z, SOFT), {}, None),
+    "head": (linear_poly_cross_entropy, (torch.zeros(4, 3), torch.zeros(7, 3), Y), {}, None),
+    "head, a module": (LinearPolyCrossEntropyLoss(3, 7), (torch.zeros(4, 3), Y), {}, None),
+    "head, many rows": (
+        linear_poly_cross_entropy,
+        (torch.zeros(10**6, 3), torch.zeros(7, 3), Y[:1].expand(10**6)),
+        {},
+        None,
+    ),
+    "smoothing": (poly_cross_entropy, (Z, Y), {"label_smoothing": 0.1}, "no label smoothing, and it is 0.1"),
+    "smoothing, head": (
+        linear_poly_cross_entropy,
+        (torch.zeros(4, 3), torch.zeros(7, 3), Y),
+        {"label_smoothing": 0.1},
+        "no label smoothing",
+    ),
+    "probabilities": (poly_cross_entropy, (Z, SOFT), {}, "take class indices of dtype int64 and shape (4,)"),
+    "float64": (poly_cross_entropy, (Z.double(), Y), {}, "these are torch.float64"),
+    "few logits, a learned epsilon": (
+        poly_cross_entropy,
+        (Z, Y),
+        {"epsilon": torch.tensor(1.0)},
+        "from 131072 logits on",
+    ),
+    "plain": (poly_cross_entropy, (Z, Y), {"implementation": "plain"}, "implementation='plain' was asked for"),
+    "weights of sigmoids": (
+        poly_binary_cross_entropy_with_logits,
+        (Z, SOFT),
+        {"pos_weight": torch.ones(7)},
+        "no weight and pos_weight",
+    ),
+}
+
+
+@needs_native
+@pytest.mark.parametrize("name", CALLS)
+def test_it_names_what_serves_and_why_not_a_faster_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, args, options, reason = CALLS[name]
+    for computes in ("softmax_loss", "softmax_gradient"):
+        monkeypatch.setattr(native, computes, None)
+    found = implementation(loss, *args, **options)
+    assert found.name == ("native" if reason is None else "plain")
+    assert list(found.why_not) == ([] if reason is None else ["native"])
+    assert reason is None or reason in found.why_not["native"]
+
+
+@needs_native
+def test_it_is_what_the_call_takes() -> None:
+    """And a question leaves no trace, whether it is answered or not."""
+    with pytest.raises(ValueError, match="it has only one"):
+        implementation(poly_from_nll, torch.ones(3))
+    with pytest.raises(ZeroDivisionError):
+        implementation(lambda: 1 / 0)
+    with pytest.raises(ValueError, match=r"implementation must be .*; got 'cuda'"):
+        implementation(poly_cross_entropy, Z, Y, implementation="cuda")
+    with pytest.raises(ValueError, match="can't serve here: it serves float32"):
+        implementation(poly_cross_entropy, Z.double(), Y, implementation="native")
+    z = Z.clone().requires_grad_()
+    assert implementation(poly_cross_entropy, z, Y).name == "native"
+    assert "_SoftmaxLoss" in str(poly_cross_entropy(z, Y).grad_fn)
+    assert implementation(poly_cross_entropy, z, Y, label_smoothing=0.1).name == "plain"
+    assert "_SoftmaxLoss" not in str(poly_cross_entropy(z, Y, label_smoothing=0.1).grad_fn)
+
+
+def test_other_devices_take_the_plain_path() -> None:
+    with torch.device("meta"):
+        z, y = torch.zeros(4, 7), torch.zeros(4, dtype=torch.int64)
+    found = implementation(poly_cross_entropy, z, y)
+    assert found == ("plain", {"native": "it serves the CPU, and the logits are on meta"})
