@@ -35,6 +35,12 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
         {},
         None,
     ),
+    "head, many rows, a learned epsilon": (
+        linear_poly_cross_entropy,
+        (torch.zeros(10**6, 3), torch.zeros(7, 3), Y[:1].expand(10**6)),
+        {"epsilon": torch.tensor(1.0)},
+        None,
+    ),
     "smoothing": (poly_cross_entropy, (Z, Y), {"label_smoothing": 0.1}, "no label smoothing, and it is 0.1"),
     "smoothing, head": (
         linear_poly_cross_entropy,

@@ -88,7 +88,7 @@ def poly_cross_entropy(
         tensor([0.4823, 1.2567])
     """
     polynomial = given_polynomial(epsilon, gamma, polynomial)
-    _check(input, target, weight, ignore_index, reduction, label_smoothing)
+    check(input, target, weight, ignore_index, reduction, label_smoothing)
     targets = class_targets(input, target, weight, ignore_index, label_smoothing)
     implementation = dispatch(polynomial, input, targets, implementation)
     loss = upcast_loss(polynomial, input, targets, reduction, implementation)
@@ -163,7 +163,7 @@ def dtype_of_the_loss(input: Tensor, target: Tensor, weight: Tensor | None) -> t
     return result_dtype(input, dtype)
 
 
-def _check(
+def check(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,

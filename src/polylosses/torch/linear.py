@@ -13,6 +13,7 @@ from torch.torch_version import TorchVersion
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, unchecked
 from polylosses.torch.concrete import is_known_false
 from polylosses.torch.cross_entropy import (
+    check,
     class_targets,
     dispatch,
     dtype_of_the_loss,
@@ -111,15 +112,19 @@ def linear_poly_cross_entropy(
         or is_sharded(linear_weight)
         or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # it would record no gradient
     )
-    # Otherwise of no rows, so that wrong arguments are found before much is computed.
-    x, y = (rows, labels) if in_one else (rows[:0], labels[:0])
-    logits = F.linear(_without_ignored(x, y, ignore_index), linear_weight, linear_bias)
-    options |= {"reduction": reduction, "polynomial": polynomial, "implementation": implementation}
-    loss = poly_cross_entropy(logits, y, weight, **options)
-    if not in_one:
+    options |= {"reduction": reduction, "polynomial": polynomial}
+    if in_one:
+        logits = F.linear(_without_ignored(rows, labels, ignore_index), linear_weight, linear_bias)
+        loss = poly_cross_entropy(logits, labels, weight, **options, implementation=implementation)
+    else:
+        # Of no rows, so that wrong arguments are found before much is computed.
+        logits = F.linear(rows[:0], linear_weight, linear_bias)
+        check(logits, labels[:0], weight, ignore_index, reduction, label_smoothing)
         targets = class_targets(rows, labels, weight, ignore_index, label_smoothing)
-        on_logits = dispatch(polynomial, logits, targets._replace(target=targets.target[:0]), implementation)
-        how = _How(polynomial, *targets[2:], implementation, chunk_rows, *_dtypes(rows, on_logits))
+        of_chunk = logits.new_empty(1, classes).expand(chunk_rows, classes)
+        on_chunk = dispatch(polynomial, of_chunk, targets._replace(target=targets.target[:chunk_rows]), implementation)
+        poly_cross_entropy(logits, labels[:0], weight, **options, implementation="plain")
+        how = _How(polynomial, *targets[2:], implementation, chunk_rows, *_dtypes(rows, on_chunk))
         loss = _in_chunks(how, targets, reduction == "none", (rows, linear_weight, linear_bias))
         if reduction == "mean" and labels.dim() == 1:
             ignored = targets.ignored()
