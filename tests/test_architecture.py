@@ -104,8 +104,8 @@ linear
 modules
 """
 KERNEL_LAYERS = """
-internals layout native_library
-native triton triton_kernels
+internals layout native_library triton_kernels
+native triton
 dispatch
 operators
 """
@@ -119,8 +119,7 @@ def test_files_import_from_the_layers_below(folder: str, layers: str) -> None:
     assert {m for m in files if m.count(".") == package.count(".") + 1} == set(level)
     for module, own in level.items():
         for name in IMPORTS[module] & set(level):
-            # Triton kernels are imported when one is launched.
-            assert level[name] < own or name.endswith("triton_kernels"), f"{module} imports {name}"
+            assert level[name] < own, f"{module} imports {name}"
 
 
 def test_the_kernels_are_entered_by_their_package() -> None:
