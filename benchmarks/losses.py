@@ -2,7 +2,7 @@
 
     python benchmarks/losses.py [--out results.json]
 
-Forward and backward with reduction "mean" and an upstream gradient of 0.125. Every round runs each loss once, and a
+Forward and backward with reduction "mean" and an incoming gradient of 0.125. Every round runs each loss once, and a
 ratio is taken within its round, so that a machine that slows down slows both sides. What is printed is the median over
 the rounds, with the quartiles. "kept" is what autograd holds between the passes beyond the logits and the target;
 "peak" is what is needed at most beyond them, the gradient included, each in a process of its own. The floor is the time
@@ -44,7 +44,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Shape = tuple[int, ...]
 
 SECONDS_A_SHAPE = {"cpu": 20.0, "cuda": 4.0}
-UPSTREAM = 0.125
+GRAD_OUTPUT = 0.125
 FLOOR = "floor"
 
 # On CUDA, where it is not the default until the kernels have passed on a device.
@@ -143,7 +143,7 @@ def given(shape: Shape, name: str, link: str, device: str) -> tuple[Tensor, Tens
 
 def step(loss: Loss, logits: Tensor, target: Tensor) -> None:
     value = loss(logits, target)
-    value.backward(torch.full_like(value, UPSTREAM))  # type: ignore[no-untyped-call]
+    value.backward(torch.full_like(value, GRAD_OUTPUT))  # type: ignore[no-untyped-call]
     logits.grad = None
 
 
@@ -265,7 +265,7 @@ def main() -> None:
         for name, value in about.items():
             print(f"{name + ':':26} {value}")
         on_cuda = " (bfloat16 at 8192 x 128256)" if device == "cuda" else ""
-        print(f"\nfloat32{on_cuda}, reduction 'mean', forward + backward, upstream gradient 0.125;")
+        print(f"\nfloat32{on_cuda}, reduction 'mean', forward + backward, incoming gradient 0.125;")
         print("median (quartiles) of ratios to", end=" ")
         print(f"{SOFTMAX_BASELINE} (softmax) and {SIGMOID_BASELINE}'s focal loss (sigmoid, gamma 2, alpha 0.25)\n")
         print(f"{'logits':18} {'loss':35} {'ms':>8}   {'time':^20} {'peak, MB':>9} {'kept, MB':>9}")

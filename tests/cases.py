@@ -68,7 +68,7 @@ class Arrays:
     logits: Array
     target: Array
     weight: Array | None
-    upstream: Array  # the output gradient for reduction "none", of the batch shape
+    grad_output: Array  # the output gradient for reduction "none", of the batch shape
 
 
 CELLS: tuple[Cell, ...] = tuple(
@@ -130,18 +130,18 @@ def arrays(cell: Cell) -> Arrays:
     random = np.random.default_rng(len(cell.shape))
     logits = random.integers(-64, 65, cell.shape) / 16
     positions = cell.shape[:1] + cell.shape[2:] if len(cell.shape) > 1 else ()
-    upstream = random.integers(1, 9, positions) / 4
+    grad_output = random.integers(1, 9, positions) / 4
     weight = WEIGHT if cell.weighted else None
     if cell.target == "probabilities":
         rows = random.multinomial(16, np.full(CLASSES, 1 / CLASSES), size=math.prod(positions)) / 16
-        return Arrays(logits, to_class_axis(rows, cell.shape), weight, upstream)
+        return Arrays(logits, to_class_axis(rows, cell.shape), weight, grad_output)
     target = random.integers(0, CLASSES, positions)
     if not positions:
         target = np.array(1)  # not the class of weight 0, whose mean is nan
     elif cell.ignore_index is not None:
         target[target == cell.ignore_index] = 0
         target.reshape(-1)[::3] = cell.ignore_index
-    return Arrays(logits, target, weight, upstream)
+    return Arrays(logits, target, weight, grad_output)
 
 
 def to_rows(array: Array) -> Array:
@@ -188,7 +188,7 @@ class BinaryArrays:
     target: Array
     weight: Array | None
     pos_weight: Array | None
-    upstream: Array  # the output gradient for reduction "none", of the logits' shape
+    grad_output: Array  # the output gradient for reduction "none", of the logits' shape
 
 
 BINARY_CELLS: tuple[BinaryCell, ...] = tuple(
@@ -205,7 +205,7 @@ def binary_arrays(cell: BinaryCell) -> BinaryArrays:
     """The numbers of a cell. Logits depend on the shape only."""
     random = np.random.default_rng(len(cell.shape))
     logits = random.integers(-64, 65, cell.shape) / 16
-    upstream = random.integers(1, 9, cell.shape) / 4
+    grad_output = random.integers(1, 9, cell.shape) / 4
     weight = random.integers(0, 9, (*cell.shape[:1], *[1] * len(cell.shape[1:]))) / 4 if cell.weighted else None
     pos_weight = WEIGHT.reshape(-1, *[1] * len(cell.shape[2:])) if cell.weighted else None
     target: Array
@@ -218,4 +218,4 @@ def binary_arrays(cell: BinaryCell) -> BinaryArrays:
     if cell.ignore_index is not None and target.ndim > 0:
         target[target == cell.ignore_index] = 0
         target.reshape(-1)[::3] = cell.ignore_index
-    return BinaryArrays(logits, target, weight, pos_weight, upstream)
+    return BinaryArrays(logits, target, weight, pos_weight, grad_output)

@@ -21,11 +21,13 @@ LOSSES = [*SURE, Polynomial((0.5, torch.tensor(-0.25)), 0.5)]
 Loss = Callable[..., Tensor]
 
 
-def gradients(loss: Loss, inputs: tuple[Tensor, ...], upstream: Tensor | None) -> tuple[Tensor, ...]:
+def gradients(loss: Loss, inputs: tuple[Tensor, ...], grad_output: Tensor | None) -> tuple[Tensor, ...]:
     """The loss, and its derivatives by the inputs."""
     inputs = tuple(x.detach().requires_grad_() for x in inputs)
     value = loss(*inputs)
-    by = torch.autograd.grad(value, inputs, torch.ones_like(value) if upstream is None else upstream.to(value.dtype))
+    by = torch.autograd.grad(
+        value, inputs, torch.ones_like(value) if grad_output is None else grad_output.to(value.dtype)
+    )
     return value.detach(), *by
 
 
@@ -51,14 +53,14 @@ def softmaxes(device: str) -> None:
         for loss, reduction in zip(LOSSES, ["none", "mean", "sum"] * len(LOSSES), strict=False):
             what = f"{shape} {layout} {dtype} {loss} {reduction}"
             options: Any = {"polynomial": loss, "reduction": reduction}
-            upstream = torch.rand(positions if reduction == "none" else (), device=device, dtype=torch.float64)
+            grad_output = torch.rand(positions if reduction == "none" else (), device=device, dtype=torch.float64)
             found, right = (
                 gradients(
                     lambda z, y=y, options=options, weight=weight, which=which: poly_cross_entropy(
                         z, y, weight.to(z.dtype), **options, implementation=which
                     ),
                     (logits,),
-                    upstream,
+                    grad_output,
                 )
                 for logits, which in ((z, "triton"), (z.double(), "plain"))
             )
@@ -93,14 +95,14 @@ def sigmoids(device: str) -> None:
             y = torch.randint(shape[1], (shape[0], *shape[2:]), device=device)
         for loss, reduction in zip(SURE, ["none", "mean", "sum"] * len(SURE), strict=False):
             options: Any = {"polynomial": loss, "reduction": reduction, "alpha": 0.25, "ignore_index": 1}
-            upstream = torch.rand(shape if reduction == "none" else (), device=device, dtype=torch.float64)
+            grad_output = torch.rand(shape if reduction == "none" else (), device=device, dtype=torch.float64)
             found, right = (
                 gradients(
                     lambda z, y=y, options=options, which=which: poly_binary_cross_entropy_with_logits(
                         z, y.to(z.dtype) if y.is_floating_point() else y, **options, implementation=which
                     ),
                     (logits,),
-                    upstream,
+                    grad_output,
                 )
                 for logits, which in ((z, "triton"), (z.double(), "plain"))
             )

@@ -41,12 +41,12 @@ def losses(how: tuple[bool, int], polynomial: Any, logits: Any, target: Any, val
     return poly_cross_entropy_with_integer_labels(logits, target, **smoothed, **chosen)
 
 
-def with_gradients(how: Any, polynomial: Any, upstream: Any, logits: Any, target: Any, *others: Any) -> Any:
+def with_gradients(how: Any, polynomial: Any, grad_output: Any, logits: Any, target: Any, *others: Any) -> Any:
     def of(z: Any, y: Any = target) -> Any:
         return losses(how, polynomial, z, y, *others)
 
     value, pull = jax.vjp(of, logits, target) if how[0] else jax.vjp(of, logits)
-    return value, *pull(upstream.astype(value.dtype))
+    return value, *pull(grad_output.astype(value.dtype))
 
 
 # Without optimization, since compilation takes most of the time of these tests.
@@ -79,7 +79,7 @@ def cross_entropy(
     ignore_index: int | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
     dtype: str = "float64",
 ) -> Found:
     axis = 0 if logits.ndim == 1 else 1
@@ -90,8 +90,8 @@ def cross_entropy(
     class_weight = np.broadcast_to(weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)]), logits.shape)
     row_weight = np.ones(batch_shape) if dense_target else weights[np.where(valid, target, 0)]
     factor = np.ones(batch_shape)
-    if reduction == "none" and upstream is not None:
-        factor = upstream
+    if reduction == "none" and grad_output is not None:
+        factor = grad_output
     elif reduction == "mean":
         with np.errstate(divide="ignore"):
             factor = factor / (np.float64(valid.size) if dense_target else (valid * row_weight).sum())
@@ -129,10 +129,10 @@ def cross_entropy(
 
 
 @partial(jit, static_argnames="alpha")
-def binary_with_gradients(alpha: float | None, polynomial: Any, upstream: Any, logits: Any, labels: Any) -> Any:
+def binary_with_gradients(alpha: float | None, polynomial: Any, grad_output: Any, logits: Any, labels: Any) -> Any:
     of = partial(sigmoid_poly_cross_entropy, alpha=alpha, polynomial=polynomial)
     value, pull = jax.vjp(of, logits, labels)
-    return value, *pull(upstream.astype(value.dtype))
+    return value, *pull(grad_output.astype(value.dtype))
 
 
 def serves_binary(cell: BinaryCell) -> bool:
@@ -150,7 +150,7 @@ def binary_cross_entropy(
     alpha_on_epsilon: bool = True,
     ignore_index: int | None = None,
     reduction: str = "mean",
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
     dtype: str = "float64",
 ) -> Found:
     assert alpha_on_epsilon
@@ -160,8 +160,8 @@ def binary_cross_entropy(
     if not dense:
         labels = np.moveaxis(np.eye(logits.shape[min(1, logits.ndim - 1)])[target], -1, min(1, logits.ndim - 1))
     factor = np.ones(logits.shape)
-    if reduction == "none" and upstream is not None:
-        factor = upstream
+    if reduction == "none" and grad_output is not None:
+        factor = grad_output
     elif reduction == "mean":
         factor = factor / np.float64(factor.size)
     times = np.broadcast_to(1.0 if weight is None else weight, logits.shape)

@@ -108,7 +108,7 @@ def cross_entropy(
     ignore_index: int | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
     dtype: str = "float64",
 ) -> Found:
     axis = 0 if logits.ndim == 1 else 1
@@ -118,8 +118,8 @@ def cross_entropy(
     indices = None if soft else np.where(valid, target, 0)
     weights = np.ones(logits.shape[axis]) if weight is None else weight
     factor = np.ones(batch_shape)
-    if reduction == "none" and upstream is not None:
-        factor = upstream
+    if reduction == "none" and grad_output is not None:
+        factor = grad_output
     elif reduction == "mean":
         with np.errstate(divide="ignore"):
             factor = factor / (np.float64(valid.size) if soft else (valid * weights[indices]).sum())
@@ -165,7 +165,7 @@ def binary_cross_entropy(
     alpha_on_epsilon: bool = True,
     ignore_index: int | None = None,
     reduction: str = "mean",
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
     dtype: str = "float64",
 ) -> Found:
     assert alpha_on_epsilon
@@ -173,8 +173,8 @@ def binary_cross_entropy(
     assert pos_weight is None
     assert target.shape == logits.shape
     factor = np.ones(logits.shape)
-    if reduction == "none" and upstream is not None:
-        factor = upstream
+    if reduction == "none" and grad_output is not None:
+        factor = grad_output
     elif reduction == "mean":
         factor = factor / np.float64(factor.size)
     weights = 1.0 if weight is None else weight

@@ -32,7 +32,7 @@ def cross_entropy(
     ignore_index: int | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
     dtype: str = "float64",
 ) -> Found:
     dense_target = target.shape == logits.shape
@@ -59,8 +59,8 @@ def cross_entropy(
         infinite = excluded & (logp == -np.inf)
         by_target = (1 - label_smoothing) * weights * np.where(infinite, 0, value)
         factor = np.ones(len(z))
-        if reduction == "none" and upstream is not None:
-            factor = upstream.reshape(-1)
+        if reduction == "none" and grad_output is not None:
+            factor = grad_output.reshape(-1)
         elif reduction == "mean":
             factor = factor / np.float64(row_weight.sum())
         batch_shape = (

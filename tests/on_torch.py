@@ -27,8 +27,8 @@ def numbers(found: Tensor) -> Array:
     return found.detach().double().numpy()
 
 
-def found_by(value: Tensor, logits: Tensor, target: Tensor | None, upstream: Array | None) -> Found:
-    ones = torch.ones_like(value) if upstream is None else torch.tensor(upstream, dtype=value.dtype)
+def found_by(value: Tensor, logits: Tensor, target: Tensor | None, grad_output: Array | None) -> Found:
+    ones = torch.ones_like(value) if grad_output is None else torch.tensor(grad_output, dtype=value.dtype)
     value.backward(ones)  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     if target is None or not target.requires_grad:
@@ -46,7 +46,7 @@ def cross_entropy(
     ignore_index: int | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
     dtype: str = "float64",
 ) -> Found:
     soft = target.shape == logits.shape
@@ -61,7 +61,7 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         polynomial=loss,
     )
-    return found_by(value, z, y, upstream if reduction == "none" else None)
+    return found_by(value, z, y, grad_output if reduction == "none" else None)
 
 
 def serves_binary(cell: BinaryCell) -> bool:
@@ -79,7 +79,7 @@ def binary_cross_entropy(
     alpha_on_epsilon: bool = True,
     ignore_index: int | None = None,
     reduction: str = "mean",
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
     dtype: str = "float64",
 ) -> Found:
     dense = target.shape == logits.shape
@@ -96,7 +96,7 @@ def binary_cross_entropy(
         reduction=reduction,
         polynomial=loss,
     )
-    return found_by(value, z, y, upstream if reduction == "none" else None)
+    return found_by(value, z, y, grad_output if reduction == "none" else None)
 
 
 def softmax(loss: Polynomial, logits: Array, dtype: str = "float64") -> Array:

@@ -129,11 +129,11 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
 ) -> Expected:
     """PolyLoss of softmax probabilities, under every option of torch's cross_entropy.
 
-    ``upstream`` is the output gradient (for reduction "none" only).
+    ``grad_output`` is the output gradient (for reduction "none" only).
     """
     rows = [row(loss, tuple(z)) for z in to_rows(logits).tolist()]
     classes = logits.shape[0 if logits.ndim == 1 else 1]
@@ -150,7 +150,7 @@ def cross_entropy(
     labels = (1 - label_smoothing) * labels + label_smoothing / classes
     target_weights = valid[:, None] * weights * labels
     if reduction == "none":
-        factor = np.ones(len(rows)) if upstream is None else upstream.reshape(-1)
+        factor = np.ones(len(rows)) if grad_output is None else grad_output.reshape(-1)
     else:
         with np.errstate(divide="ignore"):
             factor = np.full(len(rows), 1 / np.float64(divisor) if reduction == "mean" else 1.0)
@@ -197,7 +197,7 @@ def binary_cross_entropy(
     alpha_on_epsilon: bool = True,
     ignore_index: int | None = None,
     reduction: str = "mean",
-    upstream: Array | None = None,
+    grad_output: Array | None = None,
 ) -> Expected:
     """PolyLoss of sigmoid probabilities, under every option of torch's binary_cross_entropy_with_logits and more.
 
@@ -219,7 +219,7 @@ def binary_cross_entropy(
     element_weight = valid * (1.0 if weight is None else weight)
     if reduction == "mean":
         element_weight = element_weight / np.float64(valid.sum())
-    factor = np.ones(logits.shape) if upstream is None or reduction != "none" else upstream
+    factor = np.ones(logits.shape) if grad_output is None or reduction != "none" else grad_output
 
     # Parts of the loss, and the factors of positives and negatives for each.
     balanced, unbalanced = ((1.0, 1.0) if alpha is None else (alpha, 1 - alpha)), (1.0, 1.0)

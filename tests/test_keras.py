@@ -96,7 +96,7 @@ def test_values_and_gradients_are_the_oracles(name: str) -> None:
         if cell.shape == (6, 5) and cell.reduction == "none" and not cell.weighted and cell.ignore_index in (None, 255):
             numbers = arrays(cell)
             options: dict[str, Any] = {"ignore_index": cell.ignore_index, "label_smoothing": cell.label_smoothing}
-            given: dict[str, Any] = {"reduction": "none", "upstream": numbers.upstream}
+            given: dict[str, Any] = {"reduction": "none", "grad_output": numbers.grad_output}
             found = on_keras.cross_entropy(loss, numbers.logits, numbers.target, **given, **options, dtype="float32")
             options["ignore_index"] = -100 if cell.ignore_index is None else cell.ignore_index
             right = reference.cross_entropy(loss, numbers.logits, numbers.target, **given, **options)
@@ -104,7 +104,7 @@ def test_values_and_gradients_are_the_oracles(name: str) -> None:
     for binary in BINARY_CELLS:
         if binary.shape == (6, 5) and binary.reduction == "none" and on_keras.serves_binary(binary):
             of_binary = binary_arrays(binary)
-            given = {"reduction": "none", "upstream": of_binary.upstream, "alpha": binary.alpha}
+            given = {"reduction": "none", "grad_output": of_binary.grad_output, "alpha": binary.alpha}
             found = on_keras.binary_cross_entropy(loss, of_binary.logits, of_binary.target, **given, dtype="float32")
             right = reference.binary_cross_entropy(loss, of_binary.logits, of_binary.target, **given)
             failures[str(binary)] = compare(found, right, lambda _, scale: SPACING["float32"] * scale)

@@ -43,7 +43,7 @@ def run(backend: Any, loss: Polynomial, cell: BinaryCell, dtype: str) -> Found:
         alpha_on_epsilon=cell.alpha_on_epsilon,
         ignore_index=cell.ignore_index,
         reduction=cell.reduction,
-        upstream=numbers.upstream,
+        grad_output=numbers.grad_output,
         dtype=dtype,
     )
     return found
@@ -62,7 +62,7 @@ def expected(loss: Polynomial, cell: BinaryCell) -> Expected:
         alpha_on_epsilon=cell.alpha_on_epsilon,
         ignore_index=cell.ignore_index,
         reduction=cell.reduction,
-        upstream=numbers.upstream,
+        grad_output=numbers.grad_output,
     )
 
 

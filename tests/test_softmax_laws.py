@@ -26,7 +26,7 @@ INF = float("inf")
 def run(backend: Any, loss: Polynomial, cell: Cell, dtype: str) -> Found:
     numbers = arrays(cell)
     found: Found = backend.cross_entropy(
-        loss, numbers.logits, numbers.target, **options_of(cell), upstream=numbers.upstream, dtype=dtype
+        loss, numbers.logits, numbers.target, **options_of(cell), grad_output=numbers.grad_output, dtype=dtype
     )
     return found
 
@@ -44,7 +44,7 @@ def options_of(cell: Cell) -> dict[str, Any]:
 def expected(loss: Polynomial, cell: Cell) -> reference.Expected:
     numbers = arrays(cell)
     options = options_of(cell) | {"ignore_index": -100 if cell.ignore_index is None else cell.ignore_index}
-    return reference.cross_entropy(loss, numbers.logits, numbers.target, **options, upstream=numbers.upstream)
+    return reference.cross_entropy(loss, numbers.logits, numbers.target, **options, grad_output=numbers.grad_output)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -37,8 +37,8 @@ def given(cell: BinaryCell, dtype: torch.dtype) -> tuple[Tensor, Tensor, dict[st
 
 def run(function: Callable[..., Tensor], cell: BinaryCell, dtype: torch.dtype, **chosen: Any) -> Found:
     logits, target, options = given(cell, dtype)
-    upstream = binary_arrays(cell).upstream if cell.reduction == "none" else None
-    return found_by(function(logits, target, **options, **chosen), logits, target, upstream)
+    grad_output = binary_arrays(cell).grad_output if cell.reduction == "none" else None
+    return found_by(function(logits, target, **options, **chosen), logits, target, grad_output)
 
 
 def test_the_bound_of_epsilon_moves_with_alpha_on_the_logarithm() -> None:

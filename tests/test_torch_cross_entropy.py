@@ -44,7 +44,7 @@ def run(function: Callable[..., Tensor], cell: Cell, dtype: torch.dtype, **chose
     if cell.ignore_index is not None:
         chosen["ignore_index"] = cell.ignore_index
     value = function(logits, target, weight, reduction=cell.reduction, label_smoothing=cell.label_smoothing, **chosen)
-    return found_by(value, logits, target, numbers.upstream if cell.reduction == "none" else None)
+    return found_by(value, logits, target, numbers.grad_output if cell.reduction == "none" else None)
 
 
 ALIKE: dict[str, tuple[dict[str, Any], torch.dtype]] = {

@@ -58,7 +58,7 @@ def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str)
         polynomial=loss,
         implementation=implementation,
     )
-    return found_by(value, z, None, numbers.upstream if cell.reduction == "none" else None)
+    return found_by(value, z, None, numbers.grad_output if cell.reduction == "none" else None)
 
 
 def tolerance_of(dtype: str, implementation: str) -> Callable[[Array, Array], Array]:
@@ -159,12 +159,12 @@ def test_every_layout_gives_the_plain_numbers(
     target = torch.randint(shape[0 if len(shape) == 1 else 1], positions, generator=generator)
     target[torch.rand(positions, generator=generator) < 0.1] = -100
     target = target.transpose(0, -1).contiguous().transpose(0, -1) if target.dim() > 1 else target
-    upstream = torch.rand(positions, generator=generator)
+    grad_output = torch.rand(positions, generator=generator)
     results = []
     for logits, which in ((z.double(), "plain"), (z, implementation)):
         x = logits.detach().requires_grad_()
         value = poly_cross_entropy(x, target, reduction="none", epsilon=(1.0, -0.5), gamma=0.5, implementation=which)
-        value.backward(upstream.to(value.dtype))  # type: ignore[no-untyped-call]
+        value.backward(grad_output.to(value.dtype))  # type: ignore[no-untyped-call]
         assert x.grad is not None
         results.append((value.detach(), x.grad))
     (right, right_gradient), (value, gradient) = results
@@ -311,8 +311,8 @@ def test_operators_are_what_torch_wants_them_to_be() -> None:
             torch.library.opcheck(operators.softmax_loss, (z, target, weight, -100, numbers, reduction))
         torch.library.opcheck(operators.softmax_statistics, (z, target, -100))
         rows = operators.softmax_statistics(logits, target, -100)[-1]
-        for upstream in (torch.ones(()), torch.ones(target.shape)):
-            torch.library.opcheck(operators.softmax_gradient, (logits, target, rows, upstream))
+        for grad_output in (torch.ones(()), torch.ones(target.shape)):
+            torch.library.opcheck(operators.softmax_gradient, (logits, target, rows, grad_output))
 
 
 @needs_native

@@ -74,8 +74,8 @@ def targets(places: tuple[int, ...], *, soft: bool, ignored: int | None = None) 
 
 
 def gradients(loss: Tensor, of: Sequence[Tensor | None], **options: Any) -> list[Tensor]:
-    upstream = torch.linspace(0.5, 2.0, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
-    return list(torch.autograd.grad(loss, [x for x in of if x is not None], upstream, **options))
+    grad_output = torch.linspace(0.5, 2.0, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+    return list(torch.autograd.grad(loss, [x for x in of if x is not None], grad_output, **options))
 
 
 # Places, bias, soft, ignored, weighted, smoothing, reduction.
@@ -435,9 +435,9 @@ def test_activations_that_are_made_again_or_kept_elsewhere(reduction: str) -> No
     right = gradients(head(x), [x, w])
     for reentrant in (False, True):
         again = checkpoint(head, x, use_reentrant=reentrant)
-        upstream = torch.linspace(0.5, 2.0, again.numel(), dtype=again.dtype).reshape(again.shape)
+        grad_output = torch.linspace(0.5, 2.0, again.numel(), dtype=again.dtype).reshape(again.shape)
         x.grad = w.grad = None
-        again.backward(upstream)
+        again.backward(grad_output)
         torch.testing.assert_close([x.grad, w.grad], right, rtol=0, atol=0)
     with torch.autograd.graph.save_on_cpu():
         elsewhere = head(x)

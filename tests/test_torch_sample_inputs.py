@@ -84,8 +84,8 @@ def differentiable(arguments: Any) -> list[Tensor]:
 
 def derivatives(value: Tensor, of: list[Tensor]) -> list[Tensor]:
     """The first, and those of their squares."""
-    upstream = torch.linspace(0.5, 2.0, value.numel(), dtype=value.dtype).reshape(value.shape)
-    first = torch.autograd.grad(value, of, upstream, create_graph=True, materialize_grads=True)
+    grad_output = torch.linspace(0.5, 2.0, value.numel(), dtype=value.dtype).reshape(value.shape)
+    first = torch.autograd.grad(value, of, grad_output, create_graph=True, materialize_grads=True)
     squares = torch.stack([(g * g).sum() for g in first]).sum()
     second = torch.autograd.grad(squares, of, materialize_grads=True)
     return [*first, *second]

@@ -39,7 +39,7 @@ def binary(implementation: str, loss: Polynomial, cell: BinaryCell, dtype: str) 
         polynomial=loss,
         implementation=implementation,
     )
-    return found_by(value, z, None, numbers.upstream if cell.reduction == "none" else None)
+    return found_by(value, z, None, numbers.grad_output if cell.reduction == "none" else None)
 
 
 @pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
@@ -71,8 +71,8 @@ def test_digits_are_kept_however_sure_the_model_is(implementation: str, loss: Po
             z, target, polynomial=loss, reduction="none", implementation=implementation
         )
         found = zip(value.tolist(), gradients(value, z)[0].tolist(), strict=True)
-        upstream = torch.linspace(0.5, 2, len(margins)).tolist()
-        for margin, times, (number, slope) in zip(margins.tolist(), upstream, found, strict=True):
+        grad_output = torch.linspace(0.5, 2, len(margins)).tolist()
+        for margin, times, (number, slope) in zip(margins.tolist(), grad_output, found, strict=True):
             with mp.workdps(80):
                 p, q = 1 / (1 + mp.exp(-mpf(margin))), 1 / (1 + mp.exp(mpf(margin)))
                 right = loss.value(mp.log(p), q), sign * times * loss.slope(mp.log(p), q) * q
@@ -97,7 +97,7 @@ def test_every_layout_gives_the_plain_numbers(
         ids = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
         ids[torch.rand(ids.shape, generator=generator) < 0.1] = 7
         targets.append(ids.transpose(0, -1).contiguous().transpose(0, -1))
-    upstream = torch.rand(shape, generator=generator)
+    grad_output = torch.rand(shape, generator=generator)
     options: dict[str, Any] = {"epsilon": (1.0, -0.5), "gamma": 0.5, "alpha": 0.3, "ignore_index": 7}
     for k, target in enumerate(targets):
         for reduction in ("none", "mean") if k == 0 else ("none",):
@@ -108,7 +108,7 @@ def test_every_layout_gives_the_plain_numbers(
                 value = poly_binary_cross_entropy_with_logits(
                     x, y, reduction=reduction, implementation=which, **options
                 )
-                value.backward(upstream.to(value) if reduction == "none" else None)  # type: ignore[no-untyped-call]
+                value.backward(grad_output.to(value) if reduction == "none" else None)  # type: ignore[no-untyped-call]
                 assert x.grad is not None
                 results.append((value.detach(), x.grad))
             for right, found in zip(*results, strict=True):
@@ -204,8 +204,8 @@ def test_operators_are_what_torch_wants_them_to_be() -> None:
         for summed in (False, True):
             arguments = (logits.clone().requires_grad_(), target, ignored, numbers, summed)
             torch.library.opcheck(torch.ops.polylosses.sigmoid_loss.default, arguments)
-        for upstream in (torch.ones(()), torch.ones(logits.shape)):
-            of = (logits, target, ignored, numbers, upstream)
+        for grad_output in (torch.ones(()), torch.ones(logits.shape)):
+            of = (logits, target, ignored, numbers, grad_output)
             torch.library.opcheck(torch.ops.polylosses.sigmoid_gradient.default, of)
 
 
