@@ -377,3 +377,31 @@ def test_a_logit_of_nan_leaves_the_derivatives_of_sure_ones_finite() -> None:
     (second,) = torch.autograd.grad(first[1:].sum(), z)
     assert first[1:].isfinite().all()
     assert second[1:].isfinite().all()
+
+
+MEANS_OVER_NOTHING: dict[str, Callable[[Tensor], Tensor]] = {
+    "indices": lambda z: poly_cross_entropy(z, torch.zeros(0, dtype=torch.int64)),
+    "indices, weighted": lambda z: poly_cross_entropy(z, torch.zeros(0, dtype=torch.int64), torch.ones(3)),
+    "smoothing": lambda z: poly_cross_entropy(z, torch.zeros(0, dtype=torch.int64), label_smoothing=0.1),
+    "learned": lambda z: poly_cross_entropy(z, torch.zeros(0, dtype=torch.int64), epsilon=torch.tensor(1.0)),
+    "probabilities": lambda z: poly_cross_entropy(z, torch.zeros(0, 3)),
+    "sigmoid": lambda z: poly_binary_cross_entropy_with_logits(z, torch.zeros(0, 3)),
+    "sigmoid, ignoring": lambda z: poly_binary_cross_entropy_with_logits(z, torch.zeros(0, 3), ignore_index=7),
+    "head": lambda z: linear_poly_cross_entropy(torch.zeros(0, 2), z.new_ones(3, 2), torch.zeros(0, dtype=torch.int64)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own, forward mode
+@pytest.mark.parametrize("name", MEANS_OVER_NOTHING)
+def test_the_mean_over_no_rows_is_nan_with_derivatives_of_0(name: str) -> None:
+    loss, z = MEANS_OVER_NOTHING[name], torch.zeros(0, 3)
+    value, tangent = torch.func.jvp(loss, (z,), (z,))[:2]
+    assert value.isnan()
+    assert tangent.item() == 0
+    epsilon = torch.tensor(1.0, requires_grad=True)
+    learned = poly_cross_entropy(
+        z, torch.zeros(0, 3) if name == "probabilities" else torch.zeros(0).long(), epsilon=epsilon
+    )
+    learned.backward()  # type: ignore[no-untyped-call]
+    assert epsilon.grad is not None
+    assert epsilon.grad.item() == 0

@@ -41,7 +41,14 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
         {"epsilon": torch.tensor(1.0)},
         None,
     ),
-    "smoothing": (poly_cross_entropy, (Z, Y), {"label_smoothing": 0.1}, "no label smoothing, and it is 0.1"),
+    "head, many rows of float16": (
+        linear_poly_cross_entropy,
+        (torch.zeros(10**6, 3).half(), torch.zeros(7, 3).half(), Y[:1].expand(10**6)),
+        {},
+        None,
+    ),
+    "more than 64 coefficients": (poly_cross_entropy, (Z, Y), {"epsilon": (0.1,) * 65}, "more than 64 coefficients"),
+    "smoothing": (poly_cross_entropy, (Z, Y), {"label_smoothing": 0.1}, "no label smoothing"),
     "smoothing, head": (
         linear_poly_cross_entropy,
         (torch.zeros(4, 3), torch.zeros(7, 3), Y),
@@ -54,7 +61,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
         poly_cross_entropy,
         (Z, Y),
         {"epsilon": torch.tensor(1.0)},
-        "from 131072 logits on",
+        "with tensors, more than 64 coefficients, or a gradient of the class weights), and is then faster from 131072",
     ),
     "plain": (poly_cross_entropy, (Z, Y), {"implementation": "plain"}, "implementation='plain' was asked for"),
     "weights of sigmoids": (
@@ -79,10 +86,25 @@ def test_it_names_what_serves_and_why_not_a_faster_one(name: str, monkeypatch: p
 
 
 @needs_native
+def test_a_callable_that_catches_errors_does_not_hide_the_answer() -> None:
+    def careful(z: Any, y: Any) -> Any:
+        try:
+            return poly_cross_entropy(z, y)
+        except Exception:
+            return None
+
+    assert implementation(careful, Z, Y).name == "native"
+
+
+@needs_native
 def test_it_is_what_the_call_takes() -> None:
     """And a question leaves no trace, whether it is answered or not."""
-    with pytest.raises(ValueError, match="it has only one"):
+    with pytest.raises(ValueError, match="the loss has only one"):
         implementation(poly_from_nll, torch.ones(3))
+    with pytest.raises(ValueError, match="compiled, traced"):
+        implementation(torch.compile(poly_cross_entropy, backend="eager"), Z, Y)
+    with pytest.raises(ValueError, match=r"implementation must be .*; got \['x'\]"):
+        poly_cross_entropy(Z, Y, implementation=["x"])  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         implementation(lambda: 1 / 0)
     with pytest.raises(ValueError, match=r"implementation must be .*; got 'cuda'"):

@@ -277,6 +277,12 @@ REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
     "pos_weight": (Z, SOFT, {"pos_weight": torch.ones(30)}, "no weight and pos_weight"),
     "a learned epsilon": (Z, SOFT, {"epsilon": torch.ones((), requires_grad=True)}, "coefficients[0] is a Tensor"),
     "alpha": (Z, SOFT, {"alpha": torch.tensor(0.5)}, "alpha is a Tensor"),
+    "alpha on the logarithm": (
+        Z,
+        SOFT,
+        {"alpha": torch.tensor(0.5), "alpha_on_epsilon": False, "gamma": torch.tensor(1.0)},
+        "alpha is a Tensor",
+    ),
     "targets that are learned": (Z, SOFT.clone().requires_grad_(), {}, "no derivatives by the target"),
     "targets of another dtype": (Z, SOFT.double(), {}, "of the logits' dtype, torch.float32, and these are torch.fl"),
     "class ids of int32": (Z, IDS.int(), {"ignore_index": -100}, "class ids of dtype int64"),

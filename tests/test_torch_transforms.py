@@ -396,3 +396,12 @@ def test_autocast_and_gradient_scaling(name: str, low: torch.dtype) -> None:
             scaler.update()
         weights.append(model.weight.detach().clone())
     torch.testing.assert_close(weights[0], weights[1], rtol=4 * torch.finfo(low).eps, atol=4 * torch.finfo(low).eps)
+
+
+def test_compiled_with_a_label_smoothing_that_changes() -> None:
+    torch._dynamo.reset()
+    loss = PolyCrossEntropyLoss()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    for loss.label_smoothing in (0.1, 0.2, 0.3):
+        torch.testing.assert_close(compiled(z, y), loss(z, y))

@@ -13,7 +13,7 @@ from polylosses.torch.concrete import is_known_false
 from polylosses.torch.likelihood import given_polynomial
 from polylosses.torch.precision import result_dtype, upcast_dtype
 from polylosses.torch.reduction import check_reduction, mean, reduce
-from polylosses.torch.sigmoid import Sides, losses_of_elements, sides_of
+from polylosses.torch.sigmoid import losses_of_elements, sides_of
 from polylosses.torch.targets import BinaryTargets, batch_shape, held_by
 
 
@@ -124,7 +124,7 @@ def binary_cross_entropy(
     sides = sides_of(polynomial, alpha, alpha_on_epsilon, upcast_dtype(input))
     dtype = target.dtype if targets.are_dense(input) else input.dtype
     targets = targets._replace(ignore_index=held_by(target.dtype, ignore_index))
-    unsupported = _unsupported(sides, input, targets)
+    unsupported = _unsupported(polynomial, alpha, input, targets)
     implementation = kernels.choose(implementation, input, (target,), targets.ignore_index, unsupported)
     if implementation == "plain":
         losses, ignored = losses_of_elements(sides, input, targets), targets.ignored(input)
@@ -137,17 +137,18 @@ def binary_cross_entropy(
     return loss.to(result_dtype(input, dtype))
 
 
-def _unsupported(sides: Sides, input: Tensor, targets: BinaryTargets) -> str | None:
+def _unsupported(polynomial: Polynomial, alpha: Any, input: Tensor, targets: BinaryTargets) -> str | None:
     """Why no kernel supports these targets or this polynomial, or None."""
     if targets.weight is not None or targets.pos_weight is not None:
         return "kernels take no weight and pos_weight"
-    numbers = {"alpha": sides.balance[1], "gamma": sides.gamma, "log_weight": sides.log_weight[1]}
-    numbers |= {f"coefficients[{j}]": c for j, c in enumerate(sides.coefficients)}
+    numbers = {"alpha": alpha, "gamma": polynomial.gamma, "log_weight": polynomial.log_weight}
+    numbers |= {f"coefficients[{j}]": c for j, c in enumerate(polynomial.coefficients)}
     for name, number in numbers.items():
-        if not isinstance(number, float | int):
+        if number is not None and not isinstance(number, float | int):
             return f"kernels take numbers, and {name} is a {type(number).__name__}"
-    if len(sides.coefficients) > kernels.MOST_COEFFICIENTS:
-        return f"kernels take at most {kernels.MOST_COEFFICIENTS} coefficients, and there are {len(sides.coefficients)}"
+    count = len(polynomial.coefficients)
+    if count > kernels.MOST_COEFFICIENTS:
+        return f"kernels take at most {kernels.MOST_COEFFICIENTS} coefficients, and there are {count}"
     target = targets.target
     if target.requires_grad:
         return "kernels have no derivatives by the target"

@@ -121,10 +121,16 @@ def linear_poly_cross_entropy(
         logits = F.linear(rows[:0], linear_weight, linear_bias)
         check(logits, labels[:0], weight, ignore_index, reduction, label_smoothing)
         targets = class_targets(rows, labels, weight, ignore_index, label_smoothing)
-        of_chunk = logits.new_empty(1, classes).expand(chunk_rows, classes)
+        # What autocast would cast to before F.linear is cast to inside, so that gradients keep their own dtype.
+        dtype = rows.dtype if rows.dtype == torch.float64 else autocast_dtype(rows) or rows.dtype
+        # Kernels read bfloat16 and write its gradient, without a copy in float32. In float16, much of it would be 0.
+        wide = torch.promote_types(dtype, torch.float32)
+        logits_dtype = dtype if dtype == torch.bfloat16 else wide
+        of_chunk = rows.new_empty((1, classes), dtype=logits_dtype).expand(chunk_rows, classes)
         on_chunk = dispatch(polynomial, of_chunk, targets._replace(target=targets.target[:chunk_rows]), implementation)
         poly_cross_entropy(logits, labels[:0], weight, **options, implementation="plain")
-        how = _How(polynomial, *targets[2:], implementation, chunk_rows, *_dtypes(rows, on_chunk))
+        logits_dtype = wide if on_chunk == "plain" else logits_dtype
+        how = _How(polynomial, *targets[2:], implementation, chunk_rows, dtype, logits_dtype)
         loss = _in_chunks(how, targets, reduction == "none", (rows, linear_weight, linear_bias))
         if reduction == "mean" and labels.dim() == 1:
             ignored = targets.ignored()
@@ -173,18 +179,6 @@ class _How(NamedTuple):
     chunk_rows: int
     dtype: torch.dtype
     logits_dtype: torch.dtype
-
-
-def _dtypes(rows: Tensor, implementation: str) -> tuple[torch.dtype, torch.dtype]:
-    """The dtypes in which the layer is computed and its logits are given to the loss."""
-    dtype = rows.dtype
-    if dtype != torch.float64:
-        # What autocast would cast to before F.linear is cast to inside, so that gradients keep their own dtype.
-        dtype = autocast_dtype(rows) or dtype
-    # Kernels read bfloat16 and write its gradient, without a copy in float32. In float16, much of it would be 0.
-    if implementation != "plain" and dtype == torch.bfloat16:
-        return dtype, dtype
-    return dtype, torch.promote_types(dtype, torch.float32)
 
 
 def _in_chunks(how: _How, targets: ClassTargets, per_row: bool, layer: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:

@@ -32,8 +32,10 @@ def count(row_weight: Tensor | int, rows: int) -> Tensor | int:
 
 
 def mean(total: Tensor, count: Tensor | int, ignored: Tensor | None) -> Tensor:
-    """``total / count``; if everything is ignored nan, with derivatives of 0."""
-    if ignored is None or not isinstance(count, Tensor):
+    """``total / count``; over nothing, or if everything is ignored, nan with derivatives of 0."""
+    if not isinstance(count, Tensor):
+        return total / count if count else total.masked_fill(torch.ones_like(total, dtype=torch.bool), torch.nan)
+    if ignored is None:
         return total / count
     nothing = ignored.all()
     return (total / count.masked_fill(nothing, 1)).masked_fill(nothing, torch.nan)

@@ -64,9 +64,9 @@ class ClassTargets(NamedTuple):
         return upcast(self.weight).reshape(shape)
 
     def ignored(self) -> Tensor | None:
-        """Which rows have the class index ``ignore_index``; None where it is known that none has."""
+        """Which rows have the class index ``ignore_index``; None where there are rows and it is known that none has."""
         ignored = self.target == self.ignore_index
-        return None if is_known_false(ignored.any()) else ignored
+        return None if ignored.numel() and is_known_false(ignored.any()) else ignored
 
     def row_weight(self, ignored: Tensor | None, dtype: torch.dtype) -> Tensor | int:
         """How much each row counts in the mean: the weight of its class index, or 1; 0 if it is ignored."""

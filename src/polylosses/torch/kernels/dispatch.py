@@ -35,8 +35,8 @@ class Implementation(NamedTuple):
     why_not: dict[str, str]
 
 
-class _Answer(Exception):  # noqa: N818  # no error
-    """Ends a call that :func:`implementation` asks about, before anything is computed."""
+class _Answer(BaseException):
+    """Ends a call that :func:`implementation` asks about. Not an Exception, which the callable might catch."""
 
     def __init__(self, found: Implementation) -> None:
         self.found = found
@@ -57,7 +57,8 @@ def implementation(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Imple
         reason why it does not serve.
 
     Raises:
-        ValueError: the call reaches no choice, such as that of ``poly_from_nll``, which has one implementation.
+        ValueError: the call makes no choice that can be observed: that of ``poly_from_nll``, which has one
+            implementation, of a compiled or traced loss, or in another thread.
         TypeError, ValueError, RuntimeError: as the call itself, for wrong arguments.
 
     Example:
@@ -67,7 +68,7 @@ def implementation(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Imple
         >>> found.name
         'plain'
         >>> found.why_not
-        {'native': 'kernels take no label smoothing, and it is 0.1'}
+        {'native': 'kernels take no label smoothing'}
     """
     token = _asked.set(True)
     try:
@@ -76,7 +77,10 @@ def implementation(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Imple
         return answer.found
     finally:
         _asked.reset(token)
-    raise ValueError(f"{loss!r} made no choice between implementations: it has only one.")
+    raise ValueError(
+        f"no choice between implementations was observed in the call of {loss!r}: the loss has only one, or it is "
+        "compiled, traced, or called in another thread. Ask about the loss itself."
+    )
 
 
 def choose(
@@ -118,8 +122,9 @@ def choose(
         reason = "it has not been run on a GPU yet; implementation='triton' asks for it"
     elif reason is None and logits.numel() < fewest_logits:
         reason = (
-            f"with a tensor in the polynomial or a gradient of the class weights it is faster from {fewest_logits} "
-            f"logits on, and these are {logits.numel()}"
+            f"it does not evaluate this polynomial (with tensors, more than {MOST_COEFFICIENTS} coefficients, or a "
+            f"gradient of the class weights), and is then faster from {fewest_logits} logits on; "
+            f"these are {logits.numel()}"
         )
     if asked:
         raise _Answer(Implementation(wanted, {}) if reason is None else Implementation(PLAIN, {wanted: reason}))
@@ -128,7 +133,7 @@ def choose(
 
 def known(implementation: Any) -> str:
     """The name of a kernel; raises a ValueError for any other."""
-    if implementation not in KERNELS:
+    if not isinstance(implementation, str) or implementation not in KERNELS:
         names = ", ".join(map(repr, (PLAIN, *KERNELS)))
         raise ValueError(f"implementation must be {names} or None; got {implementation!r}.")
     return str(implementation)
