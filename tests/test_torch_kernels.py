@@ -401,7 +401,7 @@ REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
     "float16": (Z.half(), Y, {}, "these are torch.float16"),
     "another device": (Z.to("meta"), Y.to("meta"), {}, "the logits are on meta"),
     "probabilities": (Z, Z.softmax(1), {}, "the target has torch.float32 and (64, 1000)"),
-    "smoothing": (Z, Y, {"label_smoothing": 0.25}, "it is 0.25"),
+    "smoothing": (Z, Y, {"label_smoothing": 0.25}, "no label smoothing"),
     "a target elsewhere": (Z, Y.to("meta"), {}, "these are on cpu and meta"),
     "weights elsewhere": (Z, Y, {"weight": torch.ones(1000, device="meta")}, "these are on cpu and meta"),
     "sparse": (Z.to_mkldnn(), Y, {}, "one is torch._mkldnn"),

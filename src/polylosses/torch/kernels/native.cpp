@@ -1,7 +1,7 @@
 // The CPU kernels: all passes over logits. Everything else is Python, in operators.py.
 //
 // Plain C++ with a C interface, so that building it needs a compiler and nothing of Python or torch. Loops are written
-// for the compiler's vectorizer; on x86-64 it makes them three times and the processor's own is taken at run time.
+// for the compiler's vectorizer; on x86-64 they are compiled for three levels, chosen at run time.
 //
 // Logits are (outer, classes, inner) with any strides, as long as the classes of a row or the rows side by side are
 // contiguous. There is one row for each (outer, inner), numbered outer * inners + inner.
@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #endif
 
-#ifdef POLYLOSSES_PROCESSORS  // setup.py has found out what the compiler takes
+#ifdef POLYLOSSES_PROCESSORS  // set by setup.py, which tests the compiler
 #define FOR_EACH_PROCESSOR __attribute__((target_clones(POLYLOSSES_PROCESSORS)))
 #else
 #define FOR_EACH_PROCESSOR
@@ -51,7 +51,7 @@ INLINE void store(bfloat16* at, float x) {
     at->bits = uint16_t(x == x ? to_nearest_even : 0x7fc0u);
 }
 
-// exp(x) for x <= 0, to 2e-7 of itself; 0 below the logarithm of the smallest normal number, nan for nan.
+// exp(x) for x <= 0, with a relative error of 2e-7; 0 below the logarithm of the smallest normal number, nan for nan.
 INLINE float exponential(float x) {
     x = -88.f > x ? -88.f : x;
     // 1.5 * 2^23 rounds to an integer, and leaves it, with the exponent's bias, in the lowest bits.
@@ -59,7 +59,7 @@ INLINE float exponential(float x) {
     const float n = shifted - (12582912.f + 127.f);
     float r = x - n * 0.693359375f;
     r = r - n * -2.12194440e-4f;
-    // Minimax on [-log(2) / 2, log(2) / 2]. With one power more, it is right to 1e-7 and takes 10 % longer.
+    // Minimax on [-log(2) / 2, log(2) / 2]. One more power gives an error of 1e-7 and takes 10 % longer.
     float y = 8.3124777e-3f;
     y = y * r + 4.1890550e-2f;
     y = y * r + 1.6667116e-1f;
@@ -74,7 +74,7 @@ INLINE float exponential(float x) {
     return y * power;
 }
 
-// log(1 + u) for u in [-0.3, 1], to 1e-7 of itself.
+// log(1 + u) for u in [-0.3, 1], with a relative error of 1e-7.
 INLINE float log_of_one_and(float u) {
     // 2 artanh(s), minimax on [0, 1/3].
     const float s = u / (2.f + u), t = s * s;
@@ -98,7 +98,7 @@ INLINE float logarithm(float x) {
     return x == x ? y : x;
 }
 
-// -log(1 - q) - q = q^2 / 2 + q^3 / 3 + ..., which a difference would lose for small q. `nll` is -log(1 - q).
+// -log(1 - q) - q = q^2 / 2 + q^3 / 3 + ..., where the difference would cancel for small q. `nll` is -log(1 - q).
 INLINE float tail_of(float q, float nll) {
     // Minimax on [0, 1/4].
     float y = 2.9731837e-1f;
@@ -115,17 +115,16 @@ INLINE float tail_of(float q, float nll) {
 constexpr int64_t BLOCK = 128;
 
 struct Polynomial {
-    // Those of q, q^2, ...; at least one.
+    // The coefficients of q, q^2, ...; at least one.
     const float* coefficients;
     int64_t degree;
     float gamma;
 };
 
-// The sums over powers of q that a polynomial S = sum_j c_j q^j and its derivative are made of, as coefficients of 1, q,
-// q^2, ...
+// Coefficients of 1, q, q^2, ... for the evaluation of S = sum_j c_j q^j and its derivative.
 struct Powers {
     static constexpr int64_t MOST = 64;
-    // S / q, less its first coefficient where that may cancel against the logarithm; S'; and p S' - c_1.
+    // S / q, without its first coefficient where that may cancel against the logarithm; S'; and p S' - c_1.
     float values[MOST], slopes[MOST], slopes_near_one[MOST + 1];
     // Whether there are negative coefficients, so that terms may cancel.
     bool careful = false;
@@ -143,7 +142,7 @@ struct Powers {
     }
 };
 
-// c[0] + c[1] q + ... of each.
+// sum = c[0] + c[1] q + ..., elementwise.
 INLINE void horner(const float* c, int64_t terms, int64_t count, const float* q, float* sum) {
     for (int64_t j = 0; j < count; j++) sum[j] = c[terms - 1];
     for (int64_t k = terms - 2; k >= 0; k--) {
@@ -170,14 +169,14 @@ INLINE void brackets(const Polynomial& of, const Powers& powers, int64_t count, 
     }
 }
 
-// log_weight + p S'. With dL/d log p = -q^gamma (this + gamma p / q times the above).
+// log_weight + p S'; dL/d log p is -q^gamma times the sum of this and gamma p / q times the bracket.
 INLINE void slopes(const Polynomial& of, const Powers& powers, int64_t count, const float* log_weight, const float* p,
                    const float* q, float* slope) {
     horner(powers.slopes, of.degree, count, q, slope);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) slope[j] = log_weight[j] + p[j] * slope[j];
     if (!powers.careful) return;
-    // That may cancel where p is near 1, and this where it is near 0.
+    // The above may cancel near p = 1, and the following near p = 0.
     float near_one[BLOCK];
     const float first = of.coefficients[0];
     horner(powers.slopes_near_one, of.degree + 1, count, q, near_one);
@@ -186,7 +185,7 @@ INLINE void slopes(const Polynomial& of, const Powers& powers, int64_t count, co
         slope[j] = q[j] < 0.5f ? log_weight[j] + first + near_one[j] : slope[j];
 }
 
-// Multiplies with q^gamma.
+// x *= q^gamma.
 INLINE void times_power(const Polynomial& of, int64_t count, const float* q, const float* log_q, float* x) {
     const float gamma = of.gamma;
     if (gamma == 1) {
@@ -205,7 +204,7 @@ struct Strides {
     int64_t outer, classes, inner;
 };
 
-// Where the rows from `row` on begin: one after another without a division for each, which takes as long as ten logits.
+// Iterates over the addresses of rows, without the division for each that takes as long as ten logits.
 template <class T>
 struct Rows {
     T* at;
@@ -226,8 +225,8 @@ struct Rows {
     }
 };
 
-// The statistics of rows: see operators.py. Without a polynomial, all scales are 1, and the tails and p are stored in place
-// of the losses.
+// The statistics of rows: see operators.py. Without a polynomial, all scales are 1, and the tails and p are stored in
+// place of the losses.
 struct Statistics {
     const Polynomial* polynomial;
     const float* weight;
@@ -237,7 +236,7 @@ struct Statistics {
 
 // Classes of a block, of rows side by side.
 constexpr int64_t CLASS_BLOCK = 32;
-// Shorter rows than this are worked on side by side, like logits whose rows are contiguous.
+// Shorter rows than this are processed side by side, like logits whose rows are contiguous.
 constexpr int64_t SHORT_ROW = 128;
 
 // Keeps the first row whose target is out of range; -1 is none.
@@ -249,8 +248,8 @@ INLINE void report(int64_t row, int64_t* wrong) {
 
 INLINE bool in_range(int64_t label, int64_t classes) { return uint64_t(label) < uint64_t(classes); }
 
-// The labels of a block of rows, 0 where a row is ignored. A target is read once and then only used as it was checked:
-// it may be memory that another thread writes to. One that is out of range is reported, and ignored.
+// The labels of a block of rows, 0 where a row is ignored. Each target is read once and checked, since another thread
+// may write to its memory. Targets out of range are reported, and their rows ignored.
 struct Labels {
     int64_t of[BLOCK];
     bool ignored[BLOCK];
@@ -299,7 +298,7 @@ INLINE void finish(int64_t row, int64_t count, const float* maximum, const doubl
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         log_weight[j] = out.log_weight;
-        // Of 0, a logarithm that is far enough below all others when it is multiplied with gamma.
+        // For q = 0, a logarithm so small that exp(gamma log q) is 0.
         log_q[j] = q[j] < 1.1754944e-38f ? -3e38f : logarithm(q[j]);
     }
     brackets(polynomial, powers, count, log_weight, q, nll, bracket);
@@ -344,7 +343,7 @@ INLINE double sum_of_exponentials(const T* z, int64_t count, float maximum) {
     return total;
 }
 
-// One row after another.
+// Rows one after another.
 template <class T>
 INLINE void long_rows(const T* z, Strides by, int64_t classes, int64_t inners, const Labels& labels, int64_t row,
                       int64_t count, const Statistics& out) {
@@ -364,7 +363,7 @@ INLINE void long_rows(const T* z, Strides by, int64_t classes, int64_t inners, c
     finish(row, count, maximum, others, labelled, labels, out);
 }
 
-// Rows side by side: what is contiguous, or will be in `held`, is the same class of many rows.
+// Rows side by side: the same class of many rows is contiguous, in memory or in `held`.
 template <class T>
 INLINE void rows_together(const T* z, Strides by, int64_t classes, int64_t inners, const Labels& labels, int64_t row,
                           int64_t count, const Statistics& out) {
@@ -436,18 +435,18 @@ INLINE void statistics_of(const T* z, Strides by, int64_t classes, int64_t inner
     }
 }
 
-// The same rows, in the backward pass.
+// The row statistics in the backward pass.
 struct Scales {
     const float *scales, *q, *maximum, *inverse;
-    // What the rows' losses are multiplied with: one for each, or one for all.
+    // The incoming gradient: one number for each row, or one for all.
     const float* grad_output;
     int64_t grad_output_stride;
 
     INLINE float of(int64_t row) const { return scales[row] * grad_output[row * grad_output_stride]; }
 };
 
-// scale * (softmax - onehot) of each row; at the label, the difference is -q. Targets may have changed since the forward
-// pass: what is stored through is checked here.
+// scale * (softmax - onehot) of each row; at the label, the difference is -q. Targets are checked again, since they may
+// have changed since the forward pass.
 template <class T>
 INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners, const int64_t* target,
                         const Scales& with, T* gradient, Strides to, int64_t row, int64_t end, int64_t* wrong) {
@@ -503,9 +502,9 @@ INLINE void gradient_of(const T* z, Strides by, int64_t classes, int64_t inners,
     }
 }
 
-// Of sigmoids, every element is a row of its own. With s = z for a positive and -z for a negative, p = sigmoid(s).
+// For sigmoids, every element is a row of its own. With s = z for a positive and -z for a negative, p = sigmoid(s).
 
-// For negatives and for positives: what multiplies the whole loss, and the logarithm.
+// For negatives and positives, the factors of the whole loss and of the logarithm.
 struct Sides {
     float factor[2], log_weight[2];
 };
@@ -520,8 +519,8 @@ struct Targets {
     int64_t ignore_index;
 };
 
-// The results: the elements' losses, their sums (one for each block), or their gradients, `grad_output` being one for each
-// element or one for all.
+// The results: the elements' losses, their sums (one for each block), or their gradients; `grad_output` is one number
+// for each element or one for all.
 template <class T>
 struct Results {
     T* losses;
@@ -531,8 +530,7 @@ struct Results {
     int64_t grad_output_stride;
 };
 
-// BLOCK elements, so that all loops are of this length: those at `at`, or, if these are fewer, a copy with zeros
-// after them.
+// A block of elements: those at `at`, or, if they are fewer, a copy padded with zeros: all loops have one length.
 template <class T>
 INLINE const T* made_whole(const T* at, int64_t count, T* copy) {
     if (count == BLOCK) return at;
@@ -540,8 +538,8 @@ INLINE const T* made_whole(const T* at, int64_t count, T* copy) {
     return copy;
 }
 
-// The targets of elements [from, from + count), as they lie in memory; `valid` is 0 where they are ignored, else 1.
-// Returns whether there are others than 0 and 1.
+// The targets of elements [from, from + count) in memory order; `valid` is 0 where they are ignored, else 1. Returns
+// whether any target is soft.
 template <class T>
 INLINE bool dense_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* valid) {
     T copy[BLOCK];
@@ -596,8 +594,8 @@ INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, f
 
 // Each element's loss, or minus its derivative by s, times `factor`; added to `total` if `more`.
 //
-// There are as many loops as there are long chains of operations, so that the processor works on several elements at a
-// time: one loop for the first three takes 1.3 times as long.
+// One loop for each long chain of operations, so that the processor overlaps several elements: a single loop for the
+// first three takes 1.3 times as long.
 template <bool derivative>
 INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* factor, const float* log_weight,
                       const float* s, bool more, float* total) {
@@ -660,7 +658,7 @@ INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, con
     const bool one_grad_output = derivative && into.grad_output_stride == 0;
     const float grad_output = one_grad_output ? *into.grad_output : 1.f;
     float y[BLOCK], valid[BLOCK], factor[BLOCK], log_weight[BLOCK], s[BLOCK], total_copy[BLOCK],
-        grad_outputs_copy[BLOCK];  // copies, where the arrays themselves are of another type or too short
+        grad_outputs_copy[BLOCK];  // copies, for arrays of another type or shorter than a block
     T z_copy[BLOCK];
     for (; from < end; from += BLOCK) {
         const int64_t count = end - from < BLOCK ? end - from : BLOCK;
@@ -673,7 +671,7 @@ INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, con
             soft = dense_targets(targets, from, count, y, valid);
         else
             one_hot_targets(targets, from, count, y, valid);
-        // Of soft targets, every element is a negative, and then a positive.
+        // With soft targets, every element is a negative and a positive.
         for (int side = soft ? 0 : 1; side < 2; side++) {
             const bool negatives = !soft || side == 0, positives = side == 1;
             const float factor0 = negatives ? both.factor[0] * (derivative ? grad_output : 1.f) : 0.f;
@@ -683,7 +681,7 @@ INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, con
             const float sign = negatives ? -1.f : 1.f, step = soft ? 0.f : 2.f;
 #pragma omp simd
             for (int64_t j = 0; j < BLOCK; j++) {
-                // Sums, not choices by y: of several choices the compiler makes branches.
+                // Sums instead of selections by y, which the compiler turns into branches.
                 factor[j] = (1.f - y[j]) * factor0 + y[j] * factor1;
                 log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
                 s[j] = (sign + y[j] * step) * load(x + j);
@@ -747,20 +745,20 @@ void in_parallel(int64_t rows, int threads, F part) {
     for (int t = 0; t < threads; t++) part(rows * t / threads, rows * (t + 1) / threads);
 }
 
-// The same, for a result of `bytes` for each row. The pages of a large one are new to the process. Given out one by
-// one, as they are first written, they take longer than the loops: 53 ms for 79 MB, against 35 ms when they are asked
-// for at once. So each thread asks for those of some `rows_at_once` before it writes them.
+// The same, for a result of `bytes` per row. The pages of a large result are new to the process, and page faults one by
+// one, at the first write, take longer than the loops: 53 ms for 79 MB, against 35 ms with one request. So each thread
+// populates the pages of `rows_at_once` rows before it writes them.
 template <class F>
 void in_parallel_into(void* result, int64_t bytes, int64_t rows_at_once, int64_t rows, int threads, F part) {
 #ifdef MADV_POPULATE_WRITE
-    // What is smaller may be memory that was in use before, where asking is in vain (45 ns a page); of what is larger,
-    // glibc has nothing in store.
+    // Smaller results may be in memory that was in use before, where populating is useless (45 ns a page); glibc keeps
+    // no larger blocks.
     if (bytes * rows > (int64_t(1) << 25)) {
         in_parallel(rows, threads, [=](int64_t from, int64_t to) {
             for (int64_t at = from; at < to; at += rows_at_once) {
                 const int64_t end = at + rows_at_once < to ? at + rows_at_once : to;
-                // Whole pages only. Where rows do not follow each other in memory, it is some other thread's share;
-                // all of it is somebody's. Kernels before Linux 5.14 refuse, and give pages out one by one.
+                // Whole pages only. Where rows are not contiguous, these may be another thread's pages; together the
+                // threads populate all. Before Linux 5.14 the call fails, and pages fault one by one.
                 const std::uintptr_t page = 4096, begin = std::uintptr_t(result) + at * bytes;
                 const std::uintptr_t first = (begin + page - 1) / page * page;
                 const std::uintptr_t last = (begin + (end - at) * bytes) / page * page;
@@ -814,8 +812,8 @@ int64_t polylosses_softmax_statistics(const Logits* z, const int64_t* target, in
     return -1;
 }
 
-// Returns the first row that is not ignored and whose target is no class, else -1. Logits and gradient must have the same
-// axis of stride 1: the classes, or else the rows side by side.
+// Returns the first row that is not ignored and whose target is no class, else -1. Logits and gradient must have the
+// same axis of stride 1: the classes, or else the rows side by side.
 int64_t polylosses_softmax_gradient(const Logits* z, const int64_t* target, const Scales* with, const Logits* into,
                                     int threads) {
     const int64_t row_bytes = z->classes * (z->in_bfloat16 ? 2 : 4);
@@ -858,7 +856,8 @@ int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, void
         using T = std::remove_const_t<std::remove_pointer_t<decltype(z)>>;
         const Targets<T> targets = {static_cast<const T*>(of->dense), of->ids, of->classes, of->inners,
                                     of->classes_last != 0, of->ignores != 0, of->ignore_index};
-        const Results<T> into = {static_cast<T*>(losses), sums, static_cast<T*>(gradient), grad_output, grad_output_stride};
+        const Results<T> into = {static_cast<T*>(losses), sums, static_cast<T*>(gradient), grad_output,
+                                 grad_output_stride};
         const int64_t blocks = (of->count + BLOCK - 1) / BLOCK, bytes = BLOCK * int64_t(sizeof(T));
         void* result = losses ? losses : gradient;
         const int64_t bytes_written = result ? bytes : 0;
