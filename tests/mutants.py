@@ -158,14 +158,14 @@ MUTANTS = [
     Mutant("torch/linear.py", ".mul_(grad_output)", "", "test_torch_linear.py"),
     Mutant(
         "torch/kernels/operators.py",
-        "result = (result * grad_output).to(result.dtype)",
-        "pass",
+        "(unit * grad_output).to(unit.dtype)",
+        "unit",
         "test_torch_derivative_tools.py",
     ),
     Mutant(
         "torch/kernels/operators.py",
-        "grad_output.unsqueeze(1) if grad_output.dim() > 0 else grad_output",
-        "grad_output",
+        "grad_output = grad_output.unsqueeze(class_dim(logits))",
+        "pass",
         "test_torch_derivative_tools.py",
     ),
     Mutant("torch/linear.py", "        rows.shape[0] <= chunk_rows\n", "        True\n", "test_torch_linear.py"),
@@ -191,7 +191,7 @@ MUTANTS = [
         "test_torch_layouts.py test_torch_kernels.py -k native",
     ),
     Mutant("torch/kernels/dispatch.py", "        _asked.reset(token)", "        pass", "test_torch_implementation.py"),
-    Mutant("torch/kernels/dispatch.py", 'reason is None and wanted == "triton"', "False", "test_torch_triton.py"),
+    Mutant("torch/kernels/dispatch.py", 'elif wanted == "triton"', "elif False", "test_torch_triton.py"),
     Mutant(
         "torch/kernels/internals.py",
         "tensor.numel() == 0 or tensor.untyped_storage().data_ptr() != 0",
@@ -223,8 +223,8 @@ MUTANTS = [
     Mutant("torch/kernels/operators.py", "ctx.reduction, row_weight, ignored)", "ctx.reduction, 1, ignored)", KERNELS),
     Mutant(
         "torch/kernels/operators.py",
-        "row_stats, grad_q * p + grad_tail * q)",
-        "row_stats, grad_q + grad_tail * q)",
+        "grad_nll = (logits, target, row_stats), grad_q * p +",
+        "grad_nll = (logits, target, row_stats), grad_q +",
         KERNELS,
     ),
     Mutant(

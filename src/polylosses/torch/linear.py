@@ -101,7 +101,6 @@ def linear_poly_cross_entropy(
     classes = linear_weight.shape[0]
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
     labels = as_int64(labels)
-    options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
     chunk_bytes = _CHUNK_BYTES_ON_CPU if input.device.type == "cpu" else _CHUNK_BYTES
     chunk_rows = max(_FEWEST_ROWS, chunk_bytes // (4 * max(1, classes)))
     in_one = (
@@ -112,15 +111,24 @@ def linear_poly_cross_entropy(
         or is_sharded(linear_weight)
         or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # it would record no gradient
     )
-    options |= {"reduction": reduction, "polynomial": polynomial}
     if in_one:
         logits = F.linear(_without_ignored(rows, labels, ignore_index), linear_weight, linear_bias)
-        loss = poly_cross_entropy(logits, labels, weight, **options, implementation=implementation)
+        loss = poly_cross_entropy(
+            logits,
+            labels,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            polynomial=polynomial,
+            implementation=implementation,
+        )
     else:
         # Of no rows, so that wrong arguments are found before much is computed.
         logits = F.linear(rows[:0], linear_weight, linear_bias)
         check(logits, labels[:0], weight, ignore_index, reduction, label_smoothing)
         targets = class_targets(rows, labels, weight, ignore_index, label_smoothing)
+        upcast_loss(polynomial, logits, targets._replace(target=targets.target[:0]), reduction, "plain")
         # What autocast would cast to before F.linear is cast to inside, so that gradients keep their own dtype.
         dtype = rows.dtype if rows.dtype == torch.float64 else autocast_dtype(rows) or rows.dtype
         # Kernels read bfloat16 and write its gradient, without a copy in float32. In float16, much of it would be 0.
@@ -128,7 +136,6 @@ def linear_poly_cross_entropy(
         logits_dtype = dtype if dtype == torch.bfloat16 else wide
         of_chunk = rows.new_empty((1, classes), dtype=logits_dtype).expand(chunk_rows, classes)
         on_chunk = dispatch(polynomial, of_chunk, targets._replace(target=targets.target[:chunk_rows]), implementation)
-        poly_cross_entropy(logits, labels[:0], weight, **options, implementation="plain")
         logits_dtype = wide if on_chunk == "plain" else logits_dtype
         how = _How(polynomial, *targets[2:], implementation, chunk_rows, dtype, logits_dtype)
         loss = _in_chunks(how, targets, reduction == "none", (rows, linear_weight, linear_bias))

@@ -25,6 +25,24 @@ def as_int64(target: Tensor) -> Tensor:
     return target.long() if target.dtype == torch.uint8 else target
 
 
+def held_by(dtype: torch.dtype, ignore_index: int | None) -> Any:
+    """``ignore_index`` as a dtype represents it; None if it can't, since a comparison would wrap or round it."""
+    if ignore_index is None:
+        return None
+    if not dtype.is_floating_point:
+        limits = torch.iinfo(dtype)
+        return ignore_index if limits.min <= ignore_index <= limits.max else None
+    # Some comparisons round it, and some (of compilers and kernels) don't.
+    bits = 1 - round(math.log2(torch.finfo(dtype).eps))
+    if abs(ignore_index) <= 2**bits:
+        return ignore_index
+    if ignore_index.bit_length() > 1024:  # too large for a float of Python
+        return math.inf if ignore_index > 0 else -math.inf
+    spacing = 2.0 ** (math.frexp(ignore_index)[1] - bits)
+    rounded = round(ignore_index / spacing) * spacing
+    return rounded if abs(rounded) <= torch.finfo(dtype).max else math.copysign(math.inf, rounded)
+
+
 class ClassTargets(NamedTuple):
     """The targets of softmax losses, with the options of ``F.cross_entropy``.
 
@@ -78,24 +96,6 @@ class ClassTargets(NamedTuple):
         if ignored is None:
             return weight[self.target.long()]
         return weight[self.target.masked_fill(ignored, 0).long()].masked_fill(ignored, 0.0)
-
-
-def held_by(dtype: torch.dtype, ignore_index: int | None) -> Any:
-    """``ignore_index`` as a dtype represents it; None if it can't, since a comparison would wrap or round it."""
-    if ignore_index is None:
-        return None
-    if not dtype.is_floating_point:
-        limits = torch.iinfo(dtype)
-        return ignore_index if limits.min <= ignore_index <= limits.max else None
-    # Some comparisons round it, and some (of compilers and kernels) don't.
-    bits = 1 - round(math.log2(torch.finfo(dtype).eps))
-    if abs(ignore_index) <= 2**bits:
-        return ignore_index
-    if ignore_index.bit_length() > 1024:  # too large for a float of Python
-        return math.inf if ignore_index > 0 else -math.inf
-    spacing = 2.0 ** (math.frexp(ignore_index)[1] - bits)
-    rounded = round(ignore_index / spacing) * spacing
-    return rounded if abs(rounded) <= torch.finfo(dtype).max else math.copysign(math.inf, rounded)
 
 
 class BinaryTargets(NamedTuple):

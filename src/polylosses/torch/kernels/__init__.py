@@ -1,7 +1,7 @@
 """Fused loss operators, and the dispatch between their implementations.
 
-Nothing outside of this folder depends on how the kernels work: :func:`choose` says whether one serves a call, and the
-others are losses of rows that one serves.
+The losses use this package only: :func:`choose` names the implementation of a call, and ``softmax_loss``,
+``softmax_statistics`` and ``sigmoid_loss`` run the kernel that was chosen.
 """
 
 from polylosses.torch.kernels.dispatch import FEWEST_LOGITS, MOST_COEFFICIENTS, are_numbers, choose, implementation

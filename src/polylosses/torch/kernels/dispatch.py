@@ -105,22 +105,22 @@ def choose(
         ValueError: the user's implementation does not exist, or does not serve.
     """
     asked = not torch.compiler.is_compiling() and _asked.get()
-    if not asked and (implementation == PLAIN or (implementation is None and logits.numel() < fewest_logits)):
+    forced = implementation not in (None, PLAIN)
+    if not forced and not asked and (implementation == PLAIN or logits.numel() < fewest_logits):
         return PLAIN
-    if implementation not in (None, PLAIN):
-        wanted = known(implementation)
-    else:
-        wanted = "triton" if asked and logits.device.type == "cuda" else "native"
+    wanted = "triton" if asked and logits.device.type == "cuda" else "native"
+    wanted = known(implementation) if forced else wanted
     reason = unsupported or KERNELS[wanted].why_not(logits) or why_not(logits, others, ignore_index)
-    if implementation not in (None, PLAIN):
-        if reason is not None:
-            raise ValueError(f"implementation={implementation!r} can't serve here: {reason}.")
-    # Not "triton" by default: no kernel of ours has passed tests/on_cuda.py on a device yet.
-    elif reason is None and implementation == PLAIN:
+    if forced and reason is not None:
+        raise ValueError(f"implementation={implementation!r} can't serve here: {reason}.")
+    if forced or reason is not None:
+        pass
+    elif implementation == PLAIN:
         reason = "implementation='plain' was asked for"
-    elif reason is None and wanted == "triton":
+    # Not "triton" by default: no kernel of ours has passed tests/on_cuda.py on a device yet.
+    elif wanted == "triton":
         reason = "it has not been run on a GPU yet; implementation='triton' asks for it"
-    elif reason is None and logits.numel() < fewest_logits:
+    elif logits.numel() < fewest_logits:
         reason = (
             f"it does not evaluate this polynomial (with tensors, more than {MOST_COEFFICIENTS} coefficients, or a "
             f"gradient of the class weights), and is then faster from {fewest_logits} logits on; "

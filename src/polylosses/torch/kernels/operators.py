@@ -26,7 +26,7 @@ from polylosses.torch.kernels.layout import as_rows, empty_like_rows, memory_for
 from polylosses.torch.reduction import check_reduction, reduce
 from polylosses.torch.sigmoid import Sides, losses_of_elements
 from polylosses.torch.softmax import losses_of_indices
-from polylosses.torch.targets import BinaryTargets, ClassTargets, batch_shape
+from polylosses.torch.targets import BinaryTargets, ClassTargets, batch_shape, class_dim
 
 
 def softmax_loss(
@@ -225,6 +225,36 @@ def _sigmoid_gradient(
     return result
 
 
+def _gradient(
+    operator: Callable[..., Tensor],
+    direct: Callable[..., Tensor],
+    kernel: ModuleType | None,
+    arguments: tuple[Any, ...],
+    grad_output: Tensor,
+) -> Tensor:
+    """The gradient with respect to the logits, ``arguments[0]``.
+
+    It is linear in ``grad_output``. If that has no memory of its own (a tensor subclass, a batched or a zero tensor),
+    the kernel computes the gradient for 1, and torch multiplies.
+
+    Args:
+        operator: the registered operator, for compilers and dispatch modes.
+        direct: what the operator runs, called without torch's dispatcher if there is a kernel.
+        kernel: the kernel of the forward pass; None if that was the operator.
+        arguments: those of the operator before ``grad_output``.
+        grad_output: one number, or one for each row or element.
+    """
+    traced = is_traced()
+    gradient = operator if traced or kernel is None else partial(direct, kernel)
+    if traced or is_by_address(grad_output):
+        return gradient(*arguments, grad_output)
+    logits: Tensor = arguments[0]
+    unit = gradient(*arguments, torch.ones((), dtype=torch.float32, device=logits.device))
+    if 0 < grad_output.dim() < logits.dim():
+        grad_output = grad_output.unsqueeze(class_dim(logits))
+    return (unit * grad_output).to(unit.dtype)
+
+
 def _save_softmax_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
     logits, target, weight, ctx.ignore_index, ctx.numbers, ctx.reduction = inputs
     _, row_stats = output
@@ -246,7 +276,8 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
         loss = reduce(losses, ctx.reduction, row_weight, ignored)
         (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
     elif grad_output is not None:
-        result = _softmax_backward(ctx.kernel, logits, target, row_stats, grad_output)
+        saved = (logits, target, row_stats)
+        result = _gradient(torch.ops.polylosses.softmax_gradient, _softmax_gradient, ctx.kernel, saved, grad_output)
     return result, *(None,) * 5
 
 
@@ -267,28 +298,9 @@ def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_
         (result,) = torch.autograd.grad((again, nll - again), logits, (grad_q, grad_tail), create_graph=True)
     else:
         # With respect to the logits, d(-log p) is softmax - onehot, dq is p times and d(tail) is q times that.
-        result = _softmax_backward(ctx.kernel, logits, target, row_stats, grad_q * p + grad_tail * q)
+        saved, grad_nll = (logits, target, row_stats), grad_q * p + grad_tail * q
+        result = _gradient(torch.ops.polylosses.softmax_gradient, _softmax_gradient, ctx.kernel, saved, grad_nll)
     return result, None, None
-
-
-def _softmax_backward(
-    kernel: ModuleType | None, logits: Tensor, target: Tensor, row_stats: Tensor, grad_output: Tensor
-) -> Tensor:
-    traced = is_traced()
-    of: Any = torch.ops.polylosses.softmax_gradient if traced or kernel is None else partial(_softmax_gradient, kernel)
-    result: Tensor
-    if traced or is_by_address(grad_output):
-        result = of(logits, target, row_stats, grad_output)
-    else:
-        result = of(logits, target, row_stats, _one(logits))
-        per_row = grad_output.unsqueeze(1) if grad_output.dim() > 0 else grad_output
-        result = (result * per_row).to(result.dtype)
-    return result
-
-
-def _one(logits: Tensor) -> Tensor:
-    """A gradient of 1, for kernels whose result torch multiplies by a gradient without memory of its own."""
-    return torch.ones((), dtype=torch.float32, device=logits.device)
 
 
 def _save_sigmoid_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
@@ -306,14 +318,8 @@ def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
         loss = loss.sum() if ctx.summed else loss
         (result,) = torch.autograd.grad(loss, logits, grad_output.to(loss.dtype), create_graph=True)
     else:
-        kernel, traced = ctx.kernel, is_traced()
-        of = torch.ops.polylosses.sigmoid_gradient if traced or kernel is None else partial(_sigmoid_gradient, kernel)
-        arguments = (logits, target, ctx.ignore_index, ctx.numbers)
-        if traced or is_by_address(grad_output):
-            result = of(*arguments, grad_output)
-        else:
-            result = of(*arguments, _one(logits))
-            result = (result * grad_output).to(result.dtype)
+        saved = (logits, target, ctx.ignore_index, ctx.numbers)
+        result = _gradient(torch.ops.polylosses.sigmoid_gradient, _sigmoid_gradient, ctx.kernel, saved, grad_output)
     return result, None, None, None, None
 
 
