@@ -266,9 +266,9 @@ struct Labels {
 };
 
 // The statistics of `count` rows from `row` on: of their maxima, their sums of exp(z - maximum) over the other classes,
-// and their labels' logits.
-INLINE void finish(int64_t row, int64_t count, const float* maximum, const double* others, const float* labelled,
-                   const Labels& labels, const Statistics& out) {
+// and their labels' logits. Inlined into its four callers, it takes as long to compile as all the rest.
+FOR_EACH_PROCESSOR void finish(int64_t row, int64_t count, const float* maximum, const double* others,
+                               const float* labelled, const Labels& labels, const Statistics& out) {
     const bool* ignored = labels.ignored;
     float p[BLOCK], q[BLOCK], nll[BLOCK];
 #pragma omp simd
