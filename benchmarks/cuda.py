@@ -1,11 +1,11 @@
-"""All that a CUDA device has to tell in one command: whether the Triton kernels are right, then what they cost.
+"""Runs everything that needs a CUDA device: tests of the Triton kernels, then the benchmarks.
 
     python benchmarks/cuda.py OUT [--wheels FOLDER]
 
-It needs Python, torch and Triton, no installation and no network, and takes at most 8 minutes: tests/on_cuda.py first,
-and the benchmarks only if that passes. Each writes what it prints to OUT, and its numbers as JSON. Peers are measured
-if they are installed, or if FOLDER holds their wheels (``pip download --no-deps -d FOLDER PEER==VERSION``; the versions
-stand in losses.py and docs/coming_from.py).
+It needs Python, torch and Triton, but no installation of this library and no network, and takes at most 8 minutes.
+tests/on_cuda.py runs first, the benchmarks only if it passes. The folder OUT gets their output and the numbers as
+JSON. Other packages ("peers") are measured if they are installed, or if FOLDER has their wheels
+(``pip download --no-deps -d FOLDER PEER==VERSION``, with the versions in losses.py and docs/coming_from.py).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parent.parent
-# The most that each may take, in seconds.
+# (command, timeout in seconds)
 STEPS: dict[str, tuple[list[str], float]] = {
     "correctness": (["tests/on_cuda.py", "cuda"], 220.0),
     "losses": (["benchmarks/losses.py", "--out", "losses.json"], 160.0),
@@ -30,7 +30,7 @@ STEPS: dict[str, tuple[list[str], float]] = {
 
 
 def environment(wheels: Path | None) -> dict[str, str]:
-    """Without the interpreter, with this source, and with no index to install from but the wheels."""
+    """Environment variables: no Triton interpreter, this source tree on the path, and pip limited to the wheels."""
     folders = [ROOT / "src", ROOT / "tests", *([wheels / "installed"] if wheels else [])]
     path = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
     found = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PIP_NO_INDEX": "1", "TRITON_INTERPRET": "0"}
@@ -38,14 +38,14 @@ def environment(wheels: Path | None) -> dict[str, str]:
 
 
 def run(command: list[str], seconds: float, log: Path, env: dict[str, str]) -> int | None:
-    """The exit status, or None after ``seconds``; what it prints goes to the log and here."""
+    """The exit status, or None for a timeout. The output is written to the log and to stdout."""
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         timer = threading.Timer(seconds, process.kill)
         timer.start()
-        assert process.stdout  # it is a pipe
+        assert process.stdout
         for line in process.stdout:
             file.write(line)
             file.flush()
@@ -58,8 +58,8 @@ def run(command: list[str], seconds: float, log: Path, env: dict[str, str]) -> i
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("out", type=Path, help="a folder for what is found out")
-    parser.add_argument("--wheels", type=Path, help="a folder with wheels of the peers")
+    parser.add_argument("out", type=Path, help="the folder for logs and results")
+    parser.add_argument("--wheels", type=Path, help="a folder with wheels of other packages to measure")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error(f"torch {torch.__version__} finds no CUDA device")
@@ -84,7 +84,7 @@ def main() -> int:
         (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         print(f"== {name}: {said}", flush=True)
         if status != 0 and name == "correctness":
-            break  # what is wrong is not timed
+            break  # don't time wrong kernels
     return 0 if all(step["result"] == "passed" for step in summary["steps"].values()) else 1
 
 

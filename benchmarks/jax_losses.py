@@ -1,11 +1,10 @@
-"""Times polylosses.jax against optax, value and gradient, jitted, and counts what is kept and what is needed beside it.
+"""Measures the time and memory of polylosses.jax against optax, for jitted value and gradient.
 
     python benchmarks/jax_losses.py [--out results.json]
 
-Every round runs each loss, and a ratio is taken within its round. What is printed is the median over the rounds, with
-the quartiles. "kept" is what one program leaves for the backward pass of another, as under jax.vjp, beyond the logits;
-"temporary" is what the program of value and gradient needs beyond arguments and results. Both are in multiples of the
-logits.
+Every round runs each loss, and ratios are taken within rounds. Results are the median over rounds and the quartiles.
+"kept" is the size of jax.vjp's residuals, without the logits; "temporary" is the memory that value and gradient need
+besides arguments and results. Both are relative to the size of the logits.
 """
 
 import argparse
@@ -49,7 +48,7 @@ def step(loss: Loss) -> Any:
 
 
 def kept(loss: Loss, logits: Any, labels: Any) -> int:
-    """Bytes that the backward pass waits for, without the logits themselves."""
+    """The bytes that jax.vjp saves for the backward pass, without the logits."""
     pull = jax.jit(lambda z: jax.vjp(lambda z: loss(z, labels), z)[1])(logits)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(pull)]
     given = np.asarray(logits)
@@ -72,7 +71,7 @@ def measure(rows: int, classes: int) -> list[dict[str, Any]]:
             print(f"\r{rows} x {classes}: round {done + 1} ", end="", file=sys.stderr, flush=True)
         names = list(LOSSES)
         for name in names[done % len(names) :] + names[: done % len(names)]:
-            # Twice, and the first is not counted: it would pay for the memory that the one before has given back.
+            # Take the second of two runs: the first has page faults, for memory that the previous loss has freed.
             for _ in range(2):
                 began = time.perf_counter()
                 jax.block_until_ready(compiled[name](logits, labels))

@@ -3,8 +3,8 @@
     python benchmarks/jax_sweep.py [--out results.json]
 
 Both train 60 networks of 64 hidden units for 405 steps of 64 rows of digits, with AdamW and falling learning rates.
-Rounds alternate between the two, and a ratio is taken within its round. What is printed is the median over the rounds;
-what JAX needs to compile its sweep is told apart, since another epsilon needs no other program.
+Rounds alternate between the two, and ratios are taken within rounds. Results are medians over rounds. JAX's compile
+time is reported separately, since other epsilons don't need another compilation.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""What a linear head of many classes costs: time and peak memory of linear_poly_cross_entropy, forward and backward.
+"""Measures the time and peak memory of linear_poly_cross_entropy with many classes, forward and backward.
 
-Peak memory is what the process has resident at most beyond what it had before the call, each in a fresh process whose
-allocator gives back at once what is freed (otherwise, add some tens of MB at random); on CUDA, what torch has
-allocated. Time is the median of interleaved rounds, as a ratio within each round.
+Peak memory is the increase of the process's peak resident memory during the call, in a fresh process whose malloc
+returns freed memory at once (otherwise, it varies by tens of MB). On CUDA, it is the memory allocated by torch. Times
+are medians over interleaved rounds, and ratios are taken within rounds.
 
 With a CUDA device, the head is that of a language model, in bfloat16, and Liger-Kernel, cut-cross-entropy and quack are
 measured too, if they are installed (liger-kernel==0.8.5 cut-cross-entropy==25.1.1 quack-kernels==0.6.5).
 
-Run it: python benchmarks/linear_head.py [--out benchmarks/results/linear_head-MACHINE.json]
+Usage: python benchmarks/linear_head.py [--out benchmarks/results/linear_head-MACHINE.json]
 """
 
 import argparse
@@ -37,7 +37,7 @@ FEW, MANY = 4096, 65_536
 TIMED = 8192 if CUDA else FEW
 UPSTREAM = 0.125
 ROUNDS = 5
-# Their packages, modules and functions.
+# (package, module, function)
 PEERS_ON_CUDA = {
     "Liger": ("liger-kernel", "liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy"),
     "cut-cross-entropy": ("cut-cross-entropy", "cut_cross_entropy", "linear_cross_entropy"),
@@ -50,7 +50,7 @@ def all_logits(input: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 def torchs_chunks(input: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    """PolyLoss of what torch's own chunks give, which is one likelihood for each row."""
+    """PolyLoss of the negative log-likelihoods that torch's own chunked head gives."""
     options = torch.nn.LinearCrossEntropyOptions()
     nll = F.linear_cross_entropy(input, weight, target, reduction="none", options=options)
     return poly_from_nll(nll, epsilon=EPSILON).mean()
@@ -87,9 +87,9 @@ def step(head: Head, given: tuple[Tensor, Tensor, Tensor]) -> None:
 
 
 def peak(name: str, rows: int, device: str, threads: int) -> int:
-    """Bytes, of forward and backward in this process."""
+    """The peak memory of forward and backward in this process, in bytes."""
     torch.set_num_threads(threads)
-    step(HEADS[name], inputs(8, device))  # libraries are loaded by now
+    step(HEADS[name], inputs(8, device))  # warm up: loads libraries
     given = inputs(rows, device)
     return peak_memory(lambda: step(HEADS[name], given), device)
 
@@ -124,7 +124,7 @@ def main() -> None:
     for name in HEADS:
         peaks = []
         for rows in (FEW, MANY):
-            # All logits of the many rows, with their gradients, are more than most machines have.
+            # The logits of MANY rows and their gradients don't fit into most machines' memory.
             if rows == MANY and "F.linear +" in name:
                 continue
             say(f"{name}, {rows} rows")

@@ -1,18 +1,18 @@
-"""Times the losses against torch's own and against all PolyLosses that are published, in one run.
+"""Measures the time and memory of the losses against torch's own and other published PolyLosses.
 
     python benchmarks/losses.py [--out results.json]
 
-Forward and backward with reduction "mean" and an incoming gradient of 0.125. Every round runs each loss once, and a
-ratio is taken within its round, so that a machine that slows down slows both sides. What is printed is the median over
-the rounds, with the quartiles. "kept" is what autograd holds between the passes beyond the logits and the target;
-"peak" is what is needed at most beyond them, the gradient included, each in a process of its own. The floor is the time
-to copy what has to move: the logits are read twice and the gradient is written, of memory that is there already.
+Forward and backward with reduction "mean" and grad_output 0.125. Every round runs each loss once, and ratios are taken
+within rounds, so that a slow moment of the machine affects both sides. Results are the median over rounds and the
+quartiles. "kept" is the memory that autograd saves for backward, without logits and target; "peak" is the peak memory
+besides these, including the gradient, in a child process. The floor is the time of a memory copy of the same size: the
+logits are read twice and the gradient is written, in memory that is already allocated.
 
-The others are installed at the versions that docs/coming_from.py names, into a temporary folder. For optax, see
-jax_losses.py: XLA's threads and torch's are in each other's way.
+The other packages are installed into a temporary folder, at the versions in docs/coming_from.py. optax is measured in
+jax_losses.py, since XLA's and torch's threads disturb each other.
 
-With a CUDA device, all this is done there with the Triton kernels, at larger shapes (see cuda.py); and with
-Liger-Kernel and quack, if they are installed:
+With a CUDA device, everything runs there, with the Triton kernels and larger shapes (see cuda.py). Liger-Kernel and
+quack are measured too, if they are installed:
 
     pip install liger-kernel==0.8.5 quack-kernels==0.6.5
 """
@@ -47,7 +47,7 @@ SECONDS_A_SHAPE = {"cpu": 20.0, "cuda": 4.0}
 GRAD_OUTPUT = 0.125
 FLOOR = "floor"
 
-# On CUDA, where it is not the default until the kernels have passed on a device.
+# Not yet the default on CUDA (see dispatch.py).
 KERNEL: dict[str, Any] = {"implementation": "triton"} if torch.cuda.is_available() else {}
 
 SOFTMAX_BASELINE = "F.cross_entropy"
@@ -61,7 +61,7 @@ SOFTMAX: dict[str, Loss] = {
 }
 SOFTMAX_PEERS = {"timm": "timm", "Holocron": "Holocron", "spells": "pytorch-lightning-spells", "polyloss": "polyloss"}
 SOFTMAX_SHAPES: list[Shape] = [(1024, 1000), (1024, 21843), (512, 50257), (8, 150, 128, 128), (65536, 21)]
-# Their packages, modules and functions.
+# (package, module, function)
 SOFTMAX_PEERS_ON_CUDA = {
     "Liger": ("liger-kernel", "liger_kernel.transformers.functional", "liger_cross_entropy"),
     "quack": ("quack-kernels", "quack.cross_entropy", "cross_entropy"),
@@ -71,7 +71,7 @@ SOFTMAX_SHAPES_ON_CUDA: list[Shape] = [(8192, 128256), (8, 150, 512, 512)]
 BALANCED: dict[str, Any] = {"epsilon": 0.0, "gamma": 2.0, "alpha": 0.25}
 POLY: dict[str, Any] = BALANCED | {"epsilon": 1.0}
 SIGMOID_BASELINE = "torchvision"
-SIGMOID_BASELINE_OF_TORCH = "F.binary_cross_entropy_with_logits"  # where torchvision could not be installed
+SIGMOID_BASELINE_OF_TORCH = "F.binary_cross_entropy_with_logits"  # if torchvision could not be installed
 SIGMOID: dict[str, Loss] = {
     "F.binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
     "focal": partial(poly_binary_cross_entropy_with_logits, **BALANCED, **KERNEL),
@@ -83,10 +83,10 @@ SIGMOID_PEERS = {"torchvision": "torchvision", "timm": "timm", "spells": "pytorc
 SIGMOID_SHAPES: list[Shape] = [(4000, 80), (100_000, 80), (8, 20, 128, 128)]
 SIGMOID_SHAPES_ON_CUDA: list[Shape] = [(800_000, 80)]
 
-# Of the logits, where it is not float32.
+# dtypes of the logits other than float32
 DTYPES: dict[Shape, torch.dtype] = {(8192, 128256): torch.bfloat16}
 
-# Small ones, to see from where on the kernel is faster.
+# Small shapes, to find the size from which the kernel is faster.
 CROSSOVER_SHAPES: list[Shape] = [
     (64, 10),
     (512, 10),
@@ -101,7 +101,7 @@ CROSSOVER_SHAPES: list[Shape] = [
 
 @cache
 def losses(folder: str, link: str) -> dict[str, Loss]:
-    """Ours, torch's, and those of the peers that are installed in ``folder``."""
+    """Our losses, torch's, and those of the other packages in ``folder``."""
     ours, peers = (SOFTMAX, SOFTMAX_PEERS) if link == "softmax" else (SIGMOID, SIGMOID_PEERS)
     found = dict(ours)
     of_link = coming_from.SOFTMAX if link == "softmax" else coming_from.SIGMOID
@@ -120,7 +120,7 @@ def losses(folder: str, link: str) -> dict[str, Loss]:
 
 
 def from_package(module: str, function: str, logits: Tensor, target: Tensor) -> Tensor:
-    """The loss of a peer that may not be installed: then it raises ImportError."""
+    """Calls another package's loss. Raises ImportError if it is not installed."""
     loss: Tensor = getattr(import_module(module), function)(logits, target)
     return loss
 
@@ -132,7 +132,7 @@ def shapes_of(link: str, device: str) -> list[Shape]:
 
 
 def given(shape: Shape, name: str, link: str, device: str) -> tuple[Tensor, Tensor]:
-    """Logits and a target."""
+    """The logits and the target."""
     generator = torch.Generator(device).manual_seed(0)
     logits = torch.randn(shape, generator=generator, device=device).to(DTYPES.get(shape, torch.float32))
     target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator, device=device)
@@ -148,7 +148,7 @@ def step(loss: Loss, logits: Tensor, target: Tensor) -> None:
 
 
 def bytes_kept(loss: Loss, logits: Tensor, target: Tensor) -> int:
-    """A storage that is kept twice counts once."""
+    """The bytes that autograd saves for backward. A storage that is saved twice counts once."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def bytes_kept(loss: Loss, logits: Tensor, target: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = loss(logits, target)  # alive until the end, so that no storage's address is given out twice
+        result = loss(logits, target)  # keep it alive, so that no storage's address is reused
     del result
     for tensor in (logits, target):
         kept.pop(tensor.untyped_storage().data_ptr(), None)
@@ -164,24 +164,24 @@ def bytes_kept(loss: Loss, logits: Tensor, target: Tensor) -> int:
 
 
 def peak(folder: str, name: str, link: str, shape: Shape, device: str, threads: int) -> int:
-    """Bytes, in this process."""
+    """The peak memory of forward and backward in this process, in bytes."""
     torch.set_num_threads(threads)
     loss = losses(folder, link)[name]
     small = (2, *shape[1:2], *(2 for _ in shape[2:]))
-    step(loss, *given(small, name, link, device))  # libraries are loaded by now, programs compiled
+    step(loss, *given(small, name, link, device))  # warm up: loads libraries, compiles
     logits, target = given(shape, name, link, device)
     return peak_memory(lambda: step(loss, logits, target), device)
 
 
 def floor(shape: Shape, device: str) -> Callable[[], Any]:
-    """Copies one and a half times the logits: a copy reads and writes."""
+    """Copies 1.5 times the logits: the two reads and one write of a loss are half reads, half writes in a copy."""
     source = torch.randn(3 * torch.Size(shape).numel() // 2, device=device).to(DTYPES.get(shape, torch.float32))
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
 
 def works(loss: Loss, logits: Tensor, target: Tensor) -> str:
-    """What goes wrong, in a line; nothing if all is well."""
+    """The first line of the error that the loss raises, or an empty string."""
     try:
         step(loss, logits, target)
     except Exception as error:
@@ -214,7 +214,7 @@ def measure(folder: str, link: str, shape: Shape, device: str) -> list[dict[str,
         if "bytes_kept" in result:
             say(f"{title}: memory of {name}")
             arguments = (folder, name, link, shape, device, torch.get_num_threads())
-            # torch knows what it has allocated on a GPU; of what is resident, only a process of its own is sure.
+            # torch counts its allocations on a GPU. Resident memory needs a fresh process.
             result["peak_bytes"] = peak(*arguments) if device == "cuda" else peak_in_another_process(peak, *arguments)
             say("")
     return list(results.values())
@@ -233,7 +233,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def crossover(shape: Shape) -> dict[str, Any]:
-    """The kernel against the plain implementation."""
+    """The time of the kernel, relative to the plain implementation."""
     numbers = given(shape, "", "softmax", "cpu")
     calls: dict[str, Callable[[], Any]] = {
         which: partial(step, partial(poly_cross_entropy, epsilon=1.0, implementation=which), *numbers)

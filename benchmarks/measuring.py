@@ -1,4 +1,4 @@
-"""How times and memory are measured here, and what every result says of where it comes from."""
+"""Helpers to measure time and memory, and the description of the machine."""
 
 import multiprocessing
 import os
@@ -20,8 +20,10 @@ import polylosses
 def interleaved(
     what: str, calls: dict[str, Callable[[], Any]], seconds: float, fewest: int = 7, most: int = 300
 ) -> dict[str, list[float]]:
-    """The seconds that each call takes, round by round: every round calls each once, so that a slow moment of the
-    machine slows all. Warm-up is not counted. Rounds end after ``seconds``, but not before ``fewest`` of them.
+    """The seconds of each call in every round. Warm-up calls are not counted.
+
+    Every round calls each once, so that a slow moment of the machine affects all. Rounds end after ``seconds``, but not
+    before ``fewest`` of them.
     """
     for call in calls.values():
         for _ in range(2):
@@ -33,7 +35,7 @@ def interleaved(
         if done >= fewest and time.perf_counter() - start > seconds:
             break
         say(f"{what}: round {done + 1}")
-        order.shuffle(names)  # what ran before may leave the caches warm, and the threads awake
+        order.shuffle(names)  # the previous call may leave caches warm and threads awake
         for name in names:
             begin = time.perf_counter()
             calls[name]()
@@ -45,7 +47,7 @@ def interleaved(
 
 
 def ratios(taken: dict[str, list[float]], name: str, baseline: str) -> tuple[float, float, float]:
-    """Of the times within each round: the lower quartile, the median and the upper quartile."""
+    """The lower quartile, median and upper quartile of the time ratios within rounds."""
     low, middle, high = statistics.quantiles(
         [a / b for a, b in zip(taken[name], taken[baseline], strict=True)], n=4, method="inclusive"
     )
@@ -53,37 +55,37 @@ def ratios(taken: dict[str, list[float]], name: str, baseline: str) -> tuple[flo
 
 
 def peak_in_another_process(function: Callable[..., int], *arguments: Any) -> int:
-    """What the function gives in a process whose allocator gives back at once what is freed.
+    """Calls the function in a child process whose malloc returns freed memory to the system at once.
 
-    Otherwise, what is resident is some tens of MB more, at random.
+    Otherwise, resident memory varies by tens of MB.
     """
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # of the processes to come
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # for child processes
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def peak_memory(call: Callable[[], Any], device: str) -> int:
-    """Bytes at most during the call beyond those before: what is resident; on CUDA, what torch has allocated."""
+    """The increase of peak memory during the call, in bytes: resident memory, or on CUDA torch's allocations."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM
     before = _resident("VmRSS")
     call()
     return _resident("VmHWM") - before
 
 
 def _resident(what: str) -> int:
-    """Bytes, now (VmRSS) or at most (VmHWM)."""
+    """Resident memory in bytes: current (VmRSS) or peak (VmHWM)."""
     text = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(text.partition(what + ":")[2].split()[0])
 
 
 def say(text: str) -> None:
-    """In place, if somebody is watching."""
+    """Prints a progress line in place, if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r{text:60}", end="" if text else "\r", file=sys.stderr, flush=True)
 
@@ -110,7 +112,7 @@ def _commit() -> str:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What every result has to say about where it comes from."""
+    """Describes the machine and the versions, to be stored with every result."""
     return {
         "device": _processor(),
         "threads": torch.get_num_threads() if device == "cpu" else None,

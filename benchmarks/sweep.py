@@ -2,7 +2,7 @@
 
     python benchmarks/sweep.py [--out results.json]
 
-Rounds alternate between the two, and a ratio is taken within its round. What is printed is the median over the rounds.
+Rounds alternate between the two, and ratios are taken within rounds. Results are medians over rounds.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ROUNDS = 3
 
 
 def one_after_another(X: Tensor, y: Tensor, classes: int, arms: list[tuple[float, float]]) -> None:
-    """What anybody would write: torch's module, optimizer and schedule in a loop."""
+    """A plain training loop, with torch's module, optimizer and learning rate schedule."""
     for repeat in range(REPEATS):
         for epsilon, rate in arms:
             model = batched.network(X.shape[1], classes, repeat)

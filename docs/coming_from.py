@@ -1,10 +1,10 @@
-"""Runs the published PolyLosses beside this library's, and writes what came out: coming-from.json and coming-from.md.
+"""Compares other published PolyLosses with this library, and writes the results to coming-from.json and coming-from.md.
 
     python docs/coming_from.py
 
-Every peer is installed at the version named below, into a temporary folder and without its dependencies: most of them
-ask for a torchvision or a Lightning that does not go with the torch at hand. Their losses need torch alone, so the
-file with the loss is loaded as it was published, without the package around it.
+Every package ("peer") is installed at the version named below, into a temporary folder and without its dependencies:
+most require a torchvision or a Lightning that is incompatible with the installed torch. The losses need torch alone, so
+that the published file with the loss is loaded without the package around it.
 """
 
 import inspect
@@ -42,7 +42,7 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """What a loss is given. ``options`` have this library's names."""
+    """The arguments of a loss. ``options`` have this library's names."""
 
     input: Tensor
     target: Tensor
@@ -51,7 +51,7 @@ class Case:
 
 
 def waves(*shape: int) -> Tensor:
-    """Logits without a random generator, whose numbers may change with torch's version."""
+    """Deterministic logits: random numbers may change with torch's version."""
     return 2 * torch.arange(math.prod(shape), dtype=torch.float64).sin().reshape(shape)
 
 
@@ -69,7 +69,7 @@ CONFIDENT_LABELS = torch.tensor([0, 1, 2, 0])
 ONE_HOT = torch.eye(3)[CONFIDENT_LABELS]
 CONFIDENT_BOTH = torch.tensor([[6.0, -7.0, -8.0], [-6.5, 7.5, -6.0], [-7.0, -6.0, 8.0], [7.0, -8.0, -6.5]])
 SATURATED = torch.tensor([[100.0, 0.0, 0.0], [0.0, 100.0, 0.0]])
-# The reference values of semantics.md.
+# From the reference values of semantics.md.
 REFERENCE = torch.tensor([[0.14, 1.456, 2.356, -0.124, -2.47]], dtype=torch.float64)
 REFERENCE_SOFT = torch.tensor([[0.1, 0.15, 0.2, 0.25, 0.3]], dtype=torch.float64)
 MULTI_HOT = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0]], dtype=torch.float64)
@@ -119,9 +119,9 @@ def torch_binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | N
 
 @dataclass(frozen=True)
 class Link:
-    """The cases of softmax or of sigmoid losses, this library's loss, and torch's own where ``plain`` is given.
+    """The cases of softmax or of sigmoid losses, this library's loss, and torch's own for the options ``plain``.
 
-    ``example`` is the case that the lines in the page compute.
+    ``example`` is the case that the code on the page computes.
     """
 
     cases: dict[str, Case]
@@ -131,18 +131,18 @@ class Link:
     example: str
 
 
-# Ours are those of the plain implementation: the kernels' last digits are others, where there are kernels.
+# Ours use the plain implementation, since the kernels' last digits differ.
 OUR_SOFTMAX = partial(poly_cross_entropy, implementation="plain")
 OUR_SIGMOID = partial(poly_binary_cross_entropy_with_logits, implementation="plain")
 SOFTMAX = Link(SOFTMAX_CASES, OUR_SOFTMAX, F.cross_entropy, {}, "hard labels")
 SIGMOID = Link(SIGMOID_CASES, OUR_SIGMOID, torch_binary_cross_entropy, PLAIN, "gamma 2, alpha 0.25")
 
 # ------------------------------------------------------------------------- how each peer is called, with mean reduction
-# A function takes the options that its peer has, under this library's names; a case with others is no case for it.
+# A function takes the options that its peer supports, under this library's names. Cases with other options are skipped.
 
 
 def abhuse(_: Any, input: Tensor, target: Tensor, *, epsilon: float, weight: Tensor | None = None) -> Tensor:
-    """Not on a registry: what its source does, in other words."""
+    """Not on a package registry: reimplemented from its source."""
     p = (F.one_hot(target, input.shape[1]) * input.softmax(-1)).sum(-1)
     return (F.cross_entropy(input, target, weight, reduction="none") + epsilon * (1 - p)).mean()
 
@@ -172,7 +172,7 @@ def optax(module: Any, input: Tensor, target: Tensor, *, epsilon: float, label_s
             y = module.losses.smooth_labels(y, label_smoothing)
         return module.losses.poly_loss_cross_entropy(logits, y, epsilon=epsilon, axis=1).mean()
 
-    # NumPy has no bfloat16; float64 holds every dtype's numbers.
+    # Through float64, since NumPy has no bfloat16.
     logits = jax.numpy.asarray(input.detach().double().numpy()).astype(str(input.dtype).removeprefix("torch."))
     value = torch.tensor(float(mean(logits)), dtype=input.dtype)
     if input.requires_grad:
@@ -224,7 +224,7 @@ def timm_binary(
 def torchvision(
     module: Any, input: Tensor, target: Tensor, *, epsilon: float, gamma: float, alpha: float | None
 ) -> Any:
-    """It has no epsilon, and is measured at 0."""
+    """It has no epsilon, and is measured at epsilon = 0."""
     return module.sigmoid_focal_loss(input, target, alpha=-1 if alpha is None else alpha, gamma=gamma, reduction="mean")
 
 
@@ -235,8 +235,8 @@ def torchvision(
 class Loss:
     """A loss of a peer.
 
-    ``before`` and ``after`` are the lines that replace each other. ``reasons`` says for every case in which the numbers
-    differ why they do, and with which formula theirs comes about ("" where there is no number).
+    ``before`` is the code that ``after`` replaces. ``reasons`` has, for every case with different results, the reason
+    and a formula that reproduces the peer's number ("" if there is no number).
     """
 
     name: str
@@ -250,7 +250,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Peer:
-    """A published package, what is installed of it, and the file in it that is loaded."""
+    """A published package, its pip requirements, and the file in it that is loaded."""
 
     title: str
     about: str
@@ -550,7 +550,7 @@ PEERS = (
 
 
 def install(peer: Peer, folder: str) -> Any:
-    """The peer's module."""
+    """Installs the peer into ``folder``, and returns its module."""
     if not peer.requirements:
         return None
     print("installing", *peer.requirements, flush=True)
@@ -560,8 +560,8 @@ def install(peer: Peer, folder: str) -> Any:
 
 
 def load(peer: Peer, folder: str) -> Any:
-    """The peer's module, installed in ``folder``, without the package around it."""
-    # What torchvision's file imports from its package: it counts calls.
+    """Loads the peer's module from ``folder``, without the package around it."""
+    # A stub for the usage counter that torchvision's file imports from its package.
     sys.modules["torchvision.utils"] = SimpleNamespace(_log_api_usage_once=lambda function: None)  # type: ignore[assignment]
     name = peer.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     spec = spec_from_file_location(name, Path(folder, peer.file))
@@ -573,7 +573,7 @@ def load(peer: Peer, folder: str) -> Any:
 
 
 def measure(loss: Callable[..., Any], case: Case, **options: Any) -> Measured:
-    """The loss, or its gradient's largest entry; or the first line of the error."""
+    """The loss or the largest entry of its gradient, or the first line of the error."""
     logits = case.input.clone().requires_grad_(case.gradient)
     try:
         value = loss(logits, case.target, **options)
@@ -586,7 +586,7 @@ def measure(loss: Callable[..., Any], case: Case, **options: Any) -> Measured:
 
 
 def measure_theirs(loss: Loss, module: Any, case: Case) -> tuple[Measured, Measured]:
-    """With the options of the case, and plain."""
+    """The peer's results with the options of the case, and with the plain ones."""
     if not set(case.options) <= set(inspect.signature(loss.call).parameters):
         return NOT_OFFERED, NOT_OFFERED
     call = partial(loss.call, module)
@@ -595,7 +595,7 @@ def measure_theirs(loss: Loss, module: Any, case: Case) -> tuple[Measured, Measu
 
 
 def measure_ours(loss: Loss, case: Case) -> tuple[Measured, Measured]:
-    """Ours with the options of the case, and torch's own with those that it has."""
+    """Our result with the options of the case, and torch's own with the options that it has."""
     torchs = {name: value for name, value in case.options.items() if name not in loss.link.plain}
     return measure(loss.link.ours, case, **case.options, epsilon=loss.epsilon), measure(
         loss.link.torchs, case, **torchs
@@ -603,10 +603,10 @@ def measure_ours(loss: Loss, case: Case) -> tuple[Measured, Measured]:
 
 
 def run() -> Results:
-    """Installs the peers, and measures them and ours."""
+    """Installs the peers, and measures their losses and ours."""
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        sys.path.append(folder)  # optax is loaded as a package
+        sys.path.append(folder)  # for optax, which is imported as a package
         for peer in PEERS:
             module = install(peer, folder)
             for loss in peer.losses:
@@ -625,14 +625,14 @@ def run() -> Results:
 
 
 def same(one: Measured, other: Measured, case: Case) -> bool:
-    """To four digits, or to the spacing of the dtype where that is wider."""
+    """Compares to four digits, or to the dtype's finfo.eps if that is larger."""
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     return math.isclose(one, other, rel_tol=max(1e-4, torch.finfo(case.input.dtype).eps))
 
 
 def explained(loss: Loss, name: str) -> float:
-    """What the formula in the reasons gives."""
+    """The value of the formula in ``reasons``."""
     case = loss.link.cases[name]
     logits, target = case.input, case.target
     names = {
@@ -710,7 +710,7 @@ def glance(results: Results, title: str, link: Link) -> str:
 
 
 def anchor(peer: Peer) -> str:
-    """What GitHub makes of a heading."""
+    """GitHub's anchor for the peer's heading."""
     return peer.title.lower().replace("/", "")
 
 
@@ -745,7 +745,7 @@ def shown(value: Measured, brief: bool = False) -> str:
 
 
 def why(loss: Loss, results: Results) -> list[str]:
-    """A list of the cases that are not the same, those with one reason together."""
+    """The lines of a list of the cases with different results, grouped by reason."""
     cases: dict[tuple[str, str], list[str]] = {}
     for name, case in loss.link.cases.items():
         if verdict(results["losses"][loss.name][name], case) not in ("same", "-"):

@@ -1,10 +1,10 @@
-"""Many classes on many devices: each holds some of the classes, and nobody ever holds all logits.
+"""Many classes on many devices: each device has some of the classes, and none ever has all logits.
 
     pip install 'polylosses[torch]'
     torchrun --nproc-per-node 2 examples/class_sharded_head.py
 
-The last layer is split by classes, its logits stay split (a DTensor), and ``loss_parallel`` computes cross-entropy
-where they are. PolyLoss is arithmetic on its result, one number for each row.
+The last layer is sharded by classes, its logits stay sharded (a DTensor), and ``loss_parallel`` computes cross-entropy
+in place. PolyLoss is computed from its result, one number for each row.
 """
 
 import torch
@@ -20,7 +20,7 @@ from polylosses.torch import PolyCrossEntropyLoss
 def main() -> float:
     """Trains on points around 64 centers, prints the loss before and after, and returns the latter."""
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
-    torch.manual_seed(0)  # every process makes the same model and data
+    torch.manual_seed(0)  # the same model and data in every process
     centers, y = torch.randn(64, 16), torch.arange(1024) % 64
     x = centers[y] + 0.1 * torch.randn(1024, 16)
     model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 64))

@@ -1,9 +1,9 @@
-"""Equinox and optax: training on digits, with an epsilon that grows while it trains.
+"""Equinox and optax: training on digits, with a schedule for epsilon.
 
     pip install 'polylosses[jax]' equinox optax scikit-learn
     python examples/equinox_digits.py
 
-Epsilon is an argument of the compiled step, so that a schedule of it costs nothing.
+Epsilon is an argument of the compiled step, so that changing it does not recompile.
 """
 
 import equinox
@@ -15,14 +15,14 @@ from sklearn.datasets import load_digits
 from polylosses.jax import poly_cross_entropy_with_integer_labels
 
 optimizer = optax.adamw(0.005)
-schedule = optax.linear_schedule(0.0, 2.0, 200)  # of epsilon
+schedule = optax.linear_schedule(0.0, 2.0, 200)  # for epsilon
 
 
 @equinox.filter_jit
 def step(
     model: equinox.nn.MLP, state: optax.OptState, x: jax.Array, y: jax.Array, epsilon: jax.Array
 ) -> tuple[equinox.nn.MLP, optax.OptState]:
-    """One step of the optimizer; compiled once, for all epsilons."""
+    """One step of the optimizer, compiled once for all epsilons."""
 
     def loss(model: equinox.nn.MLP) -> jax.Array:
         return poly_cross_entropy_with_integer_labels(jax.vmap(model)(x), y, epsilon=epsilon).mean()

@@ -3,8 +3,8 @@
     pip install 'polylosses[jax]' optax scikit-learn
     python examples/jax_epsilon_sweep.py
 
-It shows that epsilon is run-time data. It does not say which epsilon is better: the arms share one learning rate and
-are read off once; see ``polylosses tune`` for that.
+It shows that epsilon can be traced and mapped over. It does not show which epsilon is better, since all share one
+learning rate and one split of the data: see ``polylosses tune`` for that.
 """
 
 import jax
@@ -23,7 +23,7 @@ def logits_of(weights: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 
 def accuracy_of(epsilon: jax.Array, seed: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Trains one network on the first rows, and scores it on the others."""
+    """Trains a network on the first rows, and returns its accuracy on the others."""
     key, *keys = jax.random.split(jax.random.key(seed), 3)
     w1, w2 = jax.random.normal(keys[0], (64, 64)) / 8, jax.random.normal(keys[1], (64, 10)) / 8
     weights = {"w1": w1, "b1": jnp.zeros(64), "w2": w2, "b2": jnp.zeros(10)}
@@ -41,12 +41,12 @@ def accuracy_of(epsilon: jax.Array, seed: jax.Array, x: jax.Array, y: jax.Array)
     return (logits_of(weights, x[ROWS:]).argmax(1) == y[ROWS:]).mean()
 
 
-# Seeds inside, epsilons outside: a table of accuracies, one row an epsilon.
+# vmap over seeds inside, over epsilons outside: a table of accuracies with a row for each epsilon.
 sweep = jax.jit(jax.vmap(jax.vmap(accuracy_of, (None, 0, None, None)), (0, None, None, None)))
 
 
 def main() -> float:
-    """Prints the mean accuracy of every epsilon, and returns the least of them."""
+    """Prints the mean accuracy for every epsilon, and returns the lowest."""
     x, y = load_digits(return_X_y=True)
     accuracies = sweep(EPSILONS, SEEDS, x.astype("float32") / 16, y)
     for epsilon, of_seeds in zip(EPSILONS, accuracies, strict=True):

@@ -3,7 +3,7 @@
     pip install 'polylosses[keras]' jax scikit-learn
     KERAS_BACKEND=jax python examples/keras_digits.py
 
-The saved file holds the loss and its epsilon; reading it back needs ``polylosses.keras`` imported, and nothing else.
+The saved file has the loss and its epsilon. To load it, only ``polylosses.keras`` must be imported.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ from polylosses.keras import PolySparseCategoricalCrossentropy
 
 
 def main() -> float:
-    """Trains, prints the accuracy on held-out rows of the model that was read back, and returns it."""
+    """Trains, prints the accuracy of the reloaded model on held-out rows, and returns it."""
     keras.utils.set_random_seed(0)
     x, y = load_digits(return_X_y=True)
     model = keras.Sequential(

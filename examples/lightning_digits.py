@@ -1,4 +1,4 @@
-"""Lightning: the loss is a module like any other, so that its buffers move and are saved with the model.
+"""Lightning: the loss is an ordinary module, so that its buffers are moved and saved with the model.
 
 pip install 'polylosses[torch]' lightning scikit-learn
 python examples/lightning_digits.py

@@ -1,4 +1,4 @@
-"""MONAI: segmentation of images in which some pixels are not to be learned from.
+"""MONAI: image segmentation with some unlabelled pixels, which are ignored.
 
 pip install 'polylosses[torch]' monai
 python examples/monai_segmentation.py
@@ -18,7 +18,7 @@ UNKNOWN = 255
 
 
 def make_data(images: int = 24) -> list[dict[str, object]]:
-    """Discs of two kinds on a noisy ground; what lies at the border of the image is not labelled."""
+    """Discs of two classes on a noisy background. The border of the image is not labelled."""
     rows = []
     for seed in range(images):
         image, label = create_test_image_2d(
@@ -29,7 +29,7 @@ def make_data(images: int = 24) -> list[dict[str, object]]:
             rad_min=4,
             num_seg_classes=2,
             channel_dim=0,
-            random_state=np.random.RandomState(seed),  # what MONAI asks for
+            random_state=np.random.RandomState(seed),  # MONAI needs a RandomState
         )
         label = label.astype("int64")
         label[:, :2] = label[:, -2:] = label[:, :, :2] = label[:, :, -2:] = UNKNOWN
@@ -47,7 +47,7 @@ def main() -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     for _ in range(20):
         for batch in loader:
-            # MONAI's labels have a channel, (N, 1, H, W); torch's class indices have none.
+            # MONAI's labels have a channel axis, (N, 1, H, W); torch's class indices have none.
             loss = criterion(model(batch["image"]), batch["label"].squeeze(1).long())
             optimizer.zero_grad()
             loss.backward()

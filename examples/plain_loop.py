@@ -1,10 +1,10 @@
-"""A plain torch loop with gradient accumulation: micro-batches that add up to exactly one large batch.
+"""A plain torch loop with gradient accumulation: the micro-batches add up to exactly one large batch.
 
     pip install 'polylosses[torch]' scikit-learn
     python examples/plain_loop.py
 
-The mean of micro-batches' means is not the mean of the batch when targets are ignored or the last micro-batch is
-smaller. So every micro-batch is summed, and divided by what the whole batch has to offer.
+The mean of the micro-batches' means is not the mean of the batch if targets are ignored or the last micro-batch is
+smaller. So the losses of every micro-batch are summed, and divided by the number of valid targets in the whole batch.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from polylosses.torch import PolyCrossEntropyLoss
 def backward(
     model: nn.Module, criterion: PolyCrossEntropyLoss, micro_batches: Sequence[tuple[Tensor, Tensor]]
 ) -> float:
-    """Adds the gradients of one batch, given in parts, and returns its loss. ``criterion`` has reduction "sum"."""
+    """Accumulates the gradients of a batch, and returns its mean loss. ``criterion`` has reduction "sum"."""
     kept = sum(int((y != criterion.ignore_index).sum()) for _, y in micro_batches)
     total = 0.0
     for x, y in micro_batches:
@@ -34,7 +34,7 @@ def main() -> float:
     torch.manual_seed(0)
     features, labels = (torch.tensor(array) for array in load_digits(return_X_y=True))
     x, y = features.float() / 16, labels.clone()
-    y[:1200:10] = -100  # rows that nobody has labelled
+    y[:1200:10] = -100  # unlabelled rows
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     criterion = PolyCrossEntropyLoss(epsilon=1.0, reduction="sum")
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)

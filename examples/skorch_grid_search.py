@@ -3,7 +3,7 @@
     pip install 'polylosses[torch]' skorch
     python examples/skorch_grid_search.py
 
-A grid search says which epsilon came out best, not whether it is better than none: see ``polylosses tune`` for that.
+A grid search finds the best epsilon, but not whether it is significantly better than 0: see ``polylosses tune``.
 """
 
 import torch
@@ -31,7 +31,7 @@ def make_network(epsilon: float = 0.0) -> NeuralNetClassifier:
 
 
 def main() -> GridSearchCV:
-    """Searches, prints the accuracy of every epsilon, and returns the search."""
+    """Searches, prints the accuracy for every epsilon, and returns the search."""
     x, y = load_digits(return_X_y=True)
     search = GridSearchCV(make_network(), {"criterion__epsilon": [0.0, 1.0, 4.0]}, scoring="accuracy", cv=3)
     search.fit((x / 16).astype("float32"), y)

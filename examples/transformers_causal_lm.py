@@ -3,8 +3,8 @@
     pip install 'polylosses[torch]' 'transformers[torch]'
     python examples/transformers_causal_lm.py
 
-The Trainer counts the targets of all micro-batches that make a step, and hands the count over as
-``num_items_in_batch``. Whoever sums and divides by it gets the same step for every number of accumulation steps.
+The Trainer counts the targets in all micro-batches of a step, and passes the count as ``num_items_in_batch``. A sum
+divided by this count gives the same step for every number of accumulation steps.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ EPSILON = 1.0
 def poly_loss(
     outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None, epsilon: float = EPSILON
 ) -> Tensor:
-    """Poly-1 of the next token."""
+    """Poly-1 loss of the next token."""
     logits, targets = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     if num_items_in_batch is None:  # evaluation
         return poly_cross_entropy(logits, targets, epsilon=epsilon)
@@ -31,19 +31,19 @@ def poly_loss(
 
 
 def make_model() -> LlamaForCausalLM:
-    """A Llama of 2 layers and 16 tokens, at random."""
+    """A Llama with 2 layers, a vocabulary of 16 tokens and random weights."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     return LlamaForCausalLM(LlamaConfig(vocab_size=16, max_position_embeddings=32, **sizes))
 
 
 def make_data(rows: int = 256) -> list[dict[str, Tensor]]:
-    """Sequences that count up from any token, some of them faster; the first token is no target."""
+    """Sequences that count up by 1 or 2 from any token. The first two tokens are not targets."""
     starts, steps = torch.arange(rows) % 16, 1 + torch.arange(rows) // 16 % 2
     tokens = (starts[:, None] + steps[:, None] * torch.arange(12)) % 16
     labels = tokens.clone()
     labels[:, :2] = -100
-    labels[::3, 8:] = -100  # shorter ones
+    labels[::3, 8:] = -100  # some targets end earlier
     return [{"input_ids": x, "labels": y} for x, y in zip(tokens, labels, strict=True)]
 
 
@@ -62,7 +62,7 @@ def train(folder: str, model: LlamaForCausalLM, compute_loss_func: Any, **argume
 
 
 def main() -> float:
-    """Trains, prints the share of tokens that are predicted right before and after, and returns the latter."""
+    """Trains, prints the accuracy of token predictions before and after, and returns the latter."""
     logging.set_verbosity_error()
     model, rows = make_model(), make_data()
     tokens = torch.stack([row["input_ids"] for row in rows])

@@ -20,21 +20,21 @@ EPSILON = 2.0
 def poly_loss(
     outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None, epsilon: float = EPSILON
 ) -> Tensor:
-    """Poly-1 of the class; the Trainer counts the rows of all micro-batches that make a step."""
+    """Poly-1 loss of the class. ``num_items_in_batch`` is the number of rows in all micro-batches of a step."""
     if num_items_in_batch is None:  # evaluation
         return poly_cross_entropy(outputs.logits, labels, epsilon=epsilon)
     return poly_cross_entropy(outputs.logits, labels, reduction="sum", epsilon=epsilon) / num_items_in_batch
 
 
 def make_model() -> BertForSequenceClassification:
-    """A BERT of 2 layers, 16 tokens and 3 classes, at random."""
+    """A BERT with 2 layers, a vocabulary of 16 tokens, 3 classes and random weights."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     return BertForSequenceClassification(BertConfig(vocab_size=16, max_position_embeddings=16, num_labels=3, **sizes))
 
 
 def make_data(rows: int = 640) -> list[dict[str, Tensor]]:
-    """The class is which of the tokens 0, 1 and 2 stands somewhere in a row of others."""
+    """Rows of random tokens, one of which is 0, 1 or 2: the class."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, 16, (rows, 8), generator=generator)
     labels = torch.randint(3, (rows,), generator=generator)

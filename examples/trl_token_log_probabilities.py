@@ -1,9 +1,9 @@
-"""TRL: the loss from the log-probability of every token, the form in which TRL's trainers compute theirs.
+"""TRL: the loss from the log-probabilities of the tokens, as TRL's trainers compute theirs.
 
     pip install 'polylosses[torch]' trl
     python examples/trl_token_log_probabilities.py
 
-TRL's fused head never makes all logits, and gives 0 for ignored positions; ``poly_from_nll`` of 0 is 0.
+TRL's fused head never has all logits in memory, and returns 0 for ignored positions. ``poly_from_nll`` of 0 is 0.
 """
 
 import tempfile
@@ -24,14 +24,14 @@ WORDS = {"<pad>": 0, "<eos>": 1, **{str(number): 2 + number for number in range(
 
 
 class PolyTrainer(SFTTrainer):
-    """SFTTrainer with Poly-1."""
+    """SFTTrainer with the Poly-1 loss."""
 
     epsilon = EPSILON
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Poly-1 of every token that is learned from, over the number of them in all micro-batches of a step."""
+        """The summed Poly-1 loss of valid tokens, divided by their number in all micro-batches of a step."""
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         losses = poly_from_nll(-outputs.log_probs, epsilon=self.epsilon)
         count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
@@ -40,7 +40,7 @@ class PolyTrainer(SFTTrainer):
 
 
 def make_model() -> LlamaForCausalLM:
-    """A Llama of 2 layers, at random."""
+    """A Llama with 2 layers and random weights."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
@@ -48,7 +48,7 @@ def make_model() -> LlamaForCausalLM:
 
 
 def make_data(rows: int = 224) -> Dataset:
-    """Prompts of two numbers, to be counted on in the same step."""
+    """Prompts of two numbers, which the completion continues with the same difference."""
     starts, steps = torch.arange(rows) % 14, 1 + torch.arange(rows) // 14 % 2
     numbers = (starts[:, None] + steps[:, None] * torch.arange(8)) % 14 + 2
     mask = (torch.arange(8) >= 2).long().tolist()
@@ -71,7 +71,7 @@ def train(folder: str, model: LlamaForCausalLM, trainer: type[SFTTrainer], **arg
 
 
 def main() -> float:
-    """Trains, prints the share of tokens that are predicted right before and after, and returns the latter."""
+    """Trains, prints the accuracy of token predictions before and after, and returns the latter."""
     logging.set_verbosity_error()
     model, tokens = make_model(), torch.tensor(make_data()["input_ids"])
 

@@ -1,10 +1,10 @@
-"""Checks, in an environment with one framework, that it is the only one and that its losses work.
+"""Checks that only one framework is installed, and that its losses work.
 
     python tests/alone.py FRAMEWORK [native]
 
-With ``native``, torch's CPU kernels must be there; without, they must not.
+With ``native``, torch's CPU kernels must have been built; without it, they must not.
 
-A script and no test, since pytest is not installed there.
+A script rather than a test, since pytest is not installed in that environment.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 
 FRAMEWORKS = {"jax", "keras", "torch"}
-# What may be installed beside the framework, and must not be needed.
+# Packages that may be installed beside the framework. If they are not, the import must work all the same.
 OTHERS = {"jax": ["pandas", "plotly"], "torch": ["numpy", "pandas", "plotly", "scipy", "sklearn"]}
 LOGITS, LABELS = [[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]], [0, 1]
 

@@ -46,7 +46,7 @@ WEIGHT = np.array([1.0, 2.5, 0.25, 0.0, 4.0])
 
 
 class Cell(NamedTuple):
-    """One combination of options. ``ignore_index`` None: torch's default, and no row is ignored."""
+    """One combination of options. ``ignore_index`` None: torch's default, with no ignored rows."""
 
     target: str
     shape: tuple[int, ...]
@@ -68,7 +68,7 @@ class Arrays:
     logits: Array
     target: Array
     weight: Array | None
-    grad_output: Array  # the output gradient for reduction "none", of the batch shape
+    grad_output: Array  # for reduction "none", of the batch shape
 
 
 CELLS: tuple[Cell, ...] = tuple(
@@ -137,7 +137,7 @@ def arrays(cell: Cell) -> Arrays:
         return Arrays(logits, to_class_axis(rows, cell.shape), weight, grad_output)
     target = random.integers(0, CLASSES, positions)
     if not positions:
-        target = np.array(1)  # not the class of weight 0, whose mean is nan
+        target = np.array(1)  # not the class of weight 0: the weighted mean would be 0 / 0
     elif cell.ignore_index is not None:
         target[target == cell.ignore_index] = 0
         target.reshape(-1)[::3] = cell.ignore_index
@@ -145,20 +145,20 @@ def arrays(cell: Cell) -> Arrays:
 
 
 def to_rows(array: Array) -> Array:
-    """(N, C, ...) to (positions, C)."""
+    """Reshapes (N, C, ...) to (positions, C)."""
     if array.ndim == 1:
         return array[None]
     return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
 
 
 def to_class_axis(rows: Array, shape: tuple[int, ...]) -> Array:
-    """(positions, C) to (N, C, ...): undoes :func:`to_rows`."""
+    """Reshapes (positions, C) to (N, C, ...): the inverse of :func:`to_rows`."""
     if len(shape) == 1:
         return np.asarray(rows[0])
     return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
 
 
-# How focal loss's alpha is given: alpha, and whether it balances the powers of 1 - p too.
+# (alpha, alpha_on_epsilon)
 ALPHAS: list[tuple[float | None, bool]] = [(None, True), (0.25, True), (0.25, False)]
 
 
@@ -188,7 +188,7 @@ class BinaryArrays:
     target: Array
     weight: Array | None
     pos_weight: Array | None
-    grad_output: Array  # the output gradient for reduction "none", of the logits' shape
+    grad_output: Array  # for reduction "none", of the logits' shape
 
 
 BINARY_CELLS: tuple[BinaryCell, ...] = tuple(

@@ -1,6 +1,6 @@
-"""Compiles every kernel that losses launch to machine code of a GPU that need not be there; prints what became of it.
+"""Cross-compiles all Triton kernels to GPU machine code, without needing a GPU, and prints the results.
 
-Takes the compute capability, as 90. Run without TRITON_INTERPRET: test_torch_triton.py does it.
+The argument is the compute capability, such as 90. test_torch_triton.py runs this script, without TRITON_INTERPRET.
 """
 
 import json
@@ -19,7 +19,7 @@ from polylosses.torch.kernels import triton, triton_kernels
 
 
 class Driver:
-    """As much of one as compiling takes."""
+    """The part of a Triton driver that compilation needs."""
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", int(sys.argv[1]), 32)
@@ -32,7 +32,7 @@ class Driver:
 
 
 def stack_of(machine_code: bytes) -> int:
-    """The bytes of each thread's stack: where registers go that there are too few of. PTX does not know of them."""
+    """The stack size per thread in bytes, which includes register spills. PTX does not show those."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(machine_code)
         file.flush()
@@ -63,7 +63,7 @@ def main() -> None:
     driver.set_active(Driver())
     triton._INTERPRETED, triton._launch = True, compile_only
 
-    # Each takes a second to compile: not every kernel for every dtype and shape.
+    # Not every kernel for every dtype and shape, since each takes a second to compile.
     for dtype, shapes in ((torch.float32, [(8, 32000), (4, 150, 16, 16), (300, 21)]), (torch.bfloat16, [(8, 32000)])):
         for shape in shapes:
             z = torch.zeros(shape, dtype=dtype, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The result of an adapter, and its comparison with the oracle."""
+"""The result of an adapter, and its comparison with the reference implementation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ FULL, LOW = ["float64", "float32"], ["float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Found:
-    """A loss and its gradients with respect to the logits and, unless it is class indices, the target."""
+    """A loss and its gradients with respect to the logits and, for soft targets, the target."""
 
     value: Array
     gradient: Array
@@ -25,7 +25,7 @@ class Found:
 
 
 def far(name: str, found: Array, right: Array, tolerance: Array) -> list[str]:
-    """A line of the failure message if the shape is wrong or an error exceeds its elementwise tolerance."""
+    """A list with a line of the failure message, or an empty list if the shape and all elements are right."""
     if found.shape != right.shape:
         return [f"{name} has shape {found.shape}, not {right.shape}"]
     with np.errstate(invalid="ignore"):
@@ -36,7 +36,7 @@ def far(name: str, found: Array, right: Array, tolerance: Array) -> list[str]:
 
 
 def compare(found: Found, right: Expected, tolerance: Callable[[Array, Array], Array]) -> list[str]:
-    """The differences that exceed ``tolerance``, a function of the exact numbers and their scales."""
+    """Lists the differences that exceed ``tolerance``, a function of the exact numbers and their scales."""
     wrong = far("value", found.value, right.value, tolerance(right.value, right.value_scale))
     wrong += far("gradient", found.gradient, right.gradient, tolerance(right.gradient, right.gradient_scale))
     if found.target_gradient is None or right.target_gradient is None:
@@ -49,7 +49,7 @@ def compare(found: Found, right: Expected, tolerance: Callable[[Array, Array], A
 
 
 def report(failures: dict[str, list[str]]) -> None:
-    """Fails the test with the first differences, if any, of the results of :func:`compare` by cell."""
+    """Fails the test if there are differences. ``failures`` has the result of :func:`compare` for every cell."""
     assert failures, "nothing was compared"
     lines = [f"{cell}: {'; '.join(wrong)}" for cell, wrong in failures.items() if wrong]
     if lines:
@@ -57,7 +57,7 @@ def report(failures: dict[str, list[str]]) -> None:
 
 
 def rounded_once(dtype: str) -> Callable[[Array, Array], Array]:
-    """The tolerance of a result that is computed in float32 and rounded once, to ``dtype``."""
+    """The tolerance of a result that is computed in float32 and rounded to ``dtype`` once."""
 
     def tolerance(right: Array, scale: Array) -> Array:
         size = np.maximum(np.abs(right), TINY[dtype])

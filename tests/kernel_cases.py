@@ -1,4 +1,4 @@
-"""What every kernel is tried with, here and on a GPU."""
+"""The losses, shapes and memory layouts that all kernels are tested with, on the CPU and on a GPU."""
 
 from collections.abc import Callable
 from functools import cache
@@ -26,7 +26,7 @@ SURE = [
 
 @cache
 def of_margin(loss: Polynomial, margin: float, others: int) -> tuple[Any, Any]:
-    """The loss, and its gradient by the labelled logit, where each of ``others`` logits is ``margin`` below it."""
+    """The loss, and its gradient by the label's logit, where ``others`` other logits are ``margin`` below it."""
     with mp.workdps(80):
         rest = others * mp.exp(-mpf(margin))
         p, q = 1 / (1 + rest), rest / (1 + rest)

@@ -1,10 +1,10 @@
-"""Small faults, planted in a copy of the source one at a time: the tests have to find every one.
+"""Mutation testing: plants small faults in a copy of the source, one at a time, and checks that a test fails.
 
-    python tests/mutants.py                    all of them, with the tests that should find each
-    python tests/mutants.py jax tune/splits    those of these files
-    python tests/mutants.py --all ...          with all tests, where these find nothing
+    python tests/mutants.py                    all faults, with the tests that should find each
+    python tests/mutants.py jax tune/splits    the faults in these files
+    python tests/mutants.py --all ...          where these tests pass, run all others too
 
-Exit code 1 if a fault is not found, or can't be planted because the text is not in the source exactly once.
+The exit code is 1 if a fault is not found, or if the text to replace does not occur exactly once.
 """
 
 import hashlib
@@ -408,7 +408,7 @@ def plant(mutant: Mutant, folder: Path) -> None:
 
 
 class FirstFailure:
-    """A plugin of pytest that notes it."""
+    """A pytest plugin that records the first failing test."""
 
     found: str | None = None
 
@@ -418,7 +418,7 @@ class FirstFailure:
 
 
 def run(tests: list[str], folder: Path, answer: Connection) -> None:
-    """In a process of its own: the tests on the source in a folder, until one fails."""
+    """Runs the tests on the source in ``folder`` until one fails. To be called in a child process."""
     sys.path.insert(0, str(folder))
     os.environ["PYTHONPATH"] = str(folder)
     os.chdir(HERE)
@@ -431,7 +431,7 @@ def run(tests: list[str], folder: Path, answer: Connection) -> None:
 
 
 def killer(tests: list[str], folder: Path) -> str | None:
-    """The test that fails, if one does."""
+    """The first test that fails, or None."""
     context = multiprocessing.get_context("fork")
     mine, its = context.Pipe()
     process = context.Process(target=run, args=(tests, folder, its))
@@ -452,7 +452,7 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if word != "--all"]
     chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.file for word in words)]
     survivors = 0
-    # What takes long to import is imported once; the settings of the tests come first.
+    # Import slow packages once, before forking. conftest comes first, since it sets environment variables.
     for name in (
         "conftest",
         "jax",

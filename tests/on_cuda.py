@@ -1,6 +1,6 @@
 """Runs the Triton kernels on a CUDA device, and compares them with the plain path in float64.
 
-Run without TRITON_INTERPRET: test_torch_triton.py does it where there is a device.
+test_torch_triton.py runs this script, without TRITON_INTERPRET, if there is a CUDA device.
 """
 
 import sys
@@ -22,7 +22,7 @@ Loss = Callable[..., Tensor]
 
 
 def gradients(loss: Loss, inputs: tuple[Tensor, ...], grad_output: Tensor | None) -> tuple[Tensor, ...]:
-    """The loss, and its derivatives by the inputs."""
+    """The loss, and its gradients with respect to the inputs."""
     inputs = tuple(x.detach().requires_grad_() for x in inputs)
     value = loss(*inputs)
     by = torch.autograd.grad(
@@ -32,7 +32,7 @@ def gradients(loss: Loss, inputs: tuple[Tensor, ...], grad_output: Tensor | None
 
 
 def same(what: str, found: tuple[Tensor, ...], right: tuple[Tensor, ...], relative: float) -> None:
-    """Within ``relative`` of the largest number, or the dtype's least one; and no number where there is none."""
+    """Compares with a tolerance of ``relative`` times the largest element. nan must be in the same places."""
     for a, b in zip(found, right, strict=True):
         assert a.shape == b.shape, what
         assert (a.isnan() == b.isnan()).all(), what
@@ -64,7 +64,7 @@ def softmaxes(device: str) -> None:
                 )
                 for logits, which in ((z, "triton"), (z.double(), "plain"))
             )
-            # Weights in the logits' dtype are rounded.
+            # The weights are rounded to the logits' dtype.
             same(what, found, right, 2 * DTYPES[dtype])
 
 
@@ -126,7 +126,7 @@ def heads(device: str) -> None:
 
 
 def nothing_waits(device: str) -> None:
-    """And a CUDA graph captures forward and backward, of every kernel."""
+    """The kernels do not synchronize with the device, and a CUDA graph can capture forward and backward."""
     z = torch.randn(512, 1000, device=device)
     y = torch.randint(1000, (512,), device=device)
     softmax = partial(poly_cross_entropy, target=y, implementation="triton")
@@ -140,7 +140,7 @@ def nothing_waits(device: str) -> None:
         x = z.clone().requires_grad_()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(aside):
-            for _ in range(3):  # what is compiled and allocated once is there by now
+            for _ in range(3):  # warm up: compilation, allocation
                 torch.autograd.grad(loss(x), x)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")

@@ -1,7 +1,7 @@
 """Adapter of ``polylosses.jax`` for the tests that run on every backend.
 
-The losses of ``polylosses.jax`` are not reduced and have no class weights: the adapter adds weights, reductions and the
-label smoothing of probabilities in NumPy.
+The losses of ``polylosses.jax`` have no reductions, no class weights and no label smoothing of soft targets: the
+adapter adds them in NumPy.
 """
 
 from dataclasses import replace
@@ -49,14 +49,14 @@ def with_gradients(how: Any, polynomial: Any, grad_output: Any, logits: Any, tar
     return value, *pull(grad_output.astype(value.dtype))
 
 
-# Without optimization, since compilation takes most of the time of these tests.
+# Without optimization, since compilation takes most of the time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-# The numbers of a polynomial are compile-time constants, or traced: both programs have to be right.
+# The numbers of a polynomial may be compile-time constants or traced. Both programs are tested.
 KNOWN = jit(with_gradients, static_argnames=("how", "polynomial"))
 TRACED = jit(with_gradients, static_argnames="how")
 
-# One loss for each combination of zeros among the constants, since each compiles to a different program.
+# One loss for each combination of zeros among the constants, since each combination compiles to a different program.
 OF_EACH_KIND = {(bool(p.coefficients), p.gamma == 0, p.log_weight == 0): p for p in LOSSES.values()}.values()
 
 
@@ -176,7 +176,7 @@ def binary_cross_entropy(
     if pos_weight is None:
         value, *gradients = found_by(labels, times)
     else:
-        # The loss is linear in the labels, so pos_weight is the weight of the all-positive loss.
+        # The loss is linear in the labels, so pos_weight multiplies the loss of all-positive labels.
         yes, by_yes, _ = found_by(np.ones(logits.shape), times * pos_weight * labels)
         no, by_no, _ = found_by(np.zeros(logits.shape), times * (1 - labels))
         value, gradients = yes + no, [by_yes + by_no]
@@ -186,7 +186,7 @@ def binary_cross_entropy(
 
 
 def softmax(loss: Polynomial, logits: Array, dtype: str = "float64") -> Array:
-    """Classes along the last axis."""
+    """``poly_softmax`` over the last axis."""
     with jax.enable_x64(True):
         return numbers(jax.jit(poly_softmax)(jnp.asarray(logits, dtype), polynomial=padded(loss)))
 

@@ -1,6 +1,6 @@
-"""Adapter of ``polylosses.keras`` for the tests that run on every backend, on the backend that Keras runs on.
+"""Adapter of ``polylosses.keras`` for the tests that run on every backend. It uses Keras's current backend.
 
-The functions of ``polylosses.keras`` are not reduced and have no class weights: the adapter adds both, as a user would.
+The functions of ``polylosses.keras`` have no reductions and no class weights: the adapter adds both, as a user would.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from polylosses.keras import (
     poly_sparse_categorical_crossentropy,
 )
 
-# The other backends may not be installed, and take seconds to import.
+# Import this backend only: the others may not be installed, and take seconds to import.
 BACKEND = keras.backend.backend()
 if BACKEND == "torch":
     import torch
@@ -32,7 +32,7 @@ LOW_PRECISION = False
 
 
 def with_gradients(function: Callable[..., Any], factor: Array, given: list[Array], dtype: str) -> Found:
-    """The function's value, and its gradients with ``factor`` as the output gradient."""
+    """The function's value, and its gradients for ``grad_output = factor``."""
     if BACKEND == "torch":
         tensors = [torch.tensor(array, dtype=getattr(torch, dtype), requires_grad=True) for array in given]
         value = function(*tensors)
@@ -52,7 +52,7 @@ def with_gradients(function: Callable[..., Any], factor: Array, given: list[Arra
 
 
 def second_derivatives(function: Callable[[Any], Any], given: Array, direction: Array) -> list[Array]:
-    """The function's values, the gradient of their sum, and the gradient of that one's product with ``direction``."""
+    """The function's values, the gradient of their sum, and a Hessian-vector product with ``direction``."""
     if BACKEND == "torch":
         z = torch.tensor(given, requires_grad=True)
         value = function(z)
@@ -82,7 +82,7 @@ def second_derivatives(function: Callable[[Any], Any], given: Array, direction: 
 
 
 def compiled(function: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """The function, compiled in each of the backend's ways."""
+    """The function, compiled in every way that the backend has."""
     if BACKEND == "torch":
         return [torch.compile(function, backend="aot_eager", fullgraph=True)]
     if BACKEND == "tensorflow":
@@ -125,7 +125,7 @@ def cross_entropy(
             factor = factor / (np.float64(valid.size) if soft else (valid * weights[indices]).sum())
     class_weight = weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)])
     if soft or label_smoothing:
-        # Class weights multiply the smoothed labels, so label smoothing has to come first.
+        # Class weights multiply the smoothed labels, so that label smoothing comes first.
         labels = target if indices is None else np.moveaxis(np.eye(len(weights))[indices], -1, axis)
         counts = np.expand_dims(valid, axis)
         given = [np.where(counts, logits, 0), counts * class_weight * label_smoothing / len(weights)]
@@ -180,7 +180,7 @@ def binary_cross_entropy(
     weights = 1.0 if weight is None else weight
 
     def elements(z: Any, y: Any) -> Any:
-        # A last axis of size 1, since Keras takes the mean along it.
+        # Add a last axis of size 1, since Keras takes the mean along the last axis.
         columns = keras.ops.expand_dims(y, -1), keras.ops.expand_dims(z, -1)
         return poly_binary_crossentropy(*columns, True, alpha=alpha, polynomial=loss)
 

@@ -1,6 +1,6 @@
 """Adapter of ``Polynomial`` on NumPy arrays for the tests that run on every backend: a loss without a framework.
 
-The gradient comes from the slope: ``dL/dz_k = sum_c target_weight_c slope_c ([c = k] - p_k)``.
+The gradient is computed from the slope: ``dL/dz_k = sum_c target_weight_c slope_c ([c = k] - p_k)``.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ LOW_PRECISION = False
 
 
 def at(loss: Polynomial, logp: Array, q: Array) -> tuple[Array, Array]:
-    """Value and slope."""
+    """The value and the slope of the loss."""
     limits = np.finfo(logp.dtype)
     certain = q < TINY[logp.dtype.name]
     with np.errstate(invalid="ignore"):
@@ -77,7 +77,7 @@ def cross_entropy(
 
 
 def softmax(loss: Polynomial, logits: Array, dtype: str = "float64") -> Array:
-    """The definition of the posterior, without guards against overflow."""
+    """The posterior from its definition, without guards against overflow."""
     z = logits.astype(dtype)
     p = np.exp(z - z.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)

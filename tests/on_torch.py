@@ -100,7 +100,7 @@ def binary_cross_entropy(
 
 
 def softmax(loss: Polynomial, logits: Array, dtype: str = "float64") -> Array:
-    """Classes along the last axis."""
+    """``poly_softmax`` over the last axis."""
     return numbers(poly_softmax(tensor(logits, dtype), -1, polynomial=loss))
 
 

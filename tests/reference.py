@@ -1,11 +1,12 @@
-"""The oracle: every loss and its gradient from the definition, at 50 digits, independent of the package's code.
+"""The reference implementation ("oracle"): losses and gradients from the definition, at 50 digits.
 
-It is written for readability: rows are computed one by one in mpmath, and combined in NumPy in float64.
+It shares no code with the package and is written for readability: rows are computed one by one in mpmath, and combined
+in NumPy in float64.
 
-Every number comes with its scale: an implementation in floating point with machine epsilon ``eps`` may have an error of
-``eps * scale``. The scale is derived from two rounding errors, not fitted to the tests. An implementation may know
-``p`` and ``q = 1 - p`` only up to ``eps``, which changes the result by ``eps`` times its derivative (as a sum of
-absolute values); and log-softmax has an error of ``eps`` times the magnitude of the logits.
+Every result has a scale: in floating point with machine epsilon ``eps``, an error of ``eps * scale`` is allowed. The
+scale is derived from two rounding errors, not fitted to the tests. The error of ``p`` and ``q = 1 - p`` may be ``eps``,
+which changes the result by ``eps`` times its derivative (as a sum of absolute values); and log-softmax has an error of
+``eps`` times the magnitude of the logits.
 """
 
 import warnings
@@ -66,7 +67,7 @@ def curvature_terms(loss: Polynomial, p: Any, q: Any) -> Any:
 
 @dataclass(frozen=True)
 class Row:
-    """For every class of one row of logits: its probability, and the loss and slope that it would have as the label."""
+    """For one row of logits and every class: its probability, and the loss and slope if it were the label."""
 
     probability: Array
     value: Array
@@ -83,13 +84,13 @@ def row(loss: Polynomial, logits: tuple[float, ...]) -> Row:
         exponentials = [mp.exp(mp.mpf(z) - mp.mpf(top)) for z in logits]
         total = mp.fsum(exponentials)
         p = [e / total for e in exponentials]
-        # q is the sum of the other classes: of those before, and of those after.
+        # q is the sum over the other classes, without a subtraction: those before and those after.
         before = [mp.mpf(0), *accumulate(exponentials)]
         after = [mp.mpf(0), *accumulate(reversed(exponentials))][::-1]
         q = [(before[k] + after[k + 1]) / total for k in range(len(logits))]
         size = 1 + max(abs(z) for z in logits if mp.isfinite(z)) + mp.log(len(logits))
-        # Derivatives may be infinite at q = 0; an implementation knows q to half a spacing only. (With one class,
-        # exactly.)
+        # Derivatives may be infinite at q = 0, but implementations know q only up to eps / 2 (with one class,
+        # exactly).
         known = [max(qk, mp.mpf(2) ** -53) if len(logits) > 1 else mp.mpf(1) for qk in q]
 
         def of(function: Any, given: list[Any]) -> list[Any]:
@@ -109,7 +110,7 @@ def row(loss: Polynomial, logits: tuple[float, ...]) -> Row:
 class Expected:
     """The exact loss and gradients, and the scale of the rounding error of each.
 
-    ``target_gradient`` is None if the target is class indices, or is taken as constant.
+    ``target_gradient`` is None for class indices, and where the target is treated as a constant.
     """
 
     value: Array
@@ -133,7 +134,7 @@ def cross_entropy(
 ) -> Expected:
     """PolyLoss of softmax probabilities, under every option of torch's cross_entropy.
 
-    ``grad_output`` is the output gradient (for reduction "none" only).
+    ``grad_output`` is for reduction "none" only.
     """
     rows = [row(loss, tuple(z)) for z in to_rows(logits).tolist()]
     classes = logits.shape[0 if logits.ndim == 1 else 1]
@@ -156,7 +157,7 @@ def cross_entropy(
             factor = np.full(len(rows), 1 / np.float64(divisor) if reduction == "mean" else 1.0)
 
     def losses(numbers: list[Array]) -> Array:
-        # A class of target weight 0 adds nothing, even where its loss is infinite.
+        # A class of target weight 0 is left out, even where its loss is infinite.
         per_row = np.array([np.where(s == 0, 0, s * n).sum() for s, n in zip(target_weights, numbers, strict=True)])
         if reduction == "none":
             return per_row.reshape(target.shape if target.shape != logits.shape else _positions(logits.shape))
@@ -164,7 +165,7 @@ def cross_entropy(
             return np.asarray((per_row * factor).sum() if len(rows) else np.sum([]) * np.float64(divisor and 1))
 
     def gradients(slopes: list[Array], sign: int) -> Array:
-        # With w the target weights, d/dz_k of sum_c w_c L(p_c) is sum_c w_c slope_c ([c = k] - p_k); sign +1 bounds it.
+        # For target weights w, d/dz_k of sum_c w_c L(p_c) is sum_c w_c slope_c ([c = k] - p_k); sign +1 gives a bound.
         out = np.zeros((len(rows), classes))
         for n, (target_weight, slopes_n) in enumerate(zip(target_weights, slopes, strict=True)):
             pull = np.where(target_weight == 0, 0, target_weight * slopes_n)
@@ -204,7 +205,7 @@ def binary_cross_entropy(
     The sigmoid is a softmax of two classes with logits ``z`` and 0. Class ids are converted to one-hot rows.
 
     A sigmoid gives both ``p`` and ``q`` to full relative accuracy, so the error of gradients is bounded relative to
-    ``q``, with twice the spacing: log-sigmoid and sigmoid have a rounding error each, and so have their derivatives.
+    ``q``, with a factor of 2: log-sigmoid and sigmoid each have a rounding error, and so do their derivatives.
     """
     valid = np.ones(target.shape) if ignore_index is None else (target != ignore_index).astype(float)
     if target.shape != logits.shape:
@@ -221,12 +222,12 @@ def binary_cross_entropy(
         element_weight = element_weight / np.float64(valid.sum())
     factor = np.ones(logits.shape) if grad_output is None or reduction != "none" else grad_output
 
-    # Parts of the loss, and the factors of positives and negatives for each.
+    # Terms of the loss, each with its factors for positives and negatives.
     balanced, unbalanced = ((1.0, 1.0) if alpha is None else (alpha, 1 - alpha)), (1.0, 1.0)
     parts = [(loss, balanced)]
     if not alpha_on_epsilon:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the powers alone may have negative coefficients
+            warnings.simplefilter("ignore")  # without the logarithm, coefficients may be below their bound
             powers = Polynomial(loss.coefficients, loss.gamma, log_weight=0.0)
         parts = [(Polynomial((), loss.gamma, loss.log_weight), balanced), (powers, unbalanced)]
 
@@ -234,7 +235,7 @@ def binary_cross_entropy(
     for part, balance in parts:
         rows = [row(part, (z, 0.0)) for z in logits.reshape(-1).tolist()]
         for side, sign in ((0, 1), (1, -1)):
-            # Side 0 is the loss of positives, side 1 that of negatives.
+            # Side 0 is the loss of positives, side 1 the loss of negatives.
             target_weight = element_weight * target_weights[side] * balance[side]
             per_target = element_weight * balance[side] * (1.0 if pos_weight is None or side else pos_weight)
             other = _column(rows, "probability", 1 - side, logits.shape)

@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom, what is public, and what every public name must have."""
+"""The structure of the package: imports between modules, public names, and requirements for each of these."""
 
 import ast
 import importlib
@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 
 def module_name(file: Path) -> str:
-    """``.../polylosses/torch/__init__.py`` is ``polylosses.torch``."""
+    """The dotted name: ``polylosses.torch`` for ``.../polylosses/torch/__init__.py``."""
     parts = ["polylosses", *file.relative_to(ROOT).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -26,7 +26,7 @@ MODULES = {module_name(file): file for file in FILES}
 
 
 def own_imports(module: str, source: str) -> set[str]:
-    """The modules of this package that ``source`` imports, anywhere in it: also inside functions."""
+    """The modules of this package that ``source`` imports, at the top level or inside functions."""
     package = module.split(".") if MODULES.get(module, Path()).name == "__init__.py" else module.split(".")[:-1]
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -36,7 +36,7 @@ def own_imports(module: str, source: str) -> set[str]:
             parent = package[: len(package) - node.level + 1] if node.level else []
             origin = ".".join([*parent, *([node.module] if node.module else [])])
             names = {f"{origin}.{alias.name}" for alias in node.names}
-            # `from package import module` imports the module; `from module import name` imports from the module.
+            # `from package import module` imports package.module, `from module import name` imports module.
             found |= {name if name in MODULES else origin for name in names}
     return {name for name in found if name.split(".")[0] == "polylosses"}
 
@@ -49,7 +49,7 @@ def inside(module: str, folder: str) -> bool:
 
 
 def test_the_imports_of_a_file_are_found() -> None:
-    """The helper above, on source that has each way to import."""
+    """Tests :func:`own_imports` on source with every form of import."""
     source = """
 import json, polylosses.tune.sweep
 from polylosses import catalogue, poly1
@@ -93,7 +93,7 @@ def test_a_backend_imports_the_core_and_its_own_files(backend: str) -> None:
         assert not foreign, f"{module} imports {foreign}"
 
 
-# From the bottom: each file imports from the lines above its own.
+# Layers, from the lowest up: a file may only import from the lines above its own.
 TORCH_LAYERS = """
 precision concrete reduction
 targets likelihood sharded
@@ -141,7 +141,7 @@ def test_figures_of_losses_and_the_page_build_on_the_theme(module: str, allowed:
     assert IMPORTS[module] == allowed
 
 
-# Whoever is not named here must not import it.
+# For these modules, the only ones that may import them.
 MAY_IMPORT = {
     "polylosses.cli": {"polylosses.__main__"},
     "polylosses.theme": {"polylosses.plot", "polylosses.tune.figures", "polylosses.tune.report"},
@@ -194,7 +194,7 @@ def test_all_is_what_is_public(module: str) -> None:
         if not name.startswith("_")
         and callable(value)
         and not isinstance(value, types.ModuleType)
-        # A package's names come from its files; a file's names are the ones that it defines.
+        # A package re-exports the names of its files; a file has only names that it defines.
         and (hasattr(imported, "__path__") or value.__module__ == module)
     }
     assert public == set(imported.__all__)
@@ -210,7 +210,7 @@ def test_every_public_name_has_an_example(module: str, name: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_users_mistakes_are_not_asserted(module: str) -> None:
-    """``python -O`` drops assertions, and their errors say nothing."""
+    """``python -O`` removes assertions, and an AssertionError explains nothing to the user."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     assert not lines, f"assert in {MODULES[module].name}, lines {lines}"

@@ -1,4 +1,4 @@
-"""The named losses are the ones of their papers."""
+"""The named losses against the formulas in their papers."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ from polylosses import Polynomial, catalogue
 EPS = float(np.finfo(float).eps)
 P = [1e-9, 1e-3, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1 - 1e-9]
 
-# Each paper's formula, for the probability p of the true class.
+# Each paper's formula, as a function of the probability p of the true class.
 FORMULAS: dict[str, tuple[Polynomial, Callable[[Any], Any]]] = {
     "cross_entropy()": (polylosses.cross_entropy(), lambda p: -mp.log(p)),
     "poly1()": (polylosses.poly1(), lambda p: -mp.log(p) + (1 - p)),
@@ -40,7 +40,7 @@ FORMULAS: dict[str, tuple[Polynomial, Callable[[Any], Any]]] = {
         polylosses.taylor_cross_entropy(4),
         lambda p: (1 - p) + (1 - p) ** 2 / 2 + (1 - p) ** 3 / 3 + (1 - p) ** 4 / 4,
     ),
-    # The label is one-hot, so of sum_k |y_k - p_k| the true class gives 1 - p, and so do the others together.
+    # For a one-hot label, the term of the true class in sum_k |y_k - p_k| is 1 - p, and so is the sum of the others.
     "mean_absolute_error()": (polylosses.mean_absolute_error(), lambda p: ((1 - p) + (1 - p)) / 2),
     # The reverse term is -sum_k p_k log y_k, where log 1 = 0 and log 0 is A.
     "symmetric_cross_entropy()": (
@@ -63,7 +63,7 @@ def test_value_and_slope_are_the_papers(loss: Polynomial, formula: Callable[[Any
             q = float(1 - p)
             value, slope = loss.value(float(mp.log(p)), q), loss.slope(float(mp.log(p)), q)
             derivative = mp.diff(lambda logp: formula(mp.exp(logp)), mp.log(p))
-            # The terms may cancel: what is bounded is the error in units of the largest.
+            # Terms may cancel, so that the error is bounded relative to the largest term.
             largest = reference.slope_terms(loss, p, 1 - p)
             assert abs(value - formula(p)) <= 8 * EPS * max(abs(formula(p)), largest * q), f"value at p = {probability}"
             assert abs(slope - derivative) <= 8 * EPS * largest, f"slope at p = {probability}"
@@ -81,7 +81,7 @@ def test_every_name_makes_a_polynomial_without_arguments() -> None:
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_defaults_are_monotone(name: str) -> None:
-    """So the loss is never negative, and no smaller where the true class is less likely."""
+    """With coefficients >= 0, the loss is nonnegative and decreases with the probability of the true class."""
     assert min(CATALOGUE[name].series(50)) >= 0
 
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what is shown, what is written, and one line for every mistake."""
+"""The command line: output, written files, and a one-line message for every user error."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ COMMAND = Path(sys.executable).with_name("polylosses")
 QUICK = ["--epsilons", "2", "--learning-rates", "0.01", "--repeats", "2"]
 
 
-# The command with a sweep that trains shortly.
+# The command, with a shortened training.
 SHORT = [
     sys.executable,
     "-c",
@@ -41,16 +41,16 @@ def run(*arguments: str, cwd: Path, command: Sequence[str | Path] = (COMMAND,)) 
     )
 
 
-# What a call of the command gives: exit code, output and errors.
+# Runs the command, and returns the exit code, stdout and stderr.
 Call = Callable[..., tuple[Any, str, str]]
 
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """The command in this process, which has imported everything, with a sweep that trains shortly."""
+    """Runs the command in this process, to save the imports, with a shortened training."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main() sets it
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # likewise
     monkeypatch.setattr(batched, "MINIMUM_STEPS", 20)
 
@@ -103,7 +103,7 @@ def test_tune_shows_a_table_and_a_verdict_and_writes_three_files(table: Path, tm
 
 @pytest.mark.slow
 def test_quiet_prints_the_verdict_and_json_the_results(tmp_path: Path, call: Call) -> None:
-    """And one process gives what another one does."""
+    """Also, results are the same in this process and in another one."""
     quiet = call("tune", "iris", *QUICK, "--quiet", "--out", "a")
     as_json = run("tune", "iris", *QUICK, "--json", "--out", "b", cwd=tmp_path, command=SHORT)
     assert (quiet[0] or 0, as_json.returncode) == (0, 0)
@@ -188,7 +188,7 @@ REPORT = {"results.csv": "epsilon\n0.0\n", "results.json": "{}\n", "report.html"
 
 
 class Finished:
-    """What a sweep found, as far as it is written."""
+    """Stands for the result of a sweep, with the attributes that are written."""
 
     runs = pd.DataFrame({"epsilon": [0.0]})
     sentence = "no detectable difference"
@@ -206,7 +206,7 @@ class Unwritable(Finished):
         raise RuntimeError("no page")
 
 
-# Text of files; None for directories, a path for links to it.
+# A directory tree: a string is the text of a file, None a directory, and a path a symbolic link to it.
 Tree = dict[str, str | Path | None]
 
 
@@ -233,7 +233,7 @@ def old_report(directory: str) -> Tree:
     return {f"{directory}/{name}": "old" for name in REPORT}
 
 
-# Where the report goes, what is there before, and what others put there while the sweep runs.
+# (--out, the files before, the files that other processes write during the sweep)
 OUTS: dict[str, tuple[str, Tree, Tree]] = {
     "new": ("x", {}, {}),
     "two new": ("res/a", {}, {}),
@@ -249,7 +249,7 @@ OUTS: dict[str, tuple[str, Tree, Tree]] = {
     "another file above it": ("res/a", {}, {"res/notes": "mine"}),
     "replaced by a link": ("res/a", {}, {"y": None, "res/a": Path("../y")}),
 }
-# How a sweep ends: with an error, with a result, or with a result and an error at one of its files.
+# How a sweep ends: an error, a result, or (an error, the number of the file at whose writing it is raised).
 FAILURES: dict[str, Any] = {
     "a mistake": ValueError("no"),
     "an accident": RuntimeError("no"),
@@ -260,7 +260,7 @@ FAILURES: dict[str, Any] = {
 
 
 def tune(out: str, meanwhile: Tree, outcome: Any) -> object:
-    """The command's exit code, or the error that gets out of it; it runs in the current directory."""
+    """Runs the command in the current directory, and returns its exit code or the exception that it raises."""
     files, write_text = itertools.count(), Path.write_text
 
     def sweep(*_: Any, **__: Any) -> Any:
@@ -282,7 +282,7 @@ def tune(out: str, meanwhile: Tree, outcome: Any) -> object:
         patch.setattr(tuning, "sweep", sweep)
         patch.setattr(Path, "write_text", write_or_fail)
         patch.setattr(sys, "argv", ["polylosses", "tune", "iris", "--quiet", "--out", out])
-        patch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets its own
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # main() replaces it
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # likewise
         try:
             cli.main()
@@ -356,7 +356,7 @@ def test_runs_of_every_interrupted_sweep_are_kept(tmp_path: Path, monkeypatch: p
     assert tree(tmp_path).items() > runs_of_each.items()
 
 
-# The command with a sweep in small batches, which says when the first of them is finished.
+# The command, with a sweep in small batches that reports when the first of them is finished.
 NOTING = """
 from pathlib import Path
 from polylosses import cli
@@ -377,9 +377,9 @@ cli.main()
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
-    # Long enough that it is still training when the signal comes.
+    # Long enough to be still training when the signal arrives.
     long = "tune iris --repeats 5000 --learning-rates 0.001 --epsilons 1 --out x"
-    # What a shell runs in the background ignores Ctrl-C, and so would its children.
+    # If a shell runs the tests in the background, they ignore SIGINT, and child processes would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-c", NOTING, *long.split()],

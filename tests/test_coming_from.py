@@ -1,6 +1,6 @@
-"""The page "Coming from another PolyLoss" against its kept results, and those against today's code.
+"""Checks the page "Coming from another PolyLoss" against the stored results, and those against the current code.
 
-What the peers give is measured by docs/coming_from.py alone, which installs them; here is no network.
+The results of other packages are not measured again: that needs a network. docs/coming_from.py does it.
 """
 
 import json
@@ -17,7 +17,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def load() -> Any:
-    """The script, which is no module of a package."""
+    """Imports the script by its path, since it is not in a package."""
     spec = spec_from_file_location("coming_from", DOCS / "coming_from.py")
     assert spec
     assert spec.loader
@@ -36,7 +36,7 @@ each_cell = pytest.mark.parametrize(("name", "case"), CELLS, ids=[f"{name}, {cas
 
 
 def close(found: Any, kept: Any, case: Any, digits: float = 1e-12) -> bool:
-    """To the spacing of the case's dtype, or to ``digits``: by default, thousands of float64's roundings."""
+    """Compares to the case's finfo.eps or to ``digits``, whichever is larger."""
     if isinstance(found, str) or isinstance(kept, str):
         return bool(found == kept)
     return math.isclose(found, kept, rel_tol=max(digits, torch.finfo(case.input.dtype).eps))
@@ -59,7 +59,7 @@ def test_our_number_is_todays(name: str, case: str) -> None:
     assert close(ours, kept, loss.link.cases[case]), f"{ours} now, {kept} kept"
 
 
-LOW_PRECISION = (torch.float16, torch.bfloat16)  # there, torch's own losses lose digits, as the page says
+LOW_PRECISION = (torch.float16, torch.bfloat16)  # torch's own losses lose digits there, as the page says
 PLAIN = [
     pytest.param(link, case, id=name)
     for link in (script.SOFTMAX, script.SIGMOID)
@@ -85,7 +85,7 @@ def test_there_is_a_reason_for_what_differs_and_for_nothing_else(name: str) -> N
     silent = {case for case, verdict in verdicts.items() if verdict == "**differs**"}
     formulas = {case for case, (_, formula) in loss.reasons.items() if formula}
     assert formulas <= silent
-    # JAX's rounding is not torch's.
+    # JAX rounds differently from torch.
     assert silent - formulas <= {"confident logits, bfloat16"}
 
 
@@ -129,7 +129,7 @@ def test_our_column_of_the_page_is_todays(name: str) -> None:
     assert [row[0] for row in rows] == list(loss.link.cases)
     for case, _, shown, *_ in rows:
         ours, _ = script.measure_ours(loss, loss.link.cases[case])
-        # Six digits are shown.
+        # The page shows six digits.
         assert close(float(shown), ours, loss.link.cases[case], digits=1e-5), f"{case}: {shown} in the page, {ours} now"
 
 

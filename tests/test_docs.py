@@ -1,4 +1,4 @@
-"""The README and the pages under docs/: their code runs, their links lead somewhere, their numbers are measured."""
+"""Checks the README and the pages in docs/: code blocks run, links resolve, numbers are the measured ones."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def results(name: str) -> Any:
 
 
 def times(link: str) -> list[str]:
-    """The lines of a table: one for each loss, with its time at every shape and its peak memory at the second."""
+    """The lines of a table: one for each loss, with its time at every shape and peak memory at the second shape."""
     measured = [result for result in results("losses")["results"] if result["link"] == link]
     shapes = list(dict.fromkeys(tuple(result["shape"]) for result in measured))
     lines = []

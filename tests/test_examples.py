@@ -1,6 +1,6 @@
-"""The examples: every script runs and learns, and the trainer that it shows gets the numbers that it should.
+"""Every example script runs and learns, and its trainer computes the right losses and gradients.
 
-What third parties warn about is theirs; that the losses themselves warn of nothing is tested elsewhere.
+Warnings are ignored here, since most come from third parties.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(autouse=True)
 def _random_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainers seed everything; and nothing here may ask the network."""
+    """Restores the random state, since trainers set global seeds, and keeps Hugging Face libraries offline."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     numpy_state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng():
@@ -52,7 +52,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-# The least that a run has to learn; what chance gives is 0.1, 0.1, 0.1, 0.33, 0.33, and 0.1 for the others.
+# The accuracy that a run has to reach. Chance level is 0.1, 0.1, 0.1, 0.33, 0.33, and 0.1 for the others.
 LEARNED = {
     "plain_loop": 0.85,
     "lightning_digits": 0.85,
@@ -70,13 +70,13 @@ TRAINERS = ("lightning", "transformers", "monai", "trl")
 
 
 def needs(name: str) -> list[pytest.MarkDecorator]:
-    """The package of a trainer, which [dev-slow] installs."""
+    """Marks for tests that need a trainer's package, which [dev-slow] installs."""
     missing = importlib.util.find_spec(name) is None
     return [pytest.mark.slow, pytest.mark.skipif(missing, reason=f"{name} is not installed")]
 
 
 def marks_of(example: str) -> list[pytest.MarkDecorator]:
-    """Only the plain loop is quick."""
+    """All examples but the plain loop are slow."""
     for trainer in TRAINERS:
         if example.startswith(trainer):
             return needs(trainer)
@@ -89,7 +89,7 @@ def test_it_learns(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     example = load(name)
-    if name == "jax_epsilon_sweep":  # the mean of fewer seeds; each of them trains as long
+    if name == "jax_epsilon_sweep":  # fewer seeds, with the same training for each
         monkeypatch.setattr(example, "SEEDS", example.SEEDS[:2])
     if name == "transformers_classifier":
         monkeypatch.setattr(example, "train", partial(example.train, num_train_epochs=8))
@@ -131,13 +131,13 @@ def test_as_a_script_of_two_processes() -> None:
 
 
 class TestPlainLoop:
-    """Gradients of micro-batches add up to those of the batch."""
+    """The gradients of micro-batches add up to those of the batch."""
 
     @pytest.mark.parametrize("sizes", [[12], [6, 6], [5, 5, 2], [1] * 12], ids=str)
     def test_micro_batches_are_one_batch(self, sizes: list[int]) -> None:
         torch.manual_seed(0)
         x, y = torch.randn(12, 4, dtype=torch.float64), torch.randint(3, (12,))
-        y[[0, 5, 6, 7, 8, 9]] = -100  # in [5, 5, 2] the second is all ignored
+        y[[0, 5, 6, 7, 8, 9]] = -100  # in [5, 5, 2], the whole second micro-batch is ignored
         weight = None
         for epsilon, gamma in ((0.0, 0.0), (2.0, 0.0), (-1.0, 0.5)):
             model = nn.Linear(4, 3, dtype=torch.float64)
@@ -152,11 +152,11 @@ class TestPlainLoop:
 
 
 class TestTransformers:
-    """With epsilon 0 the Trainer makes the steps that it makes with the model's own loss."""
+    """With epsilon 0, the Trainer makes the same steps as with the model's own loss."""
 
     pytestmark = needs("transformers")
 
-    # The classifier's own loss takes no notice of accumulation: three steps give it three times the gradient.
+    # The classifier's own loss ignores gradient accumulation: with three steps, its gradient is three times as large.
     @pytest.mark.parametrize(
         ("name", "steps"),
         [("transformers_causal_lm", 1), ("transformers_causal_lm", 3), ("transformers_classifier", 1)],
@@ -171,12 +171,12 @@ class TestTransformers:
             )
             logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
             ends.append((torch.tensor(logged), torch.cat([p.detach().flatten() for p in model.parameters()])))
-        torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-4, atol=1e-4)  # as many digits as are logged
+        torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-4, atol=1e-4)  # the log is rounded
         torch.testing.assert_close(ends[0][1], ends[1][1], rtol=1e-4, atol=2e-5)  # Adam divides by small numbers
 
     @pytest.mark.parametrize("name", ["transformers_causal_lm", "transformers_classifier"])
     def test_accumulated_steps_are_whole_ones(self, name: str, tmp_path: Path) -> None:
-        """The first step's loss and gradient, of 24 rows in one batch or in three."""
+        """The loss and gradient of the first step are the same for 24 rows in one batch or in three."""
         example = load(name)
         seen = []
         for steps in (1, 3):
@@ -199,7 +199,7 @@ class TestTransformers:
 
 
 class TestSkorch:
-    """The criterion is recognised, found by scikit-learn's tools, and gives probabilities."""
+    """skorch recognises the criterion, scikit-learn can search over its options, and predictions are probabilities."""
 
     pytestmark = needs("skorch")
 
@@ -215,7 +215,7 @@ class TestSkorch:
         np.testing.assert_allclose(probabilities, logits.softmax(1).detach().numpy(), rtol=1e-5)
 
     def test_the_posterior_instead_of_the_softmax(self) -> None:
-        """Any function of the logits may make the probabilities: those of the loss are ``poly_softmax``."""
+        """``predict_nonlinearity`` may be ``poly_softmax``, which gives the class posterior of the loss."""
         import skorch  # noqa: PLC0415
 
         net = skorch.NeuralNetClassifier(
@@ -275,7 +275,7 @@ class TestSkorch:
 
 
 class TestMonai:
-    """Unlabelled pixels teach nothing, in MONAI's own tensors too."""
+    """Unlabelled pixels have no gradient, for MONAI's tensor subclass too."""
 
     pytestmark = needs("monai")
 
@@ -296,7 +296,7 @@ class TestMonai:
 
 
 class TestTokenLogProbabilities:
-    """TRL's loss is the sum of ``-log_probs`` over a count."""
+    """TRL's loss is the sum of ``-log_probs``, divided by a count."""
 
     pytestmark = needs("trl")
 

@@ -1,4 +1,7 @@
-"""What setup.py builds with compilers that take all, some or nothing. Of a few lines: the kernels take a minute."""
+"""setup.py with compilers that support all, some or none of its flags.
+
+It builds a few lines of C++ instead of the kernels, which take half a minute.
+"""
 
 import ctypes
 import hashlib
@@ -30,7 +33,7 @@ const char* processors[] = {"one"};
 #endif
 }
 """
-# Stops at an argument, or a line of what is compiled, that matches.
+# A compiler that fails if an argument or a source line matches.
 COMPILER = """#!/bin/sh
 for argument; do
     if printf '%s\\n' "$argument" | grep -qE -e '{refused}'; then exit 1; fi
@@ -39,7 +42,7 @@ done
 exec g++ "$@"
 """
 OF_X86 = platform.machine() == "x86_64"
-# What is refused; then whether the library uses OpenMP, and the first of its processors. None: it isn't built.
+# (pattern of what the compiler refuses, (whether OpenMP is used, the first target)). None: the library isn't built.
 COMPILERS = {
     "takes all": ("no such text", (1, "arch=x86-64-v4")),
     "GCC 11 without OpenMP": ("^-fopenmp$|x86-64-v3", (0, "avx512f")),
@@ -50,7 +53,7 @@ COMPILERS = {
 
 
 def build(directory: Path, refused: str) -> tuple[Path, str]:
-    """The wheel, and what was said."""
+    """Builds the wheel, and returns its path and the output."""
     compiler = directory / "compiler"
     compiler.write_text(COMPILER.format(refused=refused))
     compiler.chmod(0o755)
@@ -86,7 +89,7 @@ def test_a_wheel_has_what_the_compiler_takes_and_says_what_it_lacks(compiler: st
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'polylosses'\nversion = '1'\n")
     shutil.copy(SETUP, tmp_path)
     if compiler == "fails in the end":
-        assert "any" not in build(tmp_path, "no such text")[0].name  # which must not be taken from then on
+        assert "any" not in build(tmp_path, "no such text")[0].name  # the next build must not reuse this library
     wheel, said = build(tmp_path, refused)
     with zipfile.ZipFile(wheel) as files:
         files.extractall(tmp_path / "installed")

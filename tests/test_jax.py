@@ -31,19 +31,19 @@ from polylosses.jax import (
 INF = float("inf")
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(6, 5)).astype("float32")
-# int32: JAX caches its conversion of a 64-bit constant, across changes of its 64-bit mode.
+# int32, since JAX caches the conversion of 64-bit constants even when jax_enable_x64 changes.
 LABELS = RANDOM.integers(0, 5, 6).astype("int32")
 SOFT = RANDOM.dirichlet(np.ones(5), 6).astype("float32")
 
 
-# Losses as compile-time constants, one for each combination of zeros, which compiles to a different program; and all
-# losses, traced, in one program.
+# Losses as compile-time constants, one for each combination of zeros, since each compiles to a different program. ALL
+# stands for all losses with traced numbers, in one program.
 KNOWN = ["poly1", "focal(0.5)", "everything", "mean_absolute_error", "no logarithm"]
 ALL = "all, traced"
 
 
 def of_polynomial(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The results of a compiled function of a polynomial and arrays, stacked over the losses of that name."""
+    """Compiles and calls a function of a polynomial and arrays. Results are stacked over the losses of that name."""
     if name == ALL:
         found = jax.jit(jax.vmap(function, (0, *[None] * len(arguments))))(stacked(), *arguments)
         return jax.tree.map(np.asarray, found)
@@ -65,7 +65,7 @@ def close(found: Any, right: Any, within: float = 2e-6) -> None:
     np.testing.assert_allclose(np.asarray(found), np.asarray(right), rtol=within, atol=within)
 
 
-# Test cases of optax's, the function that they test, and ours that has to pass them in its place.
+# (optax's test case, the function that it tests, our function to replace it)
 OPTAXS: list[tuple[str, str, Callable[..., Any]]] = [
     ("PolyLossTest", "poly_loss_cross_entropy", poly_loss_cross_entropy),
     ("SoftmaxCrossEntropyTest", "softmax_cross_entropy", partial(poly_cross_entropy, epsilon=0.0)),
@@ -123,7 +123,7 @@ def test_optaxs_poly_loss_where_it_is_right() -> None:
         close(found, right)
 
 
-# Each loss as a function of logits, with epsilon, gamma and polynomial as options.
+# Each loss as a function of the logits, with options epsilon, gamma and polynomial.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "dense": lambda z, **o: poly_cross_entropy(z, SOFT.astype(z.dtype), **o),
     "integers": lambda z, **o: poly_cross_entropy_with_integer_labels(z, LABELS, **o),
@@ -167,7 +167,7 @@ def test_a_polynomial_is_an_argument(name: str) -> None:
     mapped = of_polynomial(ALL, lambda polynomial, z: function(z, polynomial=polynomial), z)
     for other, right in zip(KNOWN, known, strict=True):
         close(mapped[list(LOSSES).index(other)], right, 1e-5)
-    # Without coefficients, which the mapped losses all have.
+    # The mapped losses are padded with coefficients; this one has none.
     close(jax.jit(function)(z, polynomial=LOSSES["focal(0.5)"]), known[KNOWN.index("focal(0.5)")], 1e-5)
 
 
@@ -183,12 +183,12 @@ def test_a_polynomial_is_an_argument(name: str) -> None:
 def test_derivatives_of_both_modes_and_orders(name: str, gamma: float) -> None:
     direction, share, step = np.cos(np.arange(30.0)).reshape(6, 5), 2 + np.cos(np.arange(6.0)), 1e-5
     known = jax.jit(partial(FUNCTIONS[name], epsilon=2.0, gamma=gamma))
-    # The other losses are composed of these, or have no rematerialization by which second orders could differ.
+    # The other losses call these, or have no rematerialization that could change second derivatives.
     second_over_forward = gamma > 0 and name in ("dense", "integers", "sigmoid", "linear")
 
     @jax.jit
     def of(z: Any, numbers: Any) -> dict[str, Any]:
-        """Values and derivatives: by the logits, with constant coefficients; and by traced coefficients."""
+        """Values and derivatives: by the logits for constant coefficients, and by traced coefficients."""
 
         def traced(numbers: Any) -> Any:
             return FUNCTIONS[name](z, epsilon=numbers[0], gamma=numbers[1])
@@ -263,7 +263,7 @@ def test_derivatives_are_finite_in_forward_mode_at_the_edges(name: str) -> None:
 def test_nothing_as_large_as_the_logits_is_kept(name: str, chosen: dict[str, Any]) -> None:
     given = [jnp.asarray(LOGITS), jnp.asarray(SOFT), jnp.asarray(SOFT > 0.1)]
     pull = jax.jit(lambda z: jax.vjp(partial(FUNCTIONS[name], **chosen), z)[1])(given[0])
-    # A residual of the logits' size has to be one of the arguments.
+    # Residuals of the logits' size must be arguments.
     for kept in jax.tree.leaves(pull):
         if np.size(kept) >= LOGITS.size:
             assert any(np.array_equal(kept, one) for one in given), kept
@@ -301,7 +301,7 @@ def test_axes_are_moved_to_the_end(shape: tuple[int, ...], axis: Any) -> None:
     loss = Polynomial((2.0, 0.5), gamma=0.5)
 
     def right(class_mask: Any, valid: Any) -> tuple[Any, Any, Any]:
-        """The losses in NumPy: of probabilities, of class indices, and of these with label smoothing."""
+        """The losses in NumPy: for soft targets, for class indices, and for class indices with label smoothing."""
         weights = np.exp(rows) * class_mask
         p = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
         each = np.where(class_mask, loss.value(np.log(np.where(class_mask, p, 1.0)), 1 - p), 0.0)
@@ -373,7 +373,7 @@ def test_masked_classes_are_as_if_they_were_not_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", slow_but([ALL, "focal(0.5)", "everything"], "focal(0.5)"))
 def test_masked_examples_count_nothing_whatever_they_are(name: str) -> None:
-    """Also with as many examples as classes, where a mask of examples could be taken for one of classes."""
+    """There are as many examples as classes, so that masks of examples and of classes could be mixed up."""
 
     def of_three(polynomial: Any, z: Any, labels: Any, soft: Any, where: Any = None) -> list[Any]:
         chosen = {"polynomial": polynomial, "where": where}

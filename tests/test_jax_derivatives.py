@@ -37,8 +37,8 @@ def pair(m: Array) -> Array:
     return jnp.stack([m, jnp.zeros_like(m)], -1)
 
 
-# Functions of the logit margin. Those of sigmoids know 1 - p to full relative accuracy, those of softmax only up to the
-# rounding error of p.
+# Functions of the logit margin. Sigmoids give 1 - p to full relative accuracy, softmax only up to the rounding error
+# of p.
 SIGMOIDS: dict[str, Loss] = {
     "sigmoid": lambda m, loss: sigmoid_poly_cross_entropy(m, jnp.ones_like(m), polynomial=loss),
     "sigmoid, negatives": lambda m, loss: sigmoid_poly_cross_entropy(-m, jnp.zeros_like(m), polynomial=loss),
@@ -58,7 +58,7 @@ POSTERIORS: dict[str, Loss] = {
 
 
 def three(function: Loss, margins: Array, polynomial: Polynomial) -> Any:
-    """Value, first and second derivative at every margin."""
+    """The value and the first and second derivative at every margin."""
 
     def of(m: Array) -> Any:
         (value, first), (_, second) = jax.jvp(
@@ -75,7 +75,7 @@ POINTS = np.concatenate([MARGINS, EXTREME])
 
 @cache
 def of_all_losses(name: str) -> list[Any]:
-    """Value and derivatives of every loss at every point: all in one compiled program."""
+    """The value and derivatives of every loss at every point, in one compiled program."""
     each = jax.jit(jax.vmap(partial(three, ALL[name], jnp.asarray(POINTS, jnp.float32))))
     return [np.asarray(numbers, np.float64) for numbers in each(stacked())]
 
@@ -86,7 +86,7 @@ def at(name: str, points: Any) -> list[Any]:
 
 
 def exact(loss: Polynomial, margin: float) -> tuple[float, float]:
-    """First and second derivative by the margin of ``L(sigmoid(margin))``."""
+    """The first and second derivative of ``L(sigmoid(margin))`` with respect to the margin."""
     with mp.workdps(60):
 
         def first(m: Any) -> Any:
@@ -107,7 +107,7 @@ def test_derivatives_of_every_loss_are_right(name: str) -> None:
         1 + loss.log_weight + sum(j * abs(c) for j, c in enumerate(loss.coefficients, start=1))
         for loss in LOSSES.values()
     ]
-    # Second derivatives of JAX's own log_sigmoid are right up to the rounding of p, too.
+    # The second derivative of JAX's own log_sigmoid also has the rounding error of p.
     for numbers, right, rounded in zip(found, np.moveaxis(EXACT, -1, 0), (name in SOFTMAXES, True), strict=True):
         allowed = 64 * FINFO.eps * (np.abs(right) + q + rounded) + 1e3 * FINFO.tiny
         off = np.abs(numbers - right) > allowed * np.array(size)[:, None]
@@ -117,7 +117,7 @@ def test_derivatives_of_every_loss_are_right(name: str) -> None:
 
 @pytest.mark.parametrize("name", slow_but([*SIGMOIDS, *SOFTMAXES], "sigmoid", "integers"))
 def test_numbers_at_extreme_logits(name: str) -> None:
-    # The softmax of infinity is nan, and so is a head's product of infinity and 0.
+    # The softmax of an infinite logit is nan, and so is inf * 0 in a linear head.
     margins = EXTREME[1:-1] if name == "head" else EXTREME[:-1] if name in SOFTMAXES else EXTREME
     value, first, second = at(name, margins)
     assert not np.isnan(value).any()
@@ -130,7 +130,7 @@ def test_posteriors_have_finite_derivatives(name: str) -> None:
     for margins in (MARGINS, EXTREME[1:-1]):
         for numbers in at(name, margins):
             assert np.isfinite(numbers).all()
-    # Of known numbers, too: the program is another one.
+    # Constant numbers compile to another program.
     losses = Polynomial((1.0,)), Polynomial(gamma=0.5), Polynomial((1.0,), log_weight=0.0), Polynomial((-1.0,))
     known = jax.jit(lambda margins: [three(POSTERIORS[name], margins, loss) for loss in losses])
     for loss, found in zip(losses, known(jnp.asarray(MARGINS, jnp.float32)), strict=True):

@@ -1,4 +1,4 @@
-"""``linear_poly_cross_entropy`` of JAX: the loss of the logits, without holding them."""
+"""``linear_poly_cross_entropy`` of JAX: the loss of a linear head, without the whole logits in memory."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ RANDOM = np.random.default_rng(0)
 INPUTS = RANDOM.normal(size=(2, 7, 4)).astype("float32")
 KERNEL = RANDOM.normal(size=(4, 11)).astype("float32")
 BIAS = RANDOM.normal(size=11).astype("float32")
-# int32: JAX caches its conversion of a 64-bit constant, across changes of its 64-bit mode.
+# int32, since JAX caches the conversion of 64-bit constants even when jax_enable_x64 changes.
 LABELS = RANDOM.integers(0, 11, (2, 7)).astype("int32")
 WHERE = RANDOM.random((2, 7)) < 0.7
 
@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def with_gradients(losses: Callable[..., Any], bias: Any) -> Any:
-    """The gradients of a weighted sum, and the losses."""
+    """The gradients of a weighted sum of the losses, and the losses."""
 
     def total(inputs: Any, kernel: Any, bias: Any) -> Any:
         found = losses(inputs, kernel, bias)
@@ -49,7 +49,7 @@ def right(options: str, biased: bool) -> Any:
     return with_gradients(partial(of_logits, **OPTIONS[options]), BIAS if biased else None)
 
 
-# Chunk sizes for 14 rows. All options run with 4, whose last chunk is smaller; the size does not depend on the options.
+# (rows of a chunk, options, bias) for 14 rows. All options run with chunks of 4 rows, where the last chunk is smaller.
 CASES = [
     (4, "plain", True),
     (4, "where", False),
@@ -131,7 +131,7 @@ def test_shapes(batch_shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", slow_but(["float16", "bfloat16"], "bfloat16"))
 def test_gradients_of_low_precision_are_added_up_in_float32(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row by row, 600 of them, in bfloat16: a sum in it would stop growing at 256 times a term."""
+    """600 chunks of one row: a sum in bfloat16 would stop growing at 256 times a term."""
     monkeypatch.setattr(linear, "_CHUNK_BYTES", 0)
     monkeypatch.setattr(linear, "_FEWEST_ROWS", 1)
     inputs, kernel, labels = jnp.ones((600, 2), dtype), jnp.zeros((2, 3), dtype), jnp.zeros(600, int)

@@ -1,6 +1,6 @@
-"""Sharded logits: the same results, and logits are never gathered on a device.
+"""Sharded logits give the same results, and are never gathered on a device.
 
-Virtual CPU devices have to be asked for before JAX starts, so all cases run in one process of their own.
+Virtual CPU devices must be configured before JAX starts, so all cases run in one child process.
 """
 
 import json
@@ -108,7 +108,7 @@ def test_the_numbers_are_those_of_one_device() -> None:
 
 
 def test_logits_are_never_gathered() -> None:
-    """Devices exchange arrays of at most one number for each of the 16 rows."""
+    """Devices exchange arrays with at most one number per row (16)."""
     for result in results():
         for shapes, operation in result["sent"]:
             assert operation == "all-reduce", f"{result['case']}: {operation} of {shapes}"

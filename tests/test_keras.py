@@ -30,12 +30,12 @@ from polylosses.keras import (
     poly_sparse_categorical_crossentropy,
 )
 
-# A warning of Keras's own, from numpy.array(tensor, copy=False) on torch.
+# Keras itself causes this warning, by numpy.array(tensor, copy=False) on torch.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BACKEND = keras.backend.backend()
 FIRST = "POLYLOSSES_OTHER_BACKEND" not in os.environ
-# On the other backends a few losses are enough, and JAX takes long to compile.
+# On the other backends a few losses are enough, since JAX takes long to compile.
 SOME = list(LOSSES) if FIRST else ["poly1_focal(-1, 0.5)", "no logarithm"]
 once = pytest.mark.skipif(not FIRST, reason="the same on every backend")
 
@@ -59,7 +59,7 @@ def close(found: Any, right: Any, within: float = 2e-6) -> None:
     np.testing.assert_allclose(array(found), array(right), rtol=within, atol=within)
 
 
-# No optimization, since compiled functions run once here; and no log of how TensorFlow was built.
+# No optimization, since compiled functions run once here; and no start-up messages of TensorFlow.
 QUICK = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -74,7 +74,7 @@ def test_the_other_backends(backend: str) -> None:
     """Runs this file on another backend, without the tests marked ``once``."""
     if find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    # Without the settings of the whole suite, which import torch.
+    # Without conftest.py, which imports torch.
     options = ["-q", "-n0", "-m", "", "-p", "no:cacheprovider", "--noconftest"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, __file__],
@@ -90,7 +90,7 @@ def test_the_other_backends(backend: str) -> None:
 
 @pytest.mark.parametrize("name", SOME)
 def test_values_and_gradients_are_the_oracles(name: str) -> None:
-    """On every backend, in one shape: the laws of the other files run on the first backend only, and in all shapes."""
+    """Runs on every backend, in one shape. The shared tests run on the first backend only, in all shapes."""
     loss, failures = LOSSES[name], {}
     for cell in CELLS:
         if cell.shape == (6, 5) and cell.reduction == "none" and not cell.weighted and cell.ignore_index in (None, 255):
@@ -122,7 +122,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sparse": [{}, {"ignore_class": 2}, {"ignore_class": -1}, {"ignore_class": 255}],
     "binary": [{}, {"label_smoothing": 0.1}],
 }
-# Shapes of the predictions, and their class axis.
+# (shape of the predictions, class axis)
 SHAPES: list[tuple[tuple[int, ...], int]] = [((6, 5), -1), ((2, 5, 3), 1), ((5,), 0)]
 
 
@@ -133,10 +133,10 @@ def test_with_epsilon_0_value_and_gradient_are_kerass(name: str, from_logits: bo
     random = np.random.default_rng(1)
     for (shape, axis), option in product(SHAPES if FIRST else SHAPES[:1], OPTIONS[name]):
         z = random.normal(size=shape).astype("float32")
-        # Probabilities that are not normalized; some are above 1.
+        # Probabilities are not normalized, and may be above 1.
         z = z if from_logits else np.abs(z) + 0.1 if name != "binary" else 1 / (1 + np.exp(-z))
         y: Any = random.random(shape).astype("float32")
-        y = y / y.sum(axis, keepdims=True)  # which the gradient in TensorFlow relies on
+        y = y / y.sum(axis, keepdims=True)  # TensorFlow's gradient needs normalized labels
         if name == "sparse":
             y = random.integers(0, 5, np.delete(shape, axis))
             if option:
@@ -145,7 +145,7 @@ def test_with_epsilon_0_value_and_gradient_are_kerass(name: str, from_logits: bo
         def of_ours(z: Any, y: Any = y, axis: int = axis, option: dict[str, Any] = option) -> Any:
             return ours(y, z, from_logits, axis=axis, **option, epsilon=0.0)
 
-        # Keras takes the last axis only on some backends, and its smoothing counts the classes there.
+        # On some backends Keras supports the last axis only, and its label smoothing always counts the last axis.
         def of_keras(z: Any, y: Any = y, axis: int = axis, option: dict[str, Any] = option) -> Any:
             moved = y if name == "sparse" else ops.moveaxis(ops.convert_to_tensor(y), axis, -1)
             return kerass(moved, ops.moveaxis(z, axis, -1), from_logits, **option)
@@ -158,7 +158,7 @@ def test_with_epsilon_0_value_and_gradient_are_kerass(name: str, from_logits: bo
 
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 def test_with_epsilon_0_it_is_kerass_after_an_activation(link: str) -> None:
-    """Also where probabilities are 0 and 1: Keras finds the logits on TensorFlow, if nothing stands between."""
+    """Also for probabilities of 0 and 1: on TensorFlow, Keras recovers the logits if the activation comes last."""
     activation = getattr(keras.activations, link)
     activations = [activation, lambda z: 1.0 * activation(z)]
     if BACKEND == "tensorflow":
@@ -217,7 +217,7 @@ def test_a_label_that_is_no_class_trains_none(ignore_class: int | None) -> None:
 
 @once
 def test_labels_of_floats_that_cannot_hold_them() -> None:
-    """keras.losses.Loss casts labels to its dtype: class 257 of 300 would be 256 in bfloat16."""
+    """keras.losses.Loss casts labels to its dtype: class 257 of 300 would become 256 in bfloat16."""
     loss = PolySparseCategoricalCrossentropy(True, dtype="bfloat16")
     assert np.isfinite(float(ops.cast(loss([255], np.zeros((1, 256), "float32")), "float32")))
     with pytest.raises(ValueError, match="y_true of dtype bfloat16 can't represent the indices of 300 classes"):
@@ -242,7 +242,7 @@ MARGINS = np.array([-200, -60, -5, 0.5, 5, 17, 30, 45, 60, 80, 87, 100], "float3
 
 @pytest.mark.parametrize("name", FOCAL)
 def test_first_and_second_derivatives_of_sure_models(name: str) -> None:
-    """Where derivatives of powers of q overflow; of sigmoids, and of softmax over two classes."""
+    """At margins where derivatives of powers of q overflow, for sigmoids and for softmax over two classes."""
     loss = LOSSES[name]
 
     def of_sigmoid(z: Any) -> Any:
@@ -260,7 +260,7 @@ def test_first_and_second_derivatives_of_sure_models(name: str) -> None:
             return reference.value(loss, 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z)))
 
         for k, z in enumerate(map(mp.mpf, MARGINS.tolist())):
-            # The gradient of a sigmoid's loss is as exact as q; all else knows q no better than the spacing of 1.
+            # The gradient of a sigmoid loss is as accurate as q. Otherwise, q has an absolute error of finfo.eps.
             terms, lost = (float(reference.value_terms(loss, 1 - q, q)) for q in (1 / (1 + mp.exp(z)), mp.mpf(1e-6)))
             for order in (1, 2):
                 right = float(mp.diff(exact, z, order))
@@ -272,7 +272,7 @@ def test_first_and_second_derivatives_of_sure_models(name: str) -> None:
 @pytest.mark.parametrize("name", SOME)
 def test_infinite_and_huge_logits_give_no_nan(name: str) -> None:
     loss, huge = LOSSES[name], float(np.finfo("float32").max)
-    z = np.array([-INF, -huge, -1e6, 1e6, huge, INF])  # of what is true
+    z = np.array([-INF, -huge, -1e6, 1e6, huge, INF])  # margins
     with np.errstate(over="ignore"):
         logarithm = loss.log_weight * -z if loss.log_weight else 0 * np.sign(z)
         right = np.where(z < 0, sum(loss.coefficients) + logarithm, 0).astype("float32")
@@ -297,7 +297,7 @@ def test_infinite_and_huge_logits_give_no_nan(name: str) -> None:
 
 
 def test_a_learned_epsilon() -> None:
-    """Variables and tensors are numbers, with a gradient that is 0 where all is ignored."""
+    """Epsilon may be variables or tensors. Its gradient is 0 if all targets are ignored."""
     right = poly_binary_crossentropy(YES, LOGITS, True, epsilon=(2.0, 0.5))
     numbers = [keras.Variable(2.0), keras.Variable(0.5)]
     several: list[Any] = [numbers, ops.convert_to_tensor([2.0, 0.5]), keras.Variable([2.0, 0.5])]
@@ -324,7 +324,7 @@ def test_an_epsilon_below_its_bound_warns_once_when_it_is_given() -> None:
     with pytest.warns(UserWarning, match="epsilon = -2") as seen:
         loss = PolyBinaryCrossentropy(True, epsilon=(-2.0, keras.Variable(0.5)))
     assert len(seen) == 1
-    loss(YES, LOGITS)  # a warning would be an error
+    loss(YES, LOGITS)  # does not warn again: a warning would be an error
     loss.epsilon = -3.0
     with pytest.warns(UserWarning, match="epsilon = -3") as seen:
         loss(YES, LOGITS)
@@ -357,7 +357,7 @@ def test_no_samples() -> None:
 
 
 def test_integers_are_predictions_of_floatx() -> None:
-    """A loss in an integer dtype would be 0."""
+    """Integer predictions are cast to floatx: a loss in an integer dtype would be 0."""
     for ours, _, labels in OWN.values():
         whole = np.round(LOGITS).astype("int32")
         close(ours(labels, whole, from_logits=True), ours(labels, whole.astype("float32"), from_logits=True), 0)
@@ -437,7 +437,7 @@ def model(outputs: int = 5, activation: str | None = None) -> Any:
 
 @pytest.mark.slow
 def test_training_with_epsilon_0_is_kerass() -> None:
-    """Compiled, with an output for each loss, of probabilities that are nearly 0 and 1, or logits."""
+    """A compiled model with an output for each loss: logits, or probabilities near 0 and 1."""
     given, weights = 10 * LOGITS, []
     ignoring: dict[str, Any] = {"from_logits": True, "ignore_class": int(LABELS[0])}
     ours = [PolyCategoricalCrossentropy(epsilon=0.0), PolyBinaryCrossentropy(epsilon=0.0)]
@@ -535,7 +535,7 @@ def test_masked_classes_are_finite() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_low_precision_is_computed_in_float32(dtype: str) -> None:
-    """Of labels and predictions as they are in that precision, label smoothing too."""
+    """Labels and predictions are rounded to the low precision, but nothing after that, label smoothing included."""
     for (function, _, labels), from_logits in product(OWN.values(), (False, True)):
         options: dict[str, Any] = {"from_logits": from_logits, "epsilon": 2.0, "gamma": 0.5}
         options |= {} if labels is LABELS else {"label_smoothing": 0.1}

@@ -1,4 +1,4 @@
-"""The list of mutants does not rot. (That the tests find each: ``python tests/mutants.py``.)"""
+"""The list of mutants is up to date. (``python tests/mutants.py`` checks that the tests find each.)"""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Whatever lies in the place of the compiled library, losses come out, and who asks for its kernels is told why not."""
+"""If the compiled library is missing or broken, losses work without it, and asking for its kernels explains why."""
 
 import _ctypes
 import hashlib
@@ -17,7 +17,7 @@ from test_torch_kernels import BUILT, needs_native
 
 LOGITS, LABELS = [[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]], [0, 1]
 
-# A process of its own, since a library that isn't whole may end it. Each path in turn is where the library should be.
+# Runs in a child process, since a truncated library may crash it. Each path in turn is used as the library's path.
 IMPORT = f"""
 import importlib, json, sys
 from pathlib import Path
@@ -56,7 +56,7 @@ def cut_to(share: float) -> Callable[[], bytes]:
 
 
 SOURCE = hashlib.sha256(native_library.SOURCE.read_bytes()).hexdigest().encode()
-# How each is put there, and what is said of it.
+# (how to create the file, the expected error message)
 OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (lambda path: None, "not built when polylosses was installed"),
     "a link to nothing": (lambda path: path.symlink_to("nowhere"), "not built when polylosses was installed"),
@@ -77,7 +77,7 @@ CHANGED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def test_the_library_here_is_of_the_source_here() -> None:
-    """Otherwise every test of the kernels is skipped: install again."""
+    """If this fails, the library is stale and every kernel test is skipped: install polylosses again."""
     assert native._WHY_NONE in (None, native_library.NOT_BUILT)
 
 

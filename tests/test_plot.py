@@ -1,4 +1,4 @@
-"""Figures of losses and of sweeps: properties of all, contents of each, and the files that they are written to."""
+"""Figures of losses and of sweeps: properties of all figures, the contents of each, and image files."""
 
 import math
 import shutil
@@ -23,7 +23,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="neither chromium n
 TWO = (0.0, 2.0)
 TWELVE = (-1.0, -0.5, 0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0)
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
-# How the bytes of each format begin.
+# The first bytes of each format.
 MAGIC = {
     ".png": b"\x89PNG",
     ".svg": b"<svg",
@@ -113,7 +113,7 @@ every_figure = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
 
 
 def axes(figure: Any) -> dict[str, Any]:
-    """The axes that are drawn on, by their name in the layout."""
+    """The axes that traces use, by their name in the layout."""
     used = {(axis, getattr(trace, axis) or axis[0]) for trace in figure.data for axis in ("xaxis", "yaxis")}
     return {axis + name[1:]: figure.layout[axis + name[1:]] for axis, name in used}
 
@@ -127,7 +127,7 @@ def is_epsilon(name: str) -> bool:
 
 
 def colours(figure: Any) -> set[tuple[str, str]]:
-    """The pairs of epsilon and colour in a figure; a trace is named after its epsilon."""
+    """The pairs of epsilon and colour in a figure. The name of a trace is its epsilon."""
     pairs = set()
     for trace in figure.data:
         if is_epsilon(trace.name):
@@ -250,7 +250,7 @@ def test_the_area_of_a_bin_is_its_share_of_rows() -> None:
 def test_every_loss_of_the_catalogue_can_be_drawn_and_told_apart() -> None:
     figure = plot.polynomials({name: make() for name, make in catalogue.ALL.items()})
     looks = {t.name: (t.line.color, t.line.dash) for t in figure.data}
-    # Symmetric cross-entropy is scaled, and so no Poly-1; poly_n() without arguments is cross-entropy.
+    # Symmetric cross-entropy is scaled, and so is not a Poly-1. poly_n() without arguments is cross-entropy.
     assert looks.pop("poly_n") == looks["cross_entropy"] == (theme.colour(0), "dash")
     assert len(set(looks.values())) == len(looks) == len(catalogue.ALL) - 1
 
@@ -314,7 +314,7 @@ def test_write_image(tmp_path: Path) -> None:
 @needs_chromium
 @pytest.mark.filterwarnings("ignore:The kopts argument is ignored")
 def test_write_image_in_every_format(tmp_path: Path) -> None:
-    """In a browser for all: to start it takes longer than six images."""
+    """One browser for all images, since starting it takes longer than writing six images."""
     kaleido = import_module("kaleido")
     kaleido.start_sync_server(mathjax=False)
     try:

@@ -1,4 +1,4 @@
-"""Laws of :class:`polylosses.Polynomial`: its numbers over the table of losses, and what its constructor takes."""
+""":class:`polylosses.Polynomial`: values and slopes of all test losses, and the constructor's arguments."""
 
 import math
 import pickle
@@ -24,15 +24,15 @@ Q = [1e-300, 1e-100, 1e-30, 1e-17, 1e-9, 1e-3, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999,
 
 
 def exactly(q: float) -> tuple[Any, Any, float]:
-    """p and q as mpmath numbers, and log p rounded to a float."""
+    """``p`` and ``q`` as mpmath numbers, and ``log p`` rounded to a float."""
     p = 1 - mp.mpf(q)
     return p, mp.mpf(q), float(mp.log(p))
 
 
 def condition(loss: Polynomial, q: Any) -> tuple[Any, Any]:
-    """Condition of value and slope: the sums of the absolute values of their terms in powers of q."""
+    """The conditions of value and slope: the sums of the absolute values of their terms in powers of q."""
     c = [abs(mp.mpf(x)) for x in loss.coefficients]
-    # log_weight + p S', where p S' in powers of q has the coefficients (j + 1) c[j+1] - j c[j].
+    # log_weight + p S', where the coefficients of p S' in powers of q are (j + 1) c[j+1] - j c[j].
     signed = [mp.mpf(j * x) for j, x in enumerate(loss.coefficients, start=1)]
     powers = [b - a for a, b in zip([-mp.mpf(loss.log_weight), *signed], [*signed, mp.mpf(0)], strict=True)]
     logp = abs(mp.log1p(-q)) * loss.log_weight
@@ -47,7 +47,7 @@ def test_slope_of_the_oracle_is_its_derivative(name: str) -> None:
     with mp.workdps(100):
         for q in Q[4:-2]:
             p = 1 - mp.mpf(q)
-            # Of relative step, since near q = 0 the loss bends within q.
+            # A step relative to q, since the curvature near q = 0 is of order 1 / q.
             step = mp.mpf(10) ** -30 * q
 
             def at(logp: Any) -> Any:
@@ -65,7 +65,7 @@ def test_value_is_the_oracles(name: str) -> None:
         for q in Q:
             p, exact_q, logp = exactly(q)
             found, right = loss.value(logp, q), reference.value(loss, p, exact_q)
-            # Each term goes through a rounding for each power, for its coefficient and for the sum.
+            # Each term is rounded for each power, for its coefficient and in the sum.
             steps = 3 + 2 * len(loss.coefficients)
             assert abs(found - right) <= steps * EPS * condition(loss, exact_q)[0] + SMALLEST, (
                 f"at q = {q}: {found}, not {float(right)}"
@@ -117,7 +117,7 @@ def test_arrays_are_elementwise_floats(name: str, make: Callable[[list[float]], 
         assert type(found) is type(make(Q))
         assert found.dtype == make(Q).dtype
         for q, number, element in zip(Q, [method(*x) for x in zip(logp, Q, strict=True)], found.tolist(), strict=True):
-            # The libraries' powers may round differently; a cancelling sum keeps that.
+            # Powers may be rounded differently in each library, and that difference remains where a sum cancels.
             bound = 2 * EPS * float(sum(condition(loss, mp.mpf(q))))
             assert abs(element - number) <= bound, f"{method.__name__} at q = {q}"
 
@@ -209,7 +209,7 @@ def construct(name: str, value: Any) -> Polynomial:
 @pytest.mark.parametrize("j", [1, 2, 3, 7])
 def test_a_warning_names_the_bound(j: int, log_weight: float) -> None:
     bound = -log_weight / j
-    Polynomial((*[0.0] * (j - 1), bound), log_weight=log_weight)  # at the bound, none: warnings are errors here
+    Polynomial((*[0.0] * (j - 1), bound), log_weight=log_weight)  # does not warn at the bound: warnings are errors here
     below = bound * (1 + 1e-3)
     with pytest.warns(UserWarning, match=re.escape(f"{below:g}") + ".*" + re.escape(f"bound {bound:g}:")):
         loss = Polynomial((*[0.0] * (j - 1), below), log_weight=log_weight)

@@ -1,4 +1,4 @@
-"""Laws of ``poly_softmax`` and of losses from negative log-likelihoods, on every backend."""
+"""Properties of ``poly_softmax`` and of losses from negative log-likelihoods, on every backend."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def test_the_posterior_is_the_oracles(backend: Any, name: str) -> None:
     found = backend.softmax(LOSSES[name], rows)
     for row, of_row in zip(rows.tolist(), found, strict=True):
         right = reference.posterior(LOSSES[name], tuple(row))
-        # The slope is known up to its scale, so that the posterior is up to the ratio of both.
+        # The relative error of the posterior is that of the slope.
         numbers = reference.row(LOSSES[name], tuple(row))
         relative = SPACING["float64"] * (1 + np.max(numbers.slope_scale / -numbers.slope))
         assert of_row == pytest.approx(right, rel=2 * relative)
@@ -45,7 +45,7 @@ def test_extremes(backend: Any, name: str, dtype: str) -> None:
     assert (found >= 0).all()
     assert np.abs(found.sum(1) - 1).max() <= 4 * SPACING[dtype]
     assert (found[logits == -INF] == 0).all(), "masked classes"
-    # The more probable class stays so, or ties with the other where the dtype can't tell them apart.
+    # The order of classes is preserved, up to ties where the dtype can't tell them apart.
     in_order = np.take_along_axis(found, logits.argsort(1), 1)
     assert (np.diff(in_order, axis=1) >= -8 * SPACING[dtype]).all(), "order of classes"
 
@@ -61,7 +61,7 @@ def test_a_heavy_logarithm_does_not_overflow_on_masked_classes(backend: Any) -> 
 @pytest.mark.parametrize("dtype", FULL)
 @on_every_backend("from_nll", LOSSES)
 def test_small_likelihoods_keep_their_digits(backend: Any, name: str, dtype: str) -> None:
-    """Here nothing was rounded yet, so that q must have a relative accuracy: ``1 - exp(-nll)`` has none."""
+    """``q`` must have full relative accuracy, which ``1 - exp(-nll)`` has not."""
     loss = LOSSES[name]
     nll = np.array([1e-30, 1e-16, 1e-12, 1e-8, 1e-3, 0.1, 1.0, 10.0, 50.0]).astype(dtype)
     steps = 8 + 3 * len(loss.coefficients) + loss.gamma

@@ -1,4 +1,4 @@
-"""The report, as text and as a browser shows it."""
+"""The HTML report, as text and in a browser."""
 
 import json
 import re
@@ -32,7 +32,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # Something in plotly.js asks for a stack trace, and V8 would read all its 5 MB again to have the line numbers.
+    # plotly.js takes a stack trace, for which V8 would parse all its 5 MB again to find line numbers.
     "--js-flags=--no-enable-lazy-source-positions",
 ]
 
@@ -61,7 +61,7 @@ def ordinary_page() -> str:
 
 
 class Tags(HTMLParser):
-    """All tags, and a check that each is closed where it should be."""
+    """Collects all tags, and checks that each is closed in the right place."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def test_nothing_in_the_page_points_outside() -> None:
     text = ordinary_page()
     assert not [attributes for _, attributes in Tags(text).seen if {"src", "href"} & set(attributes)]
     assert "default-src 'none'" in text
-    assert text.count("<script>") == 2  # plotly.js, and the drawing
+    assert text.count("<script>") == 2  # plotly.js, and the script that draws the figures
 
 
 @pytest.mark.parametrize("label", HOSTILE)
@@ -163,7 +163,7 @@ def browser() -> Iterator[Browser]:
 
 
 def opened(browser: Browser, path: Path, text: str, width: int = 1200) -> Page:
-    """The page in the browser, every figure drawn; anything it says or requests fails the test."""
+    """Opens the page and waits until all figures are drawn. Console messages, errors and requests fail the test."""
     path.write_text(text, encoding="utf-8")
     page = browser.new_page(viewport={"width": width, "height": 900})
     complaints: list[str] = []
@@ -178,7 +178,7 @@ def opened(browser: Browser, path: Path, text: str, width: int = 1200) -> Page:
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri())
-    # newPlot draws, and then a relayout sets the look.
+    # newPlot draws the figure, and a relayout then sets its style.
     page.wait_for_function("() => [...document.querySelectorAll('.plot')].every(p => p.layout?.dragmode)")
     page.wait_for_timeout(200)
     assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
@@ -200,7 +200,7 @@ PANELS = "() => ['xaxis', 'xaxis2'].map(axis => document.getElementById('figure-
 
 
 def check_fit(page: Page, width: int, epsilons: Sequence[float]) -> None:
-    """All five figures fill the window and fit it; in narrow ones, their panels are below each other."""
+    """All five figures fill the window without overflowing. In narrow windows, their panels are stacked."""
     drawn = page.evaluate(DRAWN)
     assert len(drawn) == 5
     for figure in drawn:
@@ -220,7 +220,7 @@ def resize(page: Page, width: int) -> None:
     page.wait_for_function(f"() => ({SIZES})().every(([width]) => {least} < width && width < {most})")
 
 
-# plotly.js takes seconds to load, so that a page is asked all that can be asked of it.
+# One test for all checks of a page, since plotly.js takes seconds to load.
 @pytest.mark.slow
 @needs_chromium
 def test_every_figure_is_drawn_and_fits_the_window_and_follows_it(browser: Browser, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Laws of the sigmoid losses, on every backend.
+"""Properties of the sigmoid losses, on every backend.
 
-Tests go through cells of :data:`cases.BINARY_CELLS`; a failure names the cells and what differs.
+Tests run over cells of :data:`cases.BINARY_CELLS`. Failure messages name the cells and the differences.
 """
 
 from functools import cache
@@ -66,7 +66,7 @@ def expected(loss: Polynomial, cell: BinaryCell) -> Expected:
     )
 
 
-@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm changes the bound
 @pytest.mark.parametrize("name", LOSSES)
 @on_every_backend_in_full_precision("binary_cross_entropy")
 def test_value_and_gradients_are_the_oracles(backend: Any, name: str, dtype: str) -> None:
@@ -81,7 +81,7 @@ def test_value_and_gradients_are_the_oracles(backend: Any, name: str, dtype: str
     )
 
 
-@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm changes the bound
 @pytest.mark.parametrize("dtype", LOW)
 @on_every_backend(
     "binary_cross_entropy",
@@ -92,7 +92,7 @@ def test_low_precision_is_the_oracle_rounded_once(backend: Any, name: str, dtype
     loss = LOSSES[name]
     cells = some(BINARY_CELLS, name)
     if backend is not on_torch:
-        # What is not the backend's own option is rounded more often by the adapter.
+        # Options that the backend lacks are added by the adapter, with more rounding.
         own = [c for c in SERVED[backend.__name__] if c.reduction == "none" and not c.weighted]
         cells = covering([c for c in own if c.shape == SHAPES[1]])
     report(
@@ -110,9 +110,9 @@ EXTREME = [1e4, -1e4, 0.0, 8.0, 15.0, 17.0, 18.0, 37.0, -37.0, 80.0, 88.0, 89.0,
 @on_every_backend("binary_cross_entropy", LOSSES)
 def test_extreme_logits(backend: Any, name: str, dtype: str) -> None:
     loss = LOSSES[name]
-    # A sigmoid may be 0 where it would be below the smallest normal number.
+    # A sigmoid below the smallest normal number may be 0.
     lost = TINY[dtype] * (1 + sum(abs(c) for c in loss.coefficients))
-    # The oracle knows -inf as a masked class, but no +inf; and impossible labels are below.
+    # The reference implementation supports -inf (a masked class), but not +inf. Impossible labels are tested below.
     z, y = np.array([(z, y) for z in EXTREME for y in (0.0, 1.0, 0.5) if abs(z) < INF or y == float(z > 0)]).T
     right = reference.binary_cross_entropy(loss, np.nan_to_num(z, posinf=0, neginf=0), y, reduction="none")
     found = backend.binary_cross_entropy(loss, z, y, reduction="none", dtype=dtype)
@@ -151,7 +151,7 @@ def test_it_is_a_softmax_of_two_classes(backend: Any, name: str) -> None:
         target = np.full_like(logits, label)
         found = backend.binary_cross_entropy(LOSSES[name], logits, target, reduction="none")
         right = backend.cross_entropy(LOSSES[name], two, np.stack([target, 1 - target], axis=1), reduction="none")
-        # Softmax knows q up to a spacing of 1.
+        # The q of softmax has an absolute error of finfo.eps.
         np.testing.assert_allclose(found.value, right.value, rtol=1e-11, atol=1e-13)
 
 
@@ -161,10 +161,10 @@ def test_nan_stays_nan(backend: Any, name: str) -> None:
     assert np.isnan(found.value).tolist() == [True, False]
 
 
-# The margin is up to where q = sigmoid(-z) is a normal float32 number.
+# Margins are limited to where q = sigmoid(-z) is a normal float32 number.
 @on_every_backend("binary_cross_entropy", ["poly1(-1)", "focal(0.5)", "poly1_focal(-1, 0.5)"])
 def test_small_losses_keep_their_digits(backend: Any, name: str) -> None:
-    """The sigmoid knows ``q = sigmoid(-z)`` to its last digit, where ``1 - sigmoid(z)`` is 0 from a margin of 17 on."""
+    """``q`` is computed as ``sigmoid(-z)``, to full accuracy: ``1 - sigmoid(z)`` is 0 from a margin of 17 on."""
     loss = LOSSES[name]
     power = Polynomial((1.0,), loss.gamma, log_weight=0.0)
     margins = np.arange(0.0, 81.0, 4.0)
@@ -181,7 +181,7 @@ def test_poly_sigmoid_is_poly_softmax_of_two_classes(backend: Any, name: str) ->
     np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-9)
 
 
-# What minimizes share * L(p) + (1 - share) * L(1 - p); where L' is bounded, only even shares have a minimum inside.
+# Finds the minimum of share * L(p) + (1 - share) * L(1 - p). Where L' is bounded, only nearly even shares have one.
 @on_every_backend("sigmoid", ["cross_entropy", "poly1", "focal", "poly1_focal", "poly_n", "everything", "poly1(-1)"])
 def test_poly_sigmoid_is_the_share_that_the_logit_is_optimal_for(backend: Any, name: str) -> None:
     share = np.array([0.1, 0.5, 0.875])

@@ -1,6 +1,6 @@
-"""Laws of the softmax losses, on every backend: the oracle over all losses and options, and what holds at the edges.
+"""Properties of the softmax losses, on every backend: all losses and options against the reference, and edge cases.
 
-Tests go through cells of :data:`cases.CELLS`; a failure names the cells and what differs.
+Tests run over cells of :data:`cases.CELLS`. Failure messages name the cells and the differences.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def test_low_precision_is_the_oracle_rounded_once(backend: Any, name: str, dtype
     loss = LOSSES[name]
     cells = some(CELLS, name)
     if backend is on_jax:
-        # What is not its own option is rounded more often by the adapter.
+        # Options that the backend lacks are added by the adapter, with more rounding.
         own = [c for c in CELLS if c.reduction == "none" and not c.weighted and c.shape == SHAPES[1]]
         cells = covering([c for c in own if c.target == "indices" or c.label_smoothing == 0])
     report(
@@ -84,7 +84,7 @@ def test_low_precision_is_the_oracle_rounded_once(backend: Any, name: str, dtype
 
 LISTING_LOGITS = np.array([[0.14, 1.456, 2.356, -0.124, -2.47]])
 LISTING_TARGET = np.array([[0.1, 0.15, 0.2, 0.25, 0.3]])
-GOLDEN = [  # epsilon, label smoothing, loss; from a float64 run of the paper's listing 1
+GOLDEN = [  # (epsilon, label smoothing, loss) from a float64 run of the paper's listing 1
     (2.0, 0.0, 4.531657285679147),
     (1.0, 0.0, 3.7153301084365054),
     (0.0, 0.0, 2.8990029311938637),
@@ -105,7 +105,7 @@ def test_numbers_of_the_papers_listing(backend: Any, epsilon: float, smoothing: 
 def test_numbers_of_optaxs_documentation(backend: Any) -> None:
     logits, target = np.array([[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]]), np.array([[1.0, 0.0, 0.0], [0.0, 0.8, 0.2]])
     found = backend.cross_entropy(polylosses.poly1(2.0), logits, target, reduction="none", dtype="float32")
-    assert found.value.tolist() == pytest.approx([0.48225655, 1.25670369], abs=5e-9 + 2e-7)  # 8 digits, from float32
+    assert found.value.tolist() == pytest.approx([0.48225655, 1.25670369], abs=5e-9 + 2e-7)  # 8 float32 digits
 
 
 def with_gradient(
@@ -159,7 +159,7 @@ def test_a_batch_is_its_rows(backend: Any, name: str) -> None:
 @on_every_backend("cross_entropy", SOME)
 def test_the_order_of_classes_does_not_matter(backend: Any, name: str) -> None:
     loss = LOSSES[name]
-    order = np.array([3, 0, 4, 2, 1])  # new class k is old class order[k]
+    order = np.array([3, 0, 4, 2, 1])  # the new class k is the old class order[k]
     place = np.argsort(order)
     for cell in positionwise(name):
         numbers, options = arrays(cell), options_of(cell)
@@ -182,7 +182,7 @@ def test_the_order_of_classes_does_not_matter(backend: Any, name: str) -> None:
 
 @on_every_backend("cross_entropy", SOME)
 def test_an_index_is_its_one_hot_row(backend: Any, name: str) -> None:
-    """For the mean it is not, with weights: torch divides by the kept weights only where targets are indices."""
+    """The weighted mean is an exception: torch divides by the sum of weights only for class indices."""
     loss = LOSSES[name]
     for cell in covering(
         [
@@ -227,7 +227,7 @@ def test_ignored_positions_count_nothing(backend: Any, name: str) -> None:
     loss = LOSSES[name]
     kept = [0, 2]
     for ignore_index, smoothing, weighted, reduction in covering(IGNORED, list(LOSSES).index(name)):
-        # What is ignored may be extreme: padding often is.
+        # Ignored rows may have extreme logits, as padding often does.
         z = np.array([[0.0, 1, 2, 3], [1e4, -1e4, 0, 0], [3, 1, 0, 2], [-INF, 0, 1, -INF], [9e3, 0, 0, 0]])
         target = np.array([1, ignore_index, 3, ignore_index, ignore_index])
         options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": smoothing, "reduction": reduction}
@@ -275,7 +275,7 @@ EXTREME: dict[str, list[float]] = {
 @on_every_backend("cross_entropy", LOSSES)
 def test_extreme_logits(backend: Any, name: str, dtype: str) -> None:
     loss = LOSSES[name]
-    # What is below the smallest normal number may be taken for 0.
+    # Numbers below the smallest normal number may be flushed to 0.
     lost = TINY[dtype] * (1 + loss.log_weight + sum(j * abs(c) for j, c in enumerate(loss.coefficients, start=1)))
     rows = np.array(list(EXTREME.values()))
     possible = np.isfinite(rows)
@@ -318,12 +318,12 @@ def test_a_masked_label_costs_what_an_impossible_one_does(backend: Any, name: st
         value, gradient = with_gradient(backend, loss, z, target, dtype, reduction="sum")
         assert value == pytest.approx(impossible, rel=4 * SPACING[dtype])
         assert np.isfinite(gradient).all()
-        assert gradient[0, 0] <= 0  # as with cross-entropy: never pushed further down
+        assert gradient[0, 0] <= 0  # as with cross-entropy, the label's logit is never pushed down
 
 
 @on_every_backend("cross_entropy", LOSSES)
 def test_the_gradient_where_all_is_lost_is_finite_under_smoothing(backend: Any, name: str) -> None:
-    """Smoothing spreads the target over masked classes too: an infinite loss, as torch's, but no nan."""
+    """Label smoothing spreads the target over masked classes too: the loss is infinite, as in torch, but not nan."""
     loss = LOSSES[name]
     z, target = np.array([[-INF, 0.0, 1.0]]), np.array([1])
     value, gradient = with_gradient(backend, loss, z, target, reduction="sum", label_smoothing=0.1)
@@ -342,7 +342,7 @@ def test_numbers_of_classes(backend: Any, name: str, classes: int) -> None:
         for smoothing in (0.0, 0.125):
             right = reference.cross_entropy(loss, z, target, reduction="sum", label_smoothing=smoothing)
             value, gradient = with_gradient(backend, loss, z, target, reduction="sum", label_smoothing=smoothing)
-            # A sum of n numbers may be off by n spacings.
+            # A sum of n numbers may have an error of n * finfo.eps.
             assert np.abs(value - right.value) <= classes * SPACING["float64"] * right.value_scale
             assert (np.abs(gradient - right.gradient) <= classes * SPACING["float64"] * right.gradient_scale).all()
             if classes == 1:

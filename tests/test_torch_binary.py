@@ -1,4 +1,4 @@
-"""``poly_binary_cross_entropy_with_logits`` beside torch's own, and what is torch's alone: dtypes, errors, modules."""
+"""``poly_binary_cross_entropy_with_logits`` against torch's own function: numbers, dtypes, errors, modules."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ PLAIN = polylosses.cross_entropy()
 
 
 def given(cell: BinaryCell, dtype: torch.dtype) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Logits, target and torch's own options."""
+    """The logits, the target and the options that torch's own function has."""
     numbers = binary_arrays(cell)
     dense = cell.target != "class ids"
     logits = torch.tensor(numbers.logits, dtype=dtype, requires_grad=True)
@@ -44,13 +44,13 @@ def run(function: Callable[..., Tensor], cell: BinaryCell, dtype: torch.dtype, *
 def test_the_bound_of_epsilon_moves_with_alpha_on_the_logarithm() -> None:
     z, y = torch.zeros(2), torch.ones(2)
     poly_binary_cross_entropy_with_logits(z, y, alpha=0.25, epsilon=-1.0)
-    with pytest.warns(UserWarning, match=r"epsilon = -1 .* below the bound -0\.[27]5"):  # either side
+    with pytest.warns(UserWarning, match=r"epsilon = -1 .* below the bound -0\.[27]5"):  # positives or negatives
         poly_binary_cross_entropy_with_logits(z, y, alpha=0.25, alpha_on_epsilon=False, epsilon=-1.0)
 
 
 @pytest.mark.parametrize("dtype", FULL + LOW)
 def test_with_epsilon_0_it_is_torchs(dtype: str) -> None:
-    """Torch's in float64, since the numbers of a cell are exact in every dtype: torch rounds more often than we do."""
+    """Compares with torch in float64, for the same inputs: in low precision, torch rounds more often."""
     within = rounded_once(dtype) if dtype in LOW else lambda _, scale: SPACING[dtype] * scale
     failures = {}
     for cell in BINARY_CELLS:
@@ -65,7 +65,7 @@ def test_with_epsilon_0_it_is_torchs(dtype: str) -> None:
             gradient=torchs.gradient,
             target_gradient=torchs.target_gradient,
         )
-        # Torch's gradient is sigmoid(z) - y, right to a spacing of 1, times factors of at most 4 * 4 * 2.
+        # Torch's gradient is sigmoid(z) - y, with an error of finfo.eps, times factors of at most 4 * 4 * 2.
         failures[str(cell)] = compare(found, right, lambda right, scale: within(right, scale) + 32 * SPACING["float64"])
     report(failures)
 
@@ -170,7 +170,7 @@ def test_empty_inputs(shape: tuple[int, ...]) -> None:
         targets = [torch.zeros(shape)]
         if len(shape) > 1:
             targets.append(torch.zeros(shape[:1] + shape[2:], dtype=torch.long))
-        for target in targets[: 1 if shape == (2, 0) else 2]:  # without classes there is no class id
+        for target in targets[: 1 if shape == (2, 0) else 2]:  # class ids need at least one class
             found = poly_binary_cross_entropy_with_logits(z, target, epsilon=2.0, gamma=0.5, reduction=reduction)
             torch.testing.assert_close(found, right, equal_nan=True, rtol=0, atol=0)
             assert torch.autograd.grad(found.sum(), z)[0].shape == shape
@@ -223,7 +223,7 @@ def test_labels_of_one_class_are_no_class_ids(shape: tuple[int, ...]) -> None:
             poly_binary_cross_entropy_with_logits(logits, ids)
         with pytest.raises(ValueError, match=re.escape(f"an input of shape {shape} has one class")):
             PolyBCEWithLogitsLoss(ignore_index=0)(logits, ids)
-    # What the error says to do: a sure negative costs next to nothing.
+    # The fix that the error suggests: for a confident negative, the loss is nearly 0.
     assert (poly_binary_cross_entropy_with_logits(squeezed, labels.to(logits.dtype), reduction="none") < 0.02).all()
 
 
@@ -233,7 +233,7 @@ INTEGERS = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torc
 @pytest.mark.parametrize("implementation", ["plain", None])
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_an_ignored_class_id_is_compared_exactly(dtype: torch.dtype, implementation: str | None) -> None:
-    """However the dtype wraps it: -100 is 156 in uint8."""
+    """No wraparound in the target's dtype: -100 would be 156 in uint8."""
     ids = [0, 100, 127, 3] if dtype == torch.int8 else [0, 100, 156, 3]
     logits = torch.linspace(-3, 3, 4 * 200).reshape(4, 200)
     per_row = poly_binary_cross_entropy_with_logits(logits, torch.tensor(ids), reduction="none", implementation="plain")

@@ -1,4 +1,4 @@
-"""``poly_cross_entropy`` beside torch's own ``F.cross_entropy``: numbers, dtypes, autocast, empty batches."""
+"""``poly_cross_entropy`` against torch's own ``F.cross_entropy``: numbers, dtypes, autocast, empty batches."""
 
 import itertools
 from collections.abc import Callable
@@ -35,7 +35,7 @@ PLAIN = polylosses.cross_entropy()
 
 
 def run(function: Callable[..., Tensor], cell: Cell, dtype: torch.dtype, **chosen: Any) -> Found:
-    """The loss and its gradients with respect to the logits and, where there are any, the target probabilities."""
+    """The loss and its gradients with respect to the logits and, for soft targets, the target."""
     numbers = arrays(cell)
     logits = torch.tensor(numbers.logits, dtype=dtype, requires_grad=True)
     soft = cell.target == "probabilities"
@@ -68,7 +68,7 @@ def test_it_is_torchs_cross_entropy_where_the_polynomial_is(chosen: dict[str, An
             gradient=torchs.gradient,
             target_gradient=torchs.target_gradient,
         )
-        # Twice: torch's own numbers are off too. They are computed in the dtype itself.
+        # Twice, since torch's own numbers have rounding errors too: they are computed in this dtype.
         failures[str(cell)] = compare(found, right, lambda _, scale: 2 * torch.finfo(dtype).eps * scale)
     report(failures)
 
@@ -85,9 +85,9 @@ def test_dtype_of_the_result_is_torchs(soft: bool, autocast: torch.dtype | None)
     differing = []
     for dtype in DTYPES:
         for target_dtype in DTYPES if soft else [torch.long, torch.uint8]:
-            # Class indices want weights of the logits' dtype; for probabilities, anything goes.
+            # Class indices need weights of the logits' dtype. Soft targets take any.
             for weight_dtype in [None, *DTYPES] if soft else [None, dtype]:
-                # torch's own smoothing doesn't take indices of type uint8.
+                # torch's own label smoothing doesn't support uint8 indices.
                 for smoothing in (0.0,) if target_dtype == torch.uint8 else (0.0, 0.125):
                     logits = torch.tensor([[1.0, 2.0, 3.0]], dtype=dtype)
                     weight = None if weight_dtype is None else torch.ones(3, dtype=weight_dtype)
@@ -127,7 +127,7 @@ def test_empty_batches_are_torchs(soft: bool, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("implementation", ["plain", None])
 def test_an_ignored_index_is_compared_exactly(implementation: str | None) -> None:
-    """As in torch, however the dtype of the targets wraps it: -100 is 156 in uint8."""
+    """No wraparound in the target's dtype, as in torch: -100 would be 156 in uint8."""
     weight = torch.linspace(0.5, 2.0, 200)
     head = torch.eye(200)
     for dtype, ignored in itertools.product((torch.uint8, torch.int64), (-100, 156, 412, -1, 2**40, -(2**63))):
@@ -147,7 +147,7 @@ def test_an_ignored_index_is_compared_exactly(implementation: str | None) -> Non
 
 
 def test_sparse_probabilities_are_dense_ones() -> None:
-    """Torch takes them, too, where there is no smoothing."""
+    """Torch supports them too, without label smoothing."""
     z = torch.linspace(-2, 2, 6).reshape(2, 3)
     dense = torch.tensor([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]])
     sparse = dense.to_sparse()
@@ -167,7 +167,7 @@ def test_smoothing_over_no_class_is_torchs(reduction: str) -> None:
 
 
 def everything() -> list[Tensor]:
-    """Every function and option that makes a tensor from numbers."""
+    """Calls every function and option that creates a tensor from numbers."""
     z = torch.linspace(-3, 3, 15, dtype=torch.float64, device="cpu").reshape(5, 3)
     y = torch.tensor([0, 2, 1, -100, 1], device="cpu")
     soft = z.flip(0).softmax(1)
@@ -211,7 +211,7 @@ def test_the_default_dtype_and_device_play_no_part(setting: Any) -> None:
 
 
 def test_tensors_of_a_narrower_dtype_lose_nothing_to_numbers() -> None:
-    """0.1 plus a float32 epsilon is a sum in the logits' dtype."""
+    """0.1 plus a float32 epsilon is computed in the logits' dtype."""
     z = torch.linspace(-3, 3, 15, dtype=torch.float64).reshape(5, 3)
     y = torch.tensor([0, 2, 1, 0, 1])
     binary: Callable[..., Tensor] = poly_binary_cross_entropy_with_logits

@@ -1,6 +1,6 @@
-"""Every tool of torch that takes derivatives, on every loss; and incoming gradients of every kind.
+"""All of torch's tools for derivatives on every loss, and all kinds of grad_output tensors.
 
-Each is compared with the Jacobian and the Hessian that ordinary backward passes give in float64, of the plain loss.
+Results are compared with the Jacobian and the Hessian from ordinary backward passes of the plain loss in float64.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -27,7 +27,7 @@ from polylosses.torch import (
     poly_from_nll,
 )
 
-# torch warns of its own fallbacks for batched gradients, and of its deprecations.
+# torch warns of its own fallbacks for batched gradients and deprecated functions.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:There is a performance drop"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*"),
@@ -65,7 +65,7 @@ def head(z: Tensor, **options: Any) -> Tensor:
     return linear_poly_cross_entropy(z, HEAD.to(z.dtype), Y % 7, **(given | options))
 
 
-# From logits of shape (N, C); the options are "none" of reduction where the name says so.
+# Losses of logits of shape (N, C). "none" in a name means reduction="none".
 LOSSES: dict[str, Loss] = {
     "softmax": softmax,
     "softmax, weight, none": partial(softmax, weight=torch.linspace(0, 2, C), reduction="none"),
@@ -84,7 +84,7 @@ LOSSES: dict[str, Loss] = {
 
 @pytest.fixture(autouse=True)
 def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head takes several chunks."""
+    """Makes the linear head use several chunks."""
     monkeypatch.setattr(linear, "_CHUNK_BYTES_ON_CPU", 1)
     monkeypatch.setattr(linear, "_FEWEST_ROWS", 4)
 
@@ -95,7 +95,7 @@ def weight_of(name: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def exact(name: str) -> tuple[Tensor, Tensor]:
-    """Jacobian (outputs, N * C) and the Hessian of the sum of squares (N * C, N * C), in float64."""
+    """The Jacobian (outputs, N * C), and the Hessian (N * C, N * C) of the sum of squares, in float64."""
     plain = {} if name == "from nll" else {"implementation": "plain"}
     z = Z.double().requires_grad_()
     value = LOSSES[name](z, **weight_of(name, torch.float64), **plain)
@@ -145,7 +145,7 @@ class Module(nn.Module):
         return self.loss(z)
 
 
-# From a loss to its Jacobian.
+# Tools that give the Jacobian of a loss.
 JACOBIANS: dict[str, Callable[[Loss], Tensor]] = {
     "is_grads_batched": batched,
     "jacobian": lambda loss: jacobian(loss, Z).flatten(-2),
@@ -162,21 +162,21 @@ JACOBIANS: dict[str, Callable[[Loss], Tensor]] = {
     "compile": lambda loss: jacobian(torch.compile(loss, backend="aot_eager", fullgraph=True), Z).flatten(-2),
     "export": lambda loss: jacobian(torch.export.export(Module(loss), (Z + 1,)).module(), Z).flatten(-2),
 }
-# To the Jacobian times V.
+# Tools that give the Jacobian times V.
 ALONG: dict[str, Callable[[Loss], Tensor]] = {
     "jvp": lambda loss: jvp(loss, Z, V)[1].flatten(),
     "func.jvp": lambda loss: torch.func.jvp(loss, (Z,), (V,))[1].flatten(),
     "func.linearize": lambda loss: torch.func.linearize(loss, Z)[1](V).flatten(),
     "forward mode": forward_mode,
 }
-# To the Hessian of the sum of squares.
+# Tools that give the Hessian of the sum of squares.
 HESSIANS: dict[str, Callable[[Loss], Tensor]] = {
     "hessian": lambda loss: hessian(squares(loss), Z).reshape(N * C, -1),
     "hessian, vectorized": lambda loss: hessian(squares(loss), Z, vectorize=True).reshape(N * C, -1),
     "func.hessian": lambda loss: torch.func.hessian(squares(loss))(Z).reshape(N * C, -1),
     "func.jacrev of jacrev": lambda loss: torch.func.jacrev(torch.func.jacrev(squares(loss)))(Z).reshape(N * C, -1),
 }
-# To the Hessian times V.
+# Tools that give the Hessian times V.
 HESSIANS_ALONG: dict[str, Callable[[Loss], Tensor]] = {
     "hvp": lambda loss: hvp(squares(loss), Z, V)[1].flatten(),
     "vhp": lambda loss: vhp(squares(loss), Z, V)[1].flatten(),
@@ -188,7 +188,7 @@ def close(found: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(found.detach().double(), right.reshape(found.shape), rtol=1e-4, atol=1e-5)
 
 
-# Of those that take seconds, a loss for each operator and for each way around one.
+# LONG tools take seconds. They run on SOME losses: one for each operator, and for each path without an operator.
 LONG = ("compile", "func.linearize", "make_fx of the gradient")
 SOME = (
     "softmax, weight, none",
@@ -229,7 +229,7 @@ def strided_grad(grad_output: Tensor) -> Tensor:
     return torch.stack([grad_output, grad_output], -1)[..., 0]
 
 
-# Incoming gradients that hold the numbers of an ordinary one; and what reads the gradient that comes of it.
+# Other kinds of tensors with the same numbers as an ordinary grad_output (GRADIENTS) or saved tensor (SAVED).
 GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "ordinary": Tensor.clone,
     "float64": Tensor.double,
@@ -290,7 +290,7 @@ def test_what_was_saved_and_comes_back_otherwise_is_right_or_an_error(name: str,
         close(plain(found), EXACT[name][0].sum(0))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks for it
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo reads .grad
 @pytest.mark.parametrize("name", ["softmax, weight, none", "softmax, a tensor, none", "sigmoid, class ids", "head"])
 def test_compiled_autograd(name: str) -> None:
     torch._dynamo.reset()

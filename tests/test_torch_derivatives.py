@@ -1,6 +1,6 @@
-"""First and second derivatives where the model is sure, logits are infinite, or nothing counts: finite, and right.
+"""First and second derivatives for confident predictions, infinite logits and all-ignored targets: finite, and right.
 
-The oracle differentiates the definition of the loss (tests/reference.py) at 50 digits.
+The exact derivatives are those of the reference implementation (tests/reference.py), in mpmath.
 """
 
 import itertools
@@ -29,8 +29,8 @@ from polylosses.torch import (
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = [torch.float32, torch.float64]
-# Of the label over the other class. Around 17 and 37, 1 - p is rounded to 0 in float32 and float64; around 90, it is no
-# normal number in float32.
+# Logit margins of the label. At 17 and 37, 1 - p is rounded to 0 in float32 and float64. At 90, the exact 1 - p is
+# below the normal numbers of float32.
 MARGINS = [-100.0, -30.0, -3.0, -0.5, 0.0, 1.0, 3.0, 8.0, 12.0, 16.0, 18.0, 26.0, 36.0, 60.0, 85.0, 95.0, 100.0, 200.0]
 
 
@@ -39,7 +39,7 @@ def absolute(loss: Polynomial) -> Polynomial:
 
 
 def times(loss: Polynomial) -> float:
-    """Every derivative may take as much as this from a term."""
+    """A bound on the exponents of q, and so on the factor that a derivative multiplies a term by."""
     return float(loss.gamma + len(loss.coefficients) + 1.0)
 
 
@@ -61,7 +61,7 @@ def by_margin(loss: Polynomial, margin: float) -> tuple[float, float, float, flo
 
 
 def twice(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Array, Array]:
-    """The derivatives of an elementwise function's sum."""
+    """The first and second derivative of an elementwise function."""
     x = x.clone().requires_grad_()
     (first,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x) if first.requires_grad else (torch.zeros_like(x),)
@@ -97,7 +97,7 @@ def test_derivatives_of_sigmoid_losses(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_derivatives_of_softmax_losses(name: str) -> None:
-    """The label's logit is the margin, and the other's is 0; q is known up to the spacing at 1."""
+    """The label's logit is the margin, and the other logit is 0. The absolute error of q is finfo.eps."""
     loss = LOSSES[name]
     for dtype, soft, smoothing in itertools.product(DTYPES, (True, False), (0.0, 0.25)):
         target = torch.zeros(len(MARGINS), dtype=torch.long)
@@ -108,7 +108,7 @@ def test_derivatives_of_softmax_losses(name: str) -> None:
             return poly_cross_entropy(torch.stack([m, 0.0 * m], 1), y, reduction="none", **options)
 
         first, second = twice(losses, torch.tensor(MARGINS, dtype=dtype))
-        # As the share of the label and that of the other, whose margin is the negative.
+        # (share of the target, sign of the margin), for the label and for the other class.
         shares = ((1 - smoothing / 2, 1), (smoothing / 2, -1))
         sides = [(share, sign, [by_margin(loss, sign * m) for m in MARGINS]) for share, sign in shares]
         right = [sum(share * np.array([r[k] for r in rows]) * sign**k for share, sign, rows in sides) for k in (1, 2)]
@@ -117,7 +117,7 @@ def test_derivatives_of_softmax_losses(name: str) -> None:
         allowed = 0.0
         for share, sign, rows_of_side in sides:
             of_side = [float(sigmoids(sign * m)[1]) for m in MARGINS]
-            # How far off the terms may be, relatively: all the way where q itself is.
+            # The relative error of the terms, which is 1 where the error of q is as large as q.
             off = np.minimum(1.0, eps * size / np.array(of_side))
             known = [by_margin(absolute(loss), float(-np.log(max(p, eps)))) for p in of_side]
             allowed = allowed + share * off * np.array(
@@ -130,7 +130,7 @@ def test_derivatives_of_softmax_losses(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_derivatives_of_losses_from_likelihoods(name: str) -> None:
-    """By the likelihood itself, the second derivative of q^(1 + gamma) is right although it grows without a bound."""
+    """With respect to the likelihood, the second derivative of q^(1 + gamma) is unbounded, but right."""
     loss = LOSSES[name]
     nll = [1e-37, 1e-30, 1e-26, 1e-20, 1e-13, 1e-8, 1e-5, 1e-3, 0.1, 1.0, 5.0, 50.0, 100.0]
     with mp.workdps(2 * reference.DIGITS):
@@ -151,12 +151,12 @@ def test_derivatives_of_losses_from_likelihoods(name: str) -> None:
         found = function(x).double().numpy(), *twice(function, x)
         for k in range(3):
             allowed = scale * (times(loss) / q) ** k * 16 * torch.finfo(dtype).eps
-            # Of x itself: decimal numbers are rounded.
+            # One more factor for the rounding of x, since nll has decimal numbers.
             assert_near(found[k], right[k], allowed * times(loss), dtype)
 
 
 def links(loss: Polynomial, dtype: torch.dtype, rows: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Of logits of three classes, one result for each row or element."""
+    """Losses and posteriors of logits of three classes, with one result for each row or element."""
     y = torch.zeros(rows, dtype=torch.long)
     probabilities = torch.tensor([0.5, 0.5, 0.0], dtype=dtype).expand(rows, 3)
     options: dict[str, Any] = {"polynomial": loss, "implementation": "plain", "reduction": "none"}
@@ -204,13 +204,13 @@ def test_torch_func_has_the_same_second_derivatives(tool: str) -> None:
 
 
 def posterior(loss: Polynomial, margin: Any) -> Any:
-    """Of two classes, the one that has the margin."""
+    """The posterior of the first of two classes, for a logit margin."""
     p, q = sigmoids(margin)
     yes, no = p / -reference.slope(loss, p, q), q / -reference.slope(loss, q, p)
     return yes / (yes + no)
 
 
-# Where the slope vanishes inside, there is no posterior.
+# There is no posterior where the slope is 0.
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "nothing"])
 def test_derivatives_of_posteriors(name: str) -> None:
     loss = LOSSES[name]
@@ -230,7 +230,7 @@ def test_derivatives_of_posteriors(name: str) -> None:
                 assert_near(found[k], right[k], np.full(len(margins), allowed), dtype)
 
 
-# Of one element, in float64: what an infinite logit does.
+# Logits of a single float64 element.
 EXTREMES = [-INF, -np.finfo(np.float64).max, -1e4, 0.0, 1e4, np.finfo(np.float64).max, INF]
 
 
@@ -246,8 +246,8 @@ def at(loss: Polynomial, z: float) -> tuple[float, float]:
 
 @pytest.mark.parametrize("implementation", ["plain", None])
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of log_weight times the largest number
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm changes the bound
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # log_weight times the largest number
 def test_extreme_logits_of_sigmoids(name: str, implementation: str | None) -> None:
     loss = LOSSES[name]
     for alpha, on_epsilon in [(None, True), *itertools.product((0.0, 1.0, 0.25), (True, False))]:
@@ -274,7 +274,7 @@ def test_extreme_logits_of_sigmoids(name: str, implementation: str | None) -> No
 @pytest.mark.parametrize("implementation", ["plain", None])
 @pytest.mark.parametrize("name", LOSSES)
 def test_extreme_logits_of_softmax(name: str, implementation: str | None) -> None:
-    """Of two classes, the label's being 0: the margin is that of a sigmoid, and p is 1 where it is infinite."""
+    """For two classes with label 0, softmax is the sigmoid of the margin. For an infinite margin, p is 1."""
     loss = LOSSES[name]
     for dtype in DTYPES:
         largest = torch.finfo(dtype).max
@@ -302,7 +302,7 @@ IGNORING: dict[str, Callable[..., Tensor]] = {
         z, torch.where(y[:, None] == -100, -100, F.one_hot(y.clamp(min=0), 3)).to(z.dtype), ignore_index=-100, **o
     ),
 }
-# More rows than a chunk of the linear head has.
+# More rows than a chunk of the linear head.
 ROWS = 300
 
 

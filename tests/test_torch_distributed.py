@@ -1,6 +1,6 @@
-"""Logits whose classes are spread over processes, and models whose parameters are: the numbers of one process.
+"""Logits and parameters that are sharded over processes: results are those of a single process.
 
-Every world of processes is started once and goes through all that is tried in it; what differs comes back as text.
+For every world size, processes are started once and run all checks. They return the differences as text.
 """
 
 import itertools
@@ -37,14 +37,14 @@ from polylosses.torch import (
     poly_from_nll,
 )
 
-SECONDS = 120  # until processes that wait for each other are given up
+SECONDS = 120  # the timeout for deadlocked processes
 ROWS, CLASSES = 6, 8
 EPS = torch.finfo(torch.float64).eps
 
 
 def run_in_processes(works: Sequence[Callable[..., list[str]]], world: int, folder: Path) -> None:
-    """Fails with all that any process returned, or with its traceback."""
-    # All processes are forked from one that has imported what they need: torch takes longer than what is tried.
+    """Runs ``works`` in ``world`` processes. Fails with the messages that they return, or with a traceback."""
+    # Fork from a server that has imported the modules, since importing torch takes longer than the checks.
     multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
     context = start_processes(  # type: ignore[no-untyped-call]
         process, args=(works, world, str(folder)), nprocs=world, join=False, start_method="forkserver"
@@ -62,7 +62,7 @@ def run_in_processes(works: Sequence[Callable[..., list[str]]], world: int, fold
 
 def process(rank: int, works: Sequence[Callable[..., list[str]]], world: int, folder: str) -> None:
     warnings.simplefilter("error")
-    # torch's own: DTensor still calls a method that torch deprecates.
+    # torch's own: DTensor calls a deprecated method.
     warnings.filterwarnings("ignore", category=FutureWarning)
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -78,7 +78,7 @@ def process(rank: int, works: Sequence[Callable[..., list[str]]], world: int, fo
 
 
 class Exchanged(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes how many elements are exchanged at once, and by what."""
+    """Records, for each collective operation, the largest number of elements exchanged at once."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -86,7 +86,7 @@ class Exchanged(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if DTensor in types:
-            return NotImplemented  # the operations that it is made of come here again
+            return NotImplemented  # DTensor dispatches its local operations here again
         name = func.__name__.split(".")[0]
         if "c10d" in func.namespace and not name.startswith(("wait", "_wrap")):
             self.elements[name] = max(self.elements.get(name, 0), args[0].numel())
@@ -98,12 +98,12 @@ LOSSES: list[dict[str, Any]] = [
     {"epsilon": torch.tensor(-1.0, dtype=torch.float64), "gamma": 0.5},
     {"epsilon": (1.0, 0.5, -0.25)},
 ]
-# The number of the loss, weighted, smoothing, reduction, ignored (None: targets are probabilities).
+# (index of the loss, weighted, label_smoothing, reduction, ignore_index). ignore_index None: soft targets.
 CELLS = list(itertools.product(range(3), [False, True], [0.0, 0.125], ["none", "mean", "sum"], [None, -100, 2]))
 
 
 def softmax_cells(first: int) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """A name, the options, and whether targets are probabilities; others for each ``first``."""
+    """Yields (name, options, soft targets?). Different values of ``first`` give different cells."""
     for loss, weighted, smoothing, reduction, ignored in covering(CELLS, first):
         options: dict[str, Any] = {**LOSSES[loss], "label_smoothing": smoothing, "reduction": reduction}
         options |= {"weight": torch.linspace(0.5, 2.0, CLASSES, dtype=torch.float64)} if weighted else {}
@@ -116,7 +116,7 @@ def compare(name: str, loss: Tensor, logits: Any, right: Tensor, right_gradient:
     found = loss.full_tensor() if isinstance(loss, DTensor) else loss
     gradient = logits.grad.full_tensor()
     for what, one, other in (("loss", found, right), ("gradient", gradient, right_gradient)):
-        # The sums over classes are made in another order. Losses here are below 100.
+        # Sums over classes are computed in another order. Losses here are below 100.
         if one.shape != other.shape or not torch.allclose(one, other, rtol=64 * EPS, atol=64 * EPS):
             wrong.append(f"{name}: {what} {one.tolist()}, not {other.tolist()}")
     return wrong
@@ -126,7 +126,7 @@ def class_sharded(rank: int, world: int) -> list[str]:
     mesh = init_device_mesh("cpu", (world,))
     generator = torch.Generator().manual_seed(0)
     wrong = []
-    # Four processes on fewer cores are slow, and what they can show is in the first shape.
+    # Four processes on fewer cores are slow, and one shape is enough.
     for first, shape in enumerate(((ROWS, CLASSES), (2, CLASSES, 3))[: 2 if world == 2 else 1]):
         z = torch.randn(*shape, generator=generator, dtype=torch.float64)
         places = (shape[0], *shape[2:])
@@ -139,7 +139,7 @@ def class_sharded(rank: int, world: int) -> list[str]:
             right = poly_cross_entropy(single, target, **options)
             right.sum().backward()  # type: ignore[no-untyped-call]
             assert single.grad is not None
-            # Targets as every process has them, and as a DTensor.
+            # The target is the same tensor on every process, or a DTensor.
             spread = distribute_tensor(target, mesh, [Shard(1) if is_soft else Replicate()])
             for kind, given in (("", target), (", DTensor target", spread))[: 2 if world == len(shape) == 2 else 1]:
                 logits = distribute_tensor(z, mesh, [Shard(1)]).requires_grad_()
@@ -155,7 +155,7 @@ def class_sharded(rank: int, world: int) -> list[str]:
                     wrong.append(f"{cell}: {exchanged.elements} numbers exchanged for {rows} rows")
                 if not isinstance(loss, DTensor):
                     wrong.append(f"{cell}: {type(loss)} where torch gives a DTensor")
-        # Logits that only the largest can be taken from without an overflow.
+        # exp overflows for these logits unless the largest is subtracted.
         logits = distribute_tensor(1e3 * z, mesh, [Shard(1)]).requires_grad_()
         single = (1e3 * z).requires_grad_()
         with loss_parallel():
@@ -165,7 +165,7 @@ def class_sharded(rank: int, world: int) -> list[str]:
         right.sum().backward()  # type: ignore[no-untyped-call]
         assert single.grad is not None
         wrong += compare(f"{shape}, large logits", loss, logits, right.detach(), single.grad)
-        # Likelihoods that somebody else computed in parallel.
+        # Likelihoods from F.cross_entropy under loss_parallel.
         logits = distribute_tensor(z, mesh, [Shard(1)]).requires_grad_()
         with loss_parallel():
             nll = F.cross_entropy(logits, indices, reduction="none")
@@ -180,7 +180,7 @@ def class_sharded(rank: int, world: int) -> list[str]:
 
 
 def batch_sharded(rank: int, world: int) -> list[str]:
-    """Rows spread over processes, as a DTensor."""
+    """Rows sharded over processes, as a DTensor."""
     mesh = init_device_mesh("cpu", (world,))
     generator = torch.Generator().manual_seed(0)
     rows = 2 * world
@@ -221,7 +221,7 @@ def trained(model: nn.Module, criterion: nn.Module, x: Tensor, y: Tensor, steps:
 
 
 def fully_sharded(rank: int, world: int) -> list[str]:
-    """Each process has its own rows; the mean of their means is the mean of all, since all have equally many."""
+    """Each process has its own rows. All have equally many, so that the mean of their means is the overall mean."""
     mesh = init_device_mesh("cpu", (world,))
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(8 * world, 4, generator=generator, dtype=torch.float64)
@@ -247,7 +247,7 @@ def fully_sharded(rank: int, world: int) -> list[str]:
                 wrong.append(f"{name}: {key} is off by {(parameter.full_tensor() - right).abs().max()}")
 
     class WithLoss(nn.Module):
-        """A model that has its loss inside, with an epsilon that is learned: of one element, since FSDP splits it."""
+        """A model that contains its loss, with a learned epsilon. It has shape (1,), since FSDP shards it."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -283,7 +283,7 @@ def fully_sharded(rank: int, world: int) -> list[str]:
 
 
 class WithHead(nn.Module):
-    """A model whose last layer is in its loss."""
+    """A model with a loss that contains the last layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class WithHead(nn.Module):
 
 
 def head_in_chunks(rank: int, world: int) -> list[str]:
-    """As for :func:`fully_sharded`. And a layer whose classes are spread, which is not in chunks."""
+    """As :func:`fully_sharded`, for a linear head. Also a layer with sharded classes, which has no chunks."""
     linear._FEWEST_ROWS, linear._CHUNK_BYTES_ON_CPU = 3, 1
     mesh = init_device_mesh("cpu", (world,))
     generator = torch.Generator().manual_seed(1)
@@ -347,7 +347,7 @@ def always_wrong(rank: int, world: int) -> list[str]:
 
 @pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
-    """And what a process finds wrong fails the test."""
+    """Also, the test fails if a process returns an error."""
     works = [class_sharded, batch_sharded, fully_sharded, head_in_chunks, always_wrong]
     with pytest.raises(pytest.fail.Exception) as failed:
         run_in_processes(works, 2, tmp_path)

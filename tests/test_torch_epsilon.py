@@ -1,4 +1,4 @@
-"""Epsilon as run-time data: a tensor that is learned, mapped over or compiled around; and what backward costs."""
+"""Epsilon as a tensor: learned, under vmap and torch.compile. Also, the memory that is saved for backward."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def batch(classes: int = 4, rows: int = 6) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, class indices and class probabilities."""
+    """Logits, class indices and soft targets."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
     return logits, torch.arange(rows) % classes, logits.flip(0).softmax(1)
@@ -26,7 +26,7 @@ def batch(classes: int = 4, rows: int = 6) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("cell", [c for c in CELLS if len(c.shape) == 3 and c.reduction != "sum"], ids=str)
 def test_gradient_with_respect_to_epsilon_is_the_power_of_q(cell: Any) -> None:
-    """The loss is linear in each epsilon, so its derivative is the loss of that power alone."""
+    """The loss is linear in each epsilon, so that its derivative is the loss with that power alone."""
     numbers = arrays(cell)
     soft = cell.target == "probabilities"
     given = (
@@ -154,7 +154,7 @@ def test_compiled_without_a_break_for_any_epsilon() -> None:
 
 
 def bytes_saved(function: Callable[[], Tensor]) -> int:
-    """How much memory autograd keeps for the backward pass; what is kept twice is counted once."""
+    """The bytes that autograd saves for backward. A storage that is saved twice counts once."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def test_backward_keeps_what_torchs_does_and_some_numbers_a_row(name: str) -> No
     rows, classes = 64, 4096
     logits, target = torch.randn(rows, classes, requires_grad=True), torch.arange(rows)
     torchs = bytes_saved(lambda: F.cross_entropy(logits, target, reduction="none"))
-    assert torchs >= rows * classes * 4  # the measure works
+    assert torchs >= rows * classes * 4  # bytes_saved itself works
     ours = bytes_saved(lambda: poly_cross_entropy(logits, target, reduction="none", polynomial=LOSSES[name]))
     numbers_a_row = (ours - torchs) / (4 * rows)
     assert numbers_a_row <= 8 + 2 * len(LOSSES[name].coefficients), f"{numbers_a_row} float32 numbers a row"

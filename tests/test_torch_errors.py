@@ -1,4 +1,4 @@
-"""What ``poly_cross_entropy`` and its neighbours refuse, and how they say it."""
+"""Errors of ``poly_cross_entropy`` and of the other losses for invalid arguments."""
 
 import dataclasses
 import re
@@ -30,7 +30,7 @@ Z = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
 Y = torch.tensor([0, 2])
 SOFT = torch.full((2, 3), 1 / 3)
 
-# Arguments that torch refuses: for each, the error must be of torch's own type.
+# Arguments that torch refuses. The type of the error must be the same as torch's.
 REFUSED_BY_TORCH: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "too few targets": ((Z, Y[:1]), {}),
     "too many targets": ((Z, torch.tensor([0, 1, 2])), {}),
@@ -154,7 +154,7 @@ def test_arguments_that_are_no_polynomial(
 
 
 BCE: Callable[..., Tensor] = poly_binary_cross_entropy_with_logits
-# Whoever takes an epsilon, called in this file.
+# Everything that takes an epsilon, called from this file.
 TAKING_EPSILON: dict[str, Callable[[Any], Any]] = {
     "poly_cross_entropy": lambda e: poly_cross_entropy(Z, Y, epsilon=e),
     "a gradient": lambda e: torch.func.grad(lambda z: poly_cross_entropy(z, Y, epsilon=e))(Z),

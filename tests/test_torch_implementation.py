@@ -1,4 +1,4 @@
-"""``implementation`` says what a call would take, and computes nothing."""
+"""``implementation`` returns the implementation that a call would use, without computing anything."""
 
 from collections.abc import Callable
 from typing import Any
@@ -98,7 +98,7 @@ def test_a_callable_that_catches_errors_does_not_hide_the_answer() -> None:
 
 @needs_native
 def test_it_is_what_the_call_takes() -> None:
-    """And a question leaves no trace, whether it is answered or not."""
+    """Also, asking has no side effects, even if it raises."""
     with pytest.raises(ValueError, match="the loss has only one"):
         implementation(poly_from_nll, torch.ones(3))
     with pytest.raises(ValueError, match="compiled, traced"):

@@ -1,4 +1,4 @@
-"""Laws of the kernels: the oracle's numbers, the plain path's numbers, and torch's transforms around them."""
+"""The softmax kernels against the reference implementation and the plain path, and under torch's transforms."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ needs_native = pytest.mark.skipif(not BUILT, reason="the kernels of native.cpp a
 needs_triton = [
     pytest.mark.slow,
     pytest.mark.skipif(triton.why_not(torch.zeros(1)) is not None, reason="triton is not installed"),
-    # NumPy is not silent about nan, where a GPU is.
+    # The interpreter computes in NumPy, which warns of nan.
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
 ]
 KERNELS = [pytest.param("native", marks=needs_native), pytest.param("triton", marks=needs_triton)]
@@ -40,7 +40,7 @@ SERVED = [cell for cell in CELLS if cell.target == "indices" and cell.label_smoo
 
 
 def share_of(cells: list[C], name: str, implementation: str, dtype: str) -> list[C]:
-    """Triton's interpreter takes 50 ms for each kernel: there each loss and dtype has a cell of its own."""
+    """The cells that a loss runs over: for Triton's interpreter only one, since it takes 50 ms for each kernel."""
     if implementation == "native":
         return some(tuple(cells), name)
     first = len(DTYPES) * list(LOSSES).index(name) + DTYPES.index(dtype)
@@ -65,17 +65,20 @@ def tolerance_of(dtype: str, implementation: str) -> Callable[[Array, Array], Ar
     if dtype != "bfloat16":
         return lambda _, scale: SPACING[dtype] * scale
     rounded = rounded_once(dtype)
-    # Triton's interpreter rounds towards 0, where a GPU rounds to the nearest.
+    # Triton's interpreter rounds towards 0, a GPU to nearest.
     return rounded if implementation == "native" else lambda right, scale: 2 * rounded(right, scale)
 
 
 def with_tensors(loss: Polynomial) -> Polynomial:
-    """The same loss, whose polynomial is computed in Python."""
+    """The same loss with tensors as coefficients, so that its polynomial is computed in Python."""
     return Polynomial(tuple(map(torch.tensor, loss.coefficients)), loss.gamma, torch.tensor(loss.log_weight))
 
 
 def by_numbers_and_tensors(names: Iterable[str]) -> pytest.MarkDecorator:
-    """Every loss both ways; of tensors, Triton's interpreter has two: the kernel does not see what is in them."""
+    """Parametrizes over losses, with numbers and with tensors as coefficients.
+
+    Triton's interpreter runs two losses with tensors: they are all the same to its kernel.
+    """
     cases = []
     for kernel in KERNELS:
         table = [(name, False) for name in names]
@@ -107,11 +110,11 @@ def test_value_and_gradients_are_the_oracles(implementation: str, name: str, by_
 def test_digits_are_kept_however_sure_the_model_is(
     implementation: str, name: str, by_tensors: bool, others: int
 ) -> None:
-    """To 1e-5 of themselves, as far as float32 has such small numbers. The plain path has none from margin 18 on."""
+    """The relative error is 1e-5 unless float32 underflows. The plain path loses all digits from margin 18 on."""
     (loss,) = (loss for loss in SURE if str(loss) == name)
     polynomial = with_tensors(loss) if by_tensors else loss
     margins = torch.tensor([*range(-4, 81, 4), 0.1, 1.5, 17.3])
-    if implementation == "triton" and others > 100:  # its interpreter takes two rows at a time
+    if implementation == "triton" and others > 100:  # the interpreter is slow: two rows at a time
         margins = margins[::4]
     target = torch.tensor([0, others // 2, others]).repeat_interleave(len(margins))
     rows = torch.arange(len(target))
@@ -124,13 +127,13 @@ def test_digits_are_kept_however_sure_the_model_is(
     found = zip(value.tolist(), z.grad[rows, target].tolist(), strict=True)
     for margin, numbers in zip((z[rows, target] - 7.25).tolist(), found, strict=True):
         for number, exact in zip(numbers, of_margin(loss, margin, others), strict=True):
-            # A factor of a product may be too small for float32 before the product is.
+            # A factor of a product may underflow in float32 before the product does.
             allowed = max(1e-5 * abs(float(exact)), 1e3 * TINY["float32"])
             assert abs(number - exact) <= allowed, f"margin {margin}: {number}, not {float(exact)}"
 
 
 def laid_out(shapes: list[tuple[int, ...]], interpreted: list[tuple[int, ...]]) -> pytest.MarkDecorator:
-    """Every shape in every layout and dtype; and a thirteenth of its own shapes for Triton's interpreter."""
+    """Parametrizes over shapes, layouts and dtypes. Triton's interpreter runs every 13th of its own cases."""
     cases = []
     for implementation, some_shapes, mark in (
         ("native", shapes, [needs_native]),
@@ -143,7 +146,7 @@ def laid_out(shapes: list[tuple[int, ...]], interpreted: list[tuple[int, ...]]) 
 
 
 def same(found: Tensor, right: Tensor, relative: float) -> None:
-    """Within ``relative`` of the largest number."""
+    """Compares with a tolerance of ``relative`` times the largest element."""
     assert found.shape == right.shape
     if right.numel():
         assert (found.double() - right.double()).abs().max() <= relative * right.abs().max()
@@ -191,7 +194,7 @@ def test_extreme_logits(implementation: str, name: str, of: Callable[[Polynomial
 
 @each_kernel
 def test_what_is_no_number_stays_where_it_is(implementation: str) -> None:
-    """Rows of nan, of nothing but masked classes and of infinite logits, among others: as torch has them."""
+    """Rows with nan, all classes masked or infinite logits do not affect other rows, as in torch."""
     inf, nan = math.inf, math.nan
     rows = [[0.0, nan, 1.0], [-inf] * 3, [inf, 0.0, 0.0], [0.0, inf, 0.0], [nan] * 3, [1.0, 2.0, 3.0], [-inf, 0.0, 1.0]]
     for columns in (False, True):
@@ -257,10 +260,10 @@ def test_ignored_rows_count_nothing_whatever_they_hold(implementation: str) -> N
     ],
 )
 def test_errors_are_no_larger_than_the_plain_ones(implementation: str, shape: tuple[int, ...]) -> None:
-    """Both against float64: the mean over rows of losses and gradients, each as part of itself."""
+    """Compares mean relative errors of losses and gradients, with the plain path in float64 as the ground truth."""
     generator = torch.Generator().manual_seed(1)
     logits = 8 * torch.randn(shape, generator=generator)
-    # A third of the labels is what the model says, so that p is near 0 for some rows and near 1 for others.
+    # A third of the labels is the predicted class, so that p is near 0 for some rows and near 1 for others.
     target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
     target = torch.where(torch.rand(target.shape, generator=generator) < 1 / 3, logits.argmax(1), target)
     results = []
@@ -284,7 +287,7 @@ Y = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(3)).index
 @pytest.mark.parametrize("layout", ["contiguous", "classes last"])
 @needs_native
 def test_large_gradients_are_those_of_their_parts(shape: tuple[int, ...], layout: str) -> None:
-    """Of more than 32 MiB, whose pages are asked for first."""
+    """Above 32 MiB, the kernel populates the gradient's memory pages before it writes them."""
     z = LAYOUTS[layout](torch.randn(shape, generator=torch.Generator().manual_seed(6)))
     y = torch.randint(shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(7))
 
@@ -442,7 +445,7 @@ def test_a_target_out_of_range_is_torchs_error(label: int) -> None:
 
 @pytest.mark.parametrize("implementation", [pytest.param("triton", marks=needs_triton)])
 def test_a_target_out_of_range_is_not_followed(implementation: str) -> None:
-    """A device stops there, as it does for F.cross_entropy (test_torch_triton.py); the interpreter goes on."""
+    """The interpreter returns nan. A GPU stops at an assertion, as for F.cross_entropy (test_torch_triton.py)."""
     z = Z[:12].clone().requires_grad_()
     target = Y[:12].index_put((torch.tensor([2, 3, 7, 11]),), torch.tensor(OUT_OF_RANGE))
     value = poly_cross_entropy(z, target, torch.ones(1000), reduction="none", implementation=implementation)

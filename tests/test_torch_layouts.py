@@ -1,4 +1,4 @@
-"""Logits whose elements share memory, or lie in any other order: gradients are those of torch's own losses."""
+"""Gradients of logits with overlapping elements or with any order of strides, against torch's own losses."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy
 
-# What is done to an axis of the memory: (its size there, how it is read to have the wanted size).
+# How an axis of the view is made: (size of the leaf's axis, slice of it that is read).
 AXES: dict[str, tuple[Callable[[int], int], Callable[[int], slice]]] = {
     "whole": (lambda size: size, lambda size: slice(None)),
     "expanded": (lambda size: 1, lambda size: slice(None)),
@@ -29,10 +29,10 @@ def windows(leaf: Tensor, size: int, step: int, order: tuple[int, ...]) -> Tenso
 
 
 def views() -> Iterator[tuple[str, list[int], Callable[[Tensor], Tensor]]]:
-    """A name, the shape of a leaf, and logits as a view of it: each order of axes, with something done to each axis."""
+    """Yields (name, shape of a leaf, function from the leaf to the logits): permuted axes, expanded or sliced."""
     for number, shape in enumerate([(4, 7), (3, 5, 4), (3, 1, 4), (2, 3, 2, 3)]):
         cases = list(product(permutations(range(len(shape))), product(AXES, repeat=len(shape))))
-        # All of two dimensions, and a part of the thousands of three and four that meets every order and every axis.
+        # All cases of two dimensions, and a sample of the thousands of three and four that covers every order and axis.
         for order, done in cases[:: [1, 5, 11, 101][number]]:
             sizes = [shape[axis] for axis in order]
             steps = tuple(AXES[what][1](size) for what, size in zip(done, sizes, strict=True))
@@ -79,12 +79,12 @@ def test_gradients_of_views_are_torchs(name: str, dtype: torch.dtype) -> None:
         if name == "sigmoid, class ids" and z.shape[1] == 1:
             continue  # refused
         y = torch.randint(z.shape[1], (z.shape[0], *z.shape[2:]), generator=random)
-        # Targets lie in another order, too.
+        # Targets are not contiguous either.
         y = y.transpose(0, -1).contiguous().transpose(0, -1)
         dense = torch.randint(2, z.shape, generator=random).to(dtype).flip(0)
         found = ours(z, y, dense)
         (by_leaf,) = torch.autograd.grad(found.sum(), leaf)
-        # In float64 from the leaf on; with what each element of it adds up, since that may cancel.
+        # The ground truth, in float64. added_up sums the absolute terms of a leaf's gradient, which may cancel.
         exact_leaf = leaf.detach().double().requires_grad_()
         exact_z = view_of(exact_leaf)
         right = torchs(exact_z, y, dense.double())

@@ -1,4 +1,4 @@
-"""``linear_poly_cross_entropy`` gives the numbers of a linear layer and ``poly_cross_entropy``, and holds no logits."""
+"""``linear_poly_cross_entropy`` against a linear layer with ``poly_cross_entropy``, and its memory."""
 
 import copy
 import importlib
@@ -30,7 +30,7 @@ from test_torch_kernels import each_kernel
 linear = importlib.import_module("polylosses.torch.linear")
 SOME = ["cross_entropy", "poly1", "focal(0.5)", "poly1_focal(-1, 0.5)", "poly_n of degree 8"]
 H, V = 4, 6
-# torch traces its own functions when it differentiates forward, with a deprecated part of itself.
+# In forward mode, torch uses its own deprecated torch.jit.script.
 forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
@@ -45,7 +45,7 @@ def in_chunks_of(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reference_loss(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
-    """A linear layer, then the loss, with the rows in the first dimension."""
+    """A linear layer, then the loss, with all rows in the first dimension."""
     logits = F.linear(input, linear_weight, options.pop("linear_bias", None)).reshape(-1, linear_weight.shape[0])
     soft = target.dim() == input.dim()
     loss = poly_cross_entropy(logits, target.reshape(logits.shape if soft else -1), **options)
@@ -78,7 +78,7 @@ def gradients(loss: Tensor, of: Sequence[Tensor | None], **options: Any) -> list
     return list(torch.autograd.grad(loss, [x for x in of if x is not None], grad_output, **options))
 
 
-# Places, bias, soft, ignored, weighted, smoothing, reduction.
+# (batch shape, bias, soft, ignore_index, weighted, label_smoothing, reduction)
 CELLS = [
     cell
     for cell in itertools.product(
@@ -111,7 +111,7 @@ def test_numbers_are_those_of_a_linear_layer_and_the_loss(name: str) -> None:
             ("value", found, right),
             *zip(["input", "weight", "bias"], gradients(found, [x, w, b]), gradients(right, [x, w, b]), strict=False),
         ]:
-            # Sums of up to 12 rows and 6 classes, of numbers below 100, in another order.
+            # Sums over up to 12 rows and 6 classes of numbers below 100, in another order.
             if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-13, atol=1e-13, equal_nan=True):
                 wrong.append(f"{cell}: {what} {one}, not {other}")
     assert not wrong, "\n".join([f"{len(wrong)} differ", *wrong[:5]])
@@ -162,7 +162,7 @@ def test_soft_targets_and_class_weights_get_gradients() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_low_precision(dtype: torch.dtype, reduction: str) -> None:
-    """As the layer in this dtype, and everything after its logits in float32 until the result is rounded."""
+    """The logits are rounded to this dtype. After that, everything is in float32 until the result is rounded."""
     eps = torch.finfo(dtype).eps
     x, w, b = layer((8,), dtype)
     target = targets((8,), soft=False, ignored=-100)
@@ -172,7 +172,7 @@ def test_low_precision(dtype: torch.dtype, reduction: str) -> None:
     torch.testing.assert_close(found, right, rtol=2 * eps, atol=0)
     for ours, torchs in zip(gradients(found, [x, w, b]), gradients(right, [x, w, b]), strict=True):
         assert ours.dtype == dtype
-        # Both round the gradient of the logits; theirs adds up what is rounded.
+        # Both round the gradient of the logits. The reference also sums in low precision.
         torch.testing.assert_close(ours, torchs, rtol=8 * eps, atol=8 * eps * torchs.abs().max().item())
 
 
@@ -215,7 +215,7 @@ def test_a_kernel_is_given_bfloat16_as_it_is(
 
 
 def test_gradients_of_the_weight_are_added_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1024 chunks of one row and the same gradient: in bfloat16 the sum would stop growing at 256 of them."""
+    """1024 chunks of one row with the same gradient: in bfloat16 the sum would stop growing after 256 chunks."""
     in_chunks_of(1, monkeypatch)
     rows = 1024
     x = torch.ones(rows, 1, dtype=torch.bfloat16)
@@ -255,7 +255,7 @@ def test_autocast(dtype: torch.dtype, low: torch.dtype) -> None:
 def test_gradient_scaling_keeps_float16_from_underflow(
     reduction: str, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gradients of 4096 rows' mean, unscaled, are below float16's smallest normal number."""
+    """Without loss scaling, the gradients of the mean of 4096 rows are below float16's smallest normal number."""
     in_chunks_of(1000 if reduction != "sum" else 3, monkeypatch)
     rows, classes = (4096, 8) if reduction != "sum" else (8, 8)
     hidden = torch.randn(rows, H, generator=torch.Generator().manual_seed(0)).half()
@@ -278,7 +278,7 @@ def test_gradient_scaling_keeps_float16_from_underflow(
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the numbers of elements of the largest tensors that are made."""
+    """Records the sizes of the largest tensors that are created."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -293,7 +293,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts how often something of some number of elements is cast to bfloat16."""
+    """Counts how often a tensor with a given number of elements is cast to bfloat16."""
 
     def __init__(self, elements: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -332,7 +332,7 @@ def test_the_logits_are_never_held(smoothing: float, reduction: str, monkeypatch
 
 
 def test_a_chunk_is_as_large_as_it_says() -> None:
-    """With the real sizes: more rows than a chunk holds, and no tensor larger than that chunk."""
+    """With the default chunk size and more rows than a chunk, no tensor is larger than a chunk."""
     classes = 30_000
     rows = linear._CHUNK_BYTES_ON_CPU // (4 * classes)
     assert rows >= linear._FEWEST_ROWS
@@ -366,10 +366,10 @@ for rows, hidden, classes, reduction in CASES:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to measure the peak")
 def test_the_peak_of_memory() -> None:
-    """Of forward and backward, in a process of their own, in chunks of 16 MiB."""
+    """Of forward and backward in a child process, with chunks of 16 MiB."""
     few, many, wide = (1024, 8, 8192), (6 * 1024, 8, 8192), (160, 1024, 32768)
     cases = [(*sizes, reduction) for reduction in ("none", "mean") for sizes in (few, many, wide)]
-    # The first case loads libraries. What is freed goes back to the system at once.
+    # The first case loads libraries. The malloc threshold returns freed memory to the system at once.
     command = [sys.executable, "-c", f"CASES = {[(8, 8, 8192, 'mean'), *cases]}{PEAK}"]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
@@ -379,9 +379,9 @@ def test_the_peak_of_memory() -> None:
     for reduction in ("none", "mean"):
         of_few, of_many, of_wide = (peaks[*sizes, reduction] for sizes in (few, many, wide))
         assert of_few > 2**24, "a chunk at least, or nothing is measured"
-        # Not with the rows, of which each has 32 KiB of logits: what is small and kept must not scatter memory.
+        # Independent of the number of rows (32 KiB of logits each): small saved tensors must not fragment the memory.
         assert of_many < of_few + 2**24, f"{of_few} and {of_many} bytes"
-        # As large as 8 chunks, and its shape is no reason for anything else of that size.
+        # The weight's gradient has the size of 8 chunks. No other tensor may be as large.
         assert gradients < of_wide < gradients + 8 * 2**24, f"{of_wide} bytes"
 
 
@@ -393,7 +393,7 @@ def test_autocast_casts_the_weight_once_a_pass(reduction: str, monkeypatch: pyte
     noted = Copies(w.numel())
     with noted, torch.autocast("cpu", dtype=torch.bfloat16):
         loss = linear_poly_cross_entropy(x, w, target, reduction=reduction)
-    # Once to look at all options, once for all chunks.
+    # Once for the check of the options, once for all chunks.
     assert noted.copies == 2
     with noted:
         loss.sum().backward()  # type: ignore[no-untyped-call]
@@ -445,7 +445,7 @@ def test_activations_that_are_made_again_or_kept_elsewhere(reduction: str) -> No
 
 
 def test_what_is_not_pulled_back_is_freed() -> None:
-    """A graph that keeps itself alive is no matter where it is used up, but is where an error comes between."""
+    """The graph must have no reference cycle: without a backward, such as after an error, it would never be freed."""
     made: list[Any] = []
     reference: Any = StorageWeakRef
 
@@ -527,7 +527,7 @@ def test_transforms(reduction: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # from torch.compile
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     in_chunks_of(4, monkeypatch)
     torch._dynamo.reset()
@@ -654,7 +654,7 @@ def test_the_module_has_torchs_names() -> None:
     torchs = inspect.signature(nn.LinearCrossEntropyLoss).parameters
     ours = inspect.signature(LinearPolyCrossEntropyLoss).parameters
     beyond = {"epsilon", "gamma", "polynomial", "implementation"}
-    # A layer of one linear map, chunks by themselves.
+    # Ours has a single output dimension, and chooses its chunks itself.
     assert set(ours) - beyond == set(torchs) - {"out_features", "options"}
     assert list(ours)[:2] == list(torchs)[:2]
     mine, theirs = LinearPolyCrossEntropyLoss(H, V, weight=torch.ones(V)), nn.LinearCrossEntropyLoss(H, V)

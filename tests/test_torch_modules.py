@@ -1,4 +1,4 @@
-"""The modules are torch's own, and pass every option on."""
+"""The modules are used like torch's own, and pass on every option."""
 
 import copy
 import inspect

@@ -1,4 +1,4 @@
-"""The registered operators check what they read by address, whoever calls them and however late."""
+"""The registered operators check the memory that they access, also in direct calls and in late backward calls."""
 
 import itertools
 import re
@@ -102,7 +102,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 @pytest.mark.parametrize("label", [-100, -1, 7, 2**40, -(2**63), 2**63 - 1])
 @needs_native
 def test_labels_that_change_after_the_forward_pass(label: int, columns: bool, name: str) -> None:
-    """Through memory that torch shares and does not watch: no gradient is written where they point to."""
+    """NumPy changes them in place, unseen by autograd: backward must not write out of bounds."""
     labels = np.arange(7).repeat(30).reshape(1, -1)
     z = torch.zeros(210, 7).requires_grad_() if not columns else torch.zeros(1, 7, 210).requires_grad_()
     target = torch.from_numpy(labels if columns else labels[0])

@@ -1,4 +1,4 @@
-"""``poly_softmax`` gives the class posterior back: of logits that were really optimized. And beside torch's own."""
+"""``poly_softmax`` recovers the class posterior from optimized logits. Also, comparisons with torch's softmax."""
 
 from functools import partial
 
@@ -13,9 +13,9 @@ from polylosses.torch import poly_cross_entropy, poly_from_nll, poly_softmax
 
 POSTERIORS = {"sharp": [0.6, 0.25, 0.1, 0.05], "nearly even": [0.37, 0.33, 0.30]}
 
-# At an optimum inside the simplex, posterior_c * L'(p_c) is the same for all classes. Where L' is bounded there is no
-# such point for posteriors that are too uneven: the optimum gives some class probability 0, that is an infinite logit,
-# and nothing can be read from it.
+# At an optimum inside the simplex, posterior_c * L'(p_c) is the same for all classes. If L' is bounded, posteriors that
+# are too uneven have no such point: at the optimum some class has probability 0, that is an infinite logit, and the
+# posterior can't be recovered.
 NO_INTERIOR_OPTIMUM = {
     ("mean_absolute_error", "sharp"): "-L' is 1 everywhere",
     ("mean_absolute_error", "nearly even"): "-L' is 1 everywhere",
@@ -23,7 +23,7 @@ NO_INTERIOR_OPTIMUM = {
     ("taylor_cross_entropy(8)", "sharp"): "-L' is between 1 and 8",
     ("no logarithm", "sharp"): "-L' is at most 2.75",
 }
-# "nothing" is 0 everywhere, so that all logits are optimal.
+# The loss "nothing" is 0 everywhere, so that all logits are optimal.
 TRIED = [(name, which) for name in LOSSES for which in POSTERIORS if name != "nothing"]
 
 
@@ -37,7 +37,7 @@ def optimal_logits(loss: Polynomial, posterior: Tensor) -> Tensor:
     gradient_of, hessian_of = torch.func.grad(expected), torch.func.jacrev(torch.func.grad(expected))
     for _ in range(60):
         gradient = gradient_of(z)
-        # Logits are free up to a shift; the loss need not be convex in them, so its curvature is taken as positive.
+        # Logits are free up to a shift, and the loss may not be convex in them: the step uses the absolute curvature.
         values, vectors = torch.linalg.eigh(hessian_of(z))
         steepness = values.abs().clamp(min=1e-3 * values.abs().max())
         step = -vectors @ ((vectors.T @ gradient) / steepness)
@@ -54,7 +54,7 @@ def test_it_is_the_posterior_that_the_logits_are_optimal_for(name: str, which: s
     posterior = torch.tensor(POSTERIORS[which], dtype=torch.float64)
     logits = optimal_logits(LOSSES[name], posterior)
     found = poly_softmax(logits, 0, polynomial=LOSSES[name])
-    # The gradient at the optimum is known up to rounding errors, which a flat loss amplifies.
+    # A flat loss amplifies the rounding errors of the gradient at the optimum.
     torch.testing.assert_close(found, posterior, rtol=0, atol=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Torch's own test tables: its sample inputs for the losses that ours stand for, run through ours at epsilon 0."""
+"""Torch's own sample inputs (OpInfo, ModuleInfo) for the corresponding losses, run through ours at epsilon 0."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,9 +25,9 @@ Call = Callable[..., Any]
 
 @cache
 def tables() -> tuple[Any, Any]:
-    """Of functions, and of modules. To import them takes 8 s, and every process would."""
+    """Torch's tables for functions and for modules. Imported lazily, since that takes 8 s."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they import deprecated parts of torch
+        warnings.simplefilter("ignore")  # they import deprecated modules
         from torch.testing._internal.common_methods_invocations import op_db  # noqa: PLC0415
         from torch.testing._internal.common_modules import module_db  # noqa: PLC0415
     return op_db, module_db
@@ -50,19 +50,19 @@ FULL, LOW = [torch.float64, torch.float32], [torch.bfloat16, torch.float16]
 
 
 def with_dtypes(table: dict[str, Any]) -> list[tuple[str, torch.dtype]]:
-    """Of a linear head, the layer rounds too, in torch's chunks otherwise than in one: tests/test_torch_linear.py."""
+    """Linear heads run in full precision only: chunks change the rounding of the layer (see test_torch_linear.py)."""
     return [(name, dtype) for name in table for dtype in (FULL if "linear" in name.lower() else FULL + LOW)]
 
 
 def ours_has(kwargs: dict[str, Any]) -> bool:
-    """Layers with more than one output dimension are not there; ``options`` only say how torch makes its chunks."""
+    """False for layers with more than one output dimension, which ours don't support."""
     return not kwargs.get("out_features")
 
 
 def translated(kwargs: dict[str, Any]) -> dict[str, Any]:
     kwargs = {name: value for name, value in kwargs.items() if name not in ("options", "out_features")}
     if kwargs.get("ignore_index", 0) is None:
-        del kwargs["ignore_index"]  # torch's linear_cross_entropy alone takes None for -100
+        del kwargs["ignore_index"]  # only torch's linear_cross_entropy takes None for -100
     return kwargs
 
 
@@ -83,7 +83,7 @@ def differentiable(arguments: Any) -> list[Tensor]:
 
 
 def derivatives(value: Tensor, of: list[Tensor]) -> list[Tensor]:
-    """The first, and those of their squares."""
+    """The first derivatives, and the derivatives of the sum of their squares."""
     grad_output = torch.linspace(0.5, 2.0, value.numel(), dtype=value.dtype).reshape(value.shape)
     first = torch.autograd.grad(value, of, grad_output, create_graph=True, materialize_grads=True)
     squares = torch.stack([(g * g).sum() for g in first]).sum()
@@ -92,7 +92,7 @@ def derivatives(value: Tensor, of: list[Tensor]) -> list[Tensor]:
 
 
 def chunkless(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Torch's chunks have no second derivatives."""
+    """Disables torch's chunks, which have no second derivatives."""
     return {**kwargs, "options": None} if "options" in kwargs else kwargs
 
 
@@ -101,10 +101,10 @@ def in_float64(arguments: Any) -> Any:
 
 
 def assert_is(found: Tensor, right: Tensor, dtype: torch.dtype, exact: Tensor) -> None:
-    """``right`` is torch's result in this dtype, ``exact`` the one in float64.
+    """``right`` is torch's result in this dtype, ``exact`` torch's result in float64.
 
-    Torch rounds every step to the dtype, ours the result alone. Targets and weights in these tables go to 9 and below
-    0, so that terms cancel which are some ten times as large as the result.
+    Torch rounds every step to the dtype, ours only the result. Targets and weights in these tables may be as large as 9
+    or negative, so that terms some ten times as large as the result cancel.
     """
     assert found.dtype == right.dtype
     eps = torch.finfo(dtype if dtype in FULL else torch.float32).eps
@@ -160,7 +160,7 @@ def test_errors_of_modules_agree(name: str) -> None:
 
 
 def broken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
-    """A sample's arguments, each damaged in some way."""
+    """Yields (name, args, kwargs): the sample's arguments with one of them made invalid."""
     damages: dict[str, Callable[[Any], Any]] = {
         "a row less": lambda x: x[1:] if x.dim() else x,
         "a row more": lambda x: torch.cat([x, x[:1]]) if x.dim() else x,

@@ -1,4 +1,4 @@
-"""Laws of the sigmoid kernels: the oracle's numbers, the plain path's numbers, and torch's transforms around them."""
+"""The sigmoid kernels against the reference implementation and the plain path, and under torch's transforms."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from test_torch_transforms import gradients
 
 SERVED = [
     c for c in BINARY_CELLS if not c.weighted and (c.target != "class ids" or len(c.shape) > 1)
-]  # class ids of one dimension have one row
+]  # logits of shape (C,) are a single row
 
 
 def binary(implementation: str, loss: Polynomial, cell: BinaryCell, dtype: str) -> Found:
@@ -42,7 +42,7 @@ def binary(implementation: str, loss: Polynomial, cell: BinaryCell, dtype: str) 
     return found_by(value, z, None, numbers.grad_output if cell.reduction == "none" else None)
 
 
-@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm changes the bound
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", LOSSES)
 @each_kernel
@@ -62,7 +62,7 @@ def test_value_and_gradients_are_the_oracles(implementation: str, name: str, dty
 @pytest.mark.parametrize("loss", SURE, ids=str)
 @each_kernel
 def test_digits_are_kept_however_sure_the_model_is(implementation: str, loss: Polynomial) -> None:
-    """To 1e-5 of themselves, as far as float32 has such small numbers; of positives and of negatives."""
+    """The relative error is 1e-5 unless float32 underflows, for positives and for negatives."""
     margins = torch.tensor([*range(-80, 81, 4), 0.1, 1.5, 17.3, -1.3])
     for sign, label in ((1.0, 1.0), (-1.0, 0.0)):
         z = (sign * margins).requires_grad_()
@@ -77,12 +77,12 @@ def test_digits_are_kept_however_sure_the_model_is(implementation: str, loss: Po
                 p, q = 1 / (1 + mp.exp(-mpf(margin))), 1 / (1 + mp.exp(mpf(margin)))
                 right = loss.value(mp.log(p), q), sign * times * loss.slope(mp.log(p), q) * q
             for got, exact in ((number, right[0]), (slope, right[1])):
-                # A factor of a product may be too small for float32 before the product is.
+                # A factor of a product may underflow in float32 before the product does.
                 allowed = max(1e-5 * abs(float(exact)), 1e3 * TINY["float32"])
                 assert abs(got - exact) <= allowed, f"margin {margin}: {got}, not {float(exact)}"
 
 
-# Triton's programs have 512 sigmoids each: the last two are several, by classes and by positions.
+# A Triton program has 512 sigmoids: the last two shapes need several programs, over classes and over positions.
 @laid_out([*SHAPES, ()], [*(shape for shape in SHAPES if math.prod(shape) < 700), (), (2, 600), (2, 3, 5, 30)])
 def test_every_layout_gives_the_plain_numbers(
     implementation: str, shape: tuple[int, ...], layout: str, dtype: torch.dtype
@@ -93,7 +93,7 @@ def test_every_layout_gives_the_plain_numbers(
     soft = torch.rand(shape, generator=generator)
     targets = [soft.to(dtype), soft.round().to(dtype)]
     targets[0][soft < 0.1] = 7
-    if len(shape) > 1 and shape[1] > 1:  # ids of a single class are refused
+    if len(shape) > 1 and shape[1] > 1:  # class ids need more than one class
         ids = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
         ids[torch.rand(ids.shape, generator=generator) < 0.1] = 7
         targets.append(ids.transpose(0, -1).contiguous().transpose(0, -1))
@@ -122,7 +122,7 @@ def test_extreme_logits(implementation: str, name: str) -> None:
     loss = LOSSES[name]
     z32 = torch.tensor(EXTREME).repeat_interleave(3)
     y = torch.tensor([0.0, 1.0, 0.5]).repeat(len(EXTREME))
-    for smooth in (False, True):  # elements next to a soft one are computed in another way
+    for smooth in (False, True):  # a vector with a soft target takes another code path
         keep = (y != 0.5) | smooth
         results = []
         for which, dtype in (("plain", torch.float64), (implementation, torch.float32)):
@@ -136,7 +136,7 @@ def test_extreme_logits(implementation: str, name: str) -> None:
             assert z.grad.isfinite().all()
             results.append((value.detach(), z.grad))
         for right, found in zip(*results, strict=True):
-            # The two sides of a soft label may cancel. Of infinite logits the gradients need not agree.
+            # The two terms of a soft target may cancel. The last 6, infinite logits, may have other gradients.
             torch.testing.assert_close(found.double()[:-6], right[:-6], rtol=4e-6, atol=1e-13 if smooth else 1e-15)
         torch.testing.assert_close(results[1][0][-6:].double(), results[0][0][-6:])
 
@@ -181,7 +181,7 @@ SOFT = torch.rand(40, 30, generator=torch.Generator().manual_seed(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @needs_native
 def test_large_results_are_those_of_their_parts(dtype: torch.dtype) -> None:
-    """Of more than 32 MiB, whose pages are asked for first."""
+    """Above 32 MiB, the kernel populates a result's memory pages before it writes them."""
     z = torch.randn(20_000, 1001, generator=torch.Generator().manual_seed(6)).to(dtype)
     ids = torch.randint(1001, (20_000,), generator=torch.Generator().manual_seed(7))
 
@@ -225,7 +225,7 @@ def test_compiled(reduction: str) -> None:
 
 @each_kernel
 @pytest.mark.parametrize("target", [IDS, SOFT, SOFT.round()], ids=["class ids", "soft", "hard"])
-@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm moves the bound
+@pytest.mark.filterwarnings("ignore:epsilon = .* below the bound")  # alpha on the logarithm changes the bound
 def test_second_derivatives(implementation: str, target: Tensor) -> None:
     results = []
     for which, dtype in (("plain", torch.float64), (implementation, torch.float32)):
@@ -298,7 +298,7 @@ def test_a_kernel_that_cannot_serve_says_why(case: str) -> None:
     with pytest.raises(ValueError, match="implementation='native' can't serve here: ") as raised:
         poly_binary_cross_entropy_with_logits(z, y, **options, implementation="native")
     assert reason in str(raised.value)
-    poly_binary_cross_entropy_with_logits(z, y, **options)  # which serves all the same
+    poly_binary_cross_entropy_with_logits(z, y, **options)  # the default falls back to the plain path
 
 
 @needs_native

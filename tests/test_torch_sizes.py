@@ -22,7 +22,7 @@ def with_gradient(loss: Tensor, logits: Tensor) -> tuple[np.ndarray[Any, Any], n
 @pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["", "smoothed"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_softmax_of_200_000_classes(dtype: torch.dtype, smoothing: float) -> None:
-    """Against float64, for ``L(p) = -log p + 2 (1 - p)``, whose derivative by ``log p`` is ``-(1 + 2 p)``."""
+    """Compares with float64, for ``L(p) = -log p + 2 (1 - p)``. Its derivative by ``log p`` is ``-(1 + 2 p)``."""
     generator = torch.Generator().manual_seed(0)
     logits = (4.0 * torch.randn(4, CLASSES, generator=generator)).to(dtype).requires_grad_()
     target = torch.tensor([0, 77_777, CLASSES - 1, -100])
@@ -38,7 +38,7 @@ def test_softmax_of_200_000_classes(dtype: torch.dtype, smoothing: float) -> Non
     right = (share * (-logp + 2.0 * (1.0 - p))).sum(1)
     slope = -share * (1.0 + 2.0 * p)
     right_gradient = slope - p * slope.sum(1, keepdims=True)
-    # Torch adds up so many numbers one after another, in 4 lanes or more: half a spacing for each.
+    # Torch sums the classes sequentially, in at least 4 lanes, with an error of finfo.eps / 2 for each addition.
     digits = 4 * torch.finfo(dtype).eps + CLASSES / 8 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     assert (np.abs(value[:3] - right) <= digits * right).all()
     scale = np.abs(slope) + p * np.abs(slope).sum(1, keepdims=True)
@@ -75,7 +75,7 @@ def test_a_head_of_200_000_classes_has_the_numbers_of_its_layer() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_the_mean_of_more_rows_than_low_precision_can_count(dtype: torch.dtype) -> None:
-    rows = 100_000  # float16 ends at 65504, bfloat16 counts to 256
+    rows = 100_000  # the largest float16 is 65504, and counting in bfloat16 stops at 256
     logits = torch.tensor([[1.0, 0.0, -1.0]], dtype=dtype).expand(rows, 3)
     target = torch.zeros(rows, dtype=torch.long)
     target[::2] = -100
@@ -96,7 +96,7 @@ def test_the_mean_of_more_rows_than_low_precision_can_count(dtype: torch.dtype) 
 @pytest.mark.parametrize(
     "implementation",
     [
-        pytest.param("native", marks=needs_native),  # which holds nothing of the logits' size
+        pytest.param("native", marks=needs_native),  # allocates nothing of the logits' size
         pytest.param("plain", marks=pytest.mark.skipif(FREE_GIB < 30, reason=f"17 GiB; {FREE_GIB:.0f} GiB are free")),
     ],
 )

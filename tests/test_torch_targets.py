@@ -1,4 +1,4 @@
-"""What targets say, whatever their dtype: which rows are ignored, which class is meant, and what is refused."""
+"""Targets of every dtype: ignored rows, class indices, and invalid targets."""
 
 import itertools
 import math
@@ -25,13 +25,13 @@ IMPLEMENTATIONS = [None, "plain"]
 
 @pytest.fixture(autouse=True)
 def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head takes several chunks."""
+    """Makes the linear head use several chunks."""
     monkeypatch.setattr(linear, "_CHUNK_BYTES_ON_CPU", 1)
     monkeypatch.setattr(linear, "_FEWEST_ROWS", 2)
 
 
 def head(z: Tensor, y: Tensor, **options: Any) -> Tensor:
-    """The logits ``z`` by an identity as the head."""
+    """A linear head with the identity as its weight, so that ``z`` are the logits."""
     return linear_poly_cross_entropy(z, torch.eye(z.shape[1], dtype=z.dtype, device=z.device), y, **options)
 
 
@@ -132,7 +132,7 @@ def test_smoothing_over_no_classes_is_torchs() -> None:
 
 
 DENSE_IGNORED = torch.tensor([[0.0, -7.0, 1.0], [-7.0, -7.0, -7.0], [1.0, 0.0, -7.0]])
-# The loss of logits of shape (3, 3), and which of its elements are ignored.
+# OF_ROWS takes a target for each row. IGNORING: (loss of logits of shape (3, 3), mask of the ignored elements).
 OF_ROWS: dict[str, Loss] = {
     "softmax": poly_cross_entropy,
     "softmax, smoothing": partial(poly_cross_entropy, label_smoothing=0.25),
@@ -180,7 +180,7 @@ ALL_IGNORED: dict[str, Loss] = {
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", ALL_IGNORED)
 def test_where_all_is_ignored_a_learned_polynomial_has_gradients_of_0(name: str, reduction: str) -> None:
-    """Under distributed training, nan from one empty rank would become everybody's."""
+    """In distributed training, nan from one empty rank would spread to all."""
     z = torch.randn(5, 3, requires_grad=True)
     epsilon, gamma = torch.tensor([1.0, 0.5], requires_grad=True), torch.tensor(1.5, requires_grad=True)
     value = ALL_IGNORED[name](
@@ -239,7 +239,7 @@ INFINITE = [-math.inf, torch.finfo(torch.float32).min, -1e30, 1e30, torch.finfo(
 @pytest.mark.parametrize("alpha_on_epsilon", [True, False])
 @pytest.mark.parametrize("log_weight", [0.0, 1.0])
 def test_infinite_logits_without_a_share_count_nothing(log_weight: float, alpha_on_epsilon: bool, number: Any) -> None:
-    """``0 * inf = 0``: what alpha or a soft target leaves no share of has no loss, and no gradient."""
+    """``0 * inf = 0``: a side with weight 0, from alpha or the target, has no loss and no gradient."""
     for implementation in IMPLEMENTATIONS:
         for gamma, alpha, y in [(g, a, y) for g in (0.0, 0.5, 2.0) for a in (0.0, 0.9, 1.0) for y in (0.0, 1.0)]:
             if implementation is None and number is torch.tensor:

@@ -1,7 +1,6 @@
-"""Every loss under every transform of torch: the numbers stay those of plain eager code.
+"""Every loss under every transform of torch gives the results of plain eager code.
 
-The tables are :data:`LOSSES`, functions of logits and epsilon that use all options of every link, and the tests below,
-one for each transform.
+There is one test for each transform. :data:`LOSSES` has functions of logits and epsilon that together use all options.
 """
 
 import copy
@@ -35,7 +34,7 @@ from polylosses.torch import (
 )
 
 ROWS, CLASSES = 6, 4
-# torch traces its own functions when it differentiates forward, with a deprecated part of itself.
+# In forward mode, torch uses its own deprecated torch.jit.script.
 forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
@@ -50,7 +49,7 @@ WEIGHT = float64(1.0, 2.0, 0.5, 0.25)
 HEAD = torch.randn(5, CLASSES, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 EPSILON = float64(1.5).squeeze()
 
-# Logits of shape (rows, CLASSES), the rows' numbers (to choose targets of the same rows), epsilon.
+# (logits of shape (rows, CLASSES), row indices to select the targets, epsilon)
 Loss = Callable[[Tensor, Tensor, Any], Tensor]
 LOSSES: dict[str, Loss] = {
     "indices": lambda z, rows, e: poly_cross_entropy(z, INDICES[rows], epsilon=e, reduction="none"),
@@ -99,7 +98,7 @@ def gradients(value: Tensor, *of: Tensor, **options: Any) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("name", ["indices, smoothing, focal", "class ids", "linear head", "poly_softmax"])
 def test_compiled_once_more_for_all_numbers(name: str) -> None:
-    """torch takes a Python number for a constant until it sees another one."""
+    """torch.compile treats a Python number as a constant until it sees another one."""
     loss = LOSSES[name]
     torch._dynamo.reset()
     counter = CompileCounter()
@@ -122,14 +121,14 @@ def test_compiled_once_for_all_numbers_of_rows_and_all_epsilons(name: str) -> No
     torch._dynamo.reset()
     counter = CompileCounter()
     compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
-    # First a size that nothing else here has, or torch takes them for the same.
+    # The first size must be unique: torch.compile assumes that equal sizes are always equal.
     for rows, epsilon in ((3, 0.5), (5, -0.5), (2, 0.0)):
         given = LOGITS[:rows].clone(), ALL_ROWS[:rows].clone(), float64(epsilon).squeeze()
         torch.testing.assert_close(compiled(*given), loss(*given))
     assert counter.frame_count == 1
 
 
-# Those that tests/test_torch_derivative_tools.py has no like of. Inductor takes 10 s for each.
+# Losses that tests/test_torch_derivative_tools.py does not compile. Inductor takes 10 s for each.
 @pytest.mark.parametrize(
     ("name", "backend"),
     slow_but(
@@ -143,7 +142,7 @@ def test_compiled_once_for_all_numbers_of_rows_and_all_epsilons(name: str) -> No
         ("poly_softmax", "aot_eager"),
     ),
 )
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # from inductor
 def test_compiled_gradients(name: str, backend: str) -> None:
     loss = LOSSES[name]
     if backend == "inductor" and shutil.which("g++") is None:
@@ -187,7 +186,7 @@ def test_function_transforms(loss: Loss) -> None:
     torch.testing.assert_close(func.jacfwd(total, argnums=(0, 1))(z, epsilon), right)
     value, slope = func.jvp(total, (z, epsilon), (torch.ones_like(z), torch.ones_like(epsilon)))
     torch.testing.assert_close((value, slope), (total(z, epsilon), right[0].sum() + right[1]))
-    # The Hessian times the gradient, forward over reverse and reverse over reverse.
+    # The Hessian times the gradient: forward over reverse, and reverse over reverse.
     for hessian in (func.jacfwd(func.grad(total)), func.jacrev(func.grad(total))):
         product = torch.tensordot(hessian(z, epsilon), right[0], dims=2)
         torch.testing.assert_close(product, twice)
@@ -195,7 +194,7 @@ def test_function_transforms(loss: Loss) -> None:
 
 @each
 def test_mapped_over_rows_and_epsilons(loss: Loss) -> None:
-    """Gradients of every row by itself, as differential privacy wants them, for several epsilons at once."""
+    """Per-row gradients, as in differential privacy, for several epsilons at once."""
     epsilons = float64(-1.0, 0.0, 2.0)
 
     def one(z: Tensor, row: Tensor, epsilon: Tensor) -> Tensor:
@@ -271,7 +270,7 @@ def test_channels_last_images(reduction: str) -> None:
 @each
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_tensors_without_numbers(dtype: torch.dtype, loss: Loss) -> None:
-    """On the meta device and as fake tensors: the shape and the dtype, and no look at a number."""
+    """Meta and fake tensors give the right shape and dtype, and no element is read."""
     z = LOGITS.to(dtype)
     right = loss(z, ALL_ROWS, 2.0)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -291,7 +290,7 @@ def test_on_the_meta_device(dtype: torch.dtype) -> None:
         poly_binary_cross_entropy_with_logits(z, dense, weight, pos_weight=weight, ignore_index=1, alpha=0.25),
         poly_binary_cross_entropy_with_logits(z, indices, reduction="none", ignore_index=-100),
         linear_poly_cross_entropy(z, HEAD.to("meta", dtype), indices, reduction="none"),
-        # More than a chunk.
+        # More rows than a chunk.
         linear_poly_cross_entropy(
             z.expand(300, ROWS, CLASSES),
             torch.zeros(40_000, CLASSES, device="meta", dtype=dtype),
@@ -376,7 +375,7 @@ def test_an_epsilon_that_is_learned(name: str) -> None:
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 @each_module
 def test_autocast_and_gradient_scaling(name: str, low: torch.dtype) -> None:
-    """A step with a scaled loss is the step without: the scale is a power of two."""
+    """Loss scaling by a power of two does not change the step."""
     criterion, target = MODULES[name]
     weights = []
     for enabled in (False, True):

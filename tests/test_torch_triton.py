@@ -1,4 +1,4 @@
-"""What only Triton's kernels have to keep: they compile for GPUs, and are taken on CUDA."""
+"""Tests of the Triton kernels alone: compilation for GPUs, and dispatch on CUDA."""
 
 import json
 import os
@@ -29,9 +29,9 @@ def test_what_the_kernels_become_on_an_h100(tmp_path: Path) -> None:
     assert len({str(one) for one in compiled}) >= 18
     for one in compiled:
         assert one["bytes"] > 1000
-        # Registers suffice.
+        # No register spills.
         assert one["stack"] == 0, one
-        # A target out of range stops the device.
+        # The kernels that read labels assert that they are in range.
         reads_labels = one["kernel"] == "softmax_statistics" or one["options"].get("DENSE") is False
         assert one["asserts"] == reads_labels, one
         if one["options"]["CLASSES"] == 4096:
@@ -47,7 +47,7 @@ def test_the_numbers_on_cuda() -> None:
 
 
 class OnCuda:
-    """Stands for logits on a GPU."""
+    """Stand-in for logits on a GPU."""
 
     device = torch.device("cuda", 0)
     layout = torch.strided

@@ -1,4 +1,4 @@
-"""The batched run trains what a plain torch loop trains."""
+"""Batched training gives the same models as a plain torch loop."""
 
 import math
 
@@ -29,7 +29,7 @@ def alone(
 
 @pytest.mark.parametrize("rows", [5, 64, 150])
 def test_weights_are_those_of_one_model_alone(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Float32 rounding grows from step to step, so the runs are kept short.
+    # Rounding errors grow from step to step, so the runs are short.
     monkeypatch.setattr(batched, "MINIMUM_STEPS", 30)
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(2, rows, 7, generator=generator)
@@ -58,7 +58,7 @@ def test_weights_are_those_of_one_model_alone(rows: int, monkeypatch: pytest.Mon
 def test_mean_p_t_is_that_of_the_training_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batched, "MINIMUM_STEPS", 1)
     X, labels = torch.randn(1, 40, 4), torch.randint(3, (1, 40))
-    trained = batched.train(X, labels, 3, [1.0], [0.0], [0])  # with a rate of 0 the model stays what it was
+    trained = batched.train(X, labels, 3, [1.0], [0.0], [0])  # a learning rate of 0 leaves the model as it is
     p = torch.softmax(trained.logits(0, X[0]), 1)
     assert trained.mean_p_t.shape == (1, batched.MINIMUM_EPOCHS)
     torch.testing.assert_close(trained.mean_p_t[0], p[range(40), labels[0]].mean().expand(batched.MINIMUM_EPOCHS))

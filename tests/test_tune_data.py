@@ -1,4 +1,4 @@
-"""From files and frames to features and labels: what is accepted, and what is said about the rest."""
+"""Reading features and labels from files and data frames, and the errors for invalid ones."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ ROWS = 40
 
 
 def table() -> pd.DataFrame:
-    """Every kind of column that a CSV or Parquet file may bring."""
+    """A data frame with every kind of column that a CSV or Parquet file may have."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(
         {

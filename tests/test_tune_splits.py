@@ -1,4 +1,4 @@
-"""Splits: laws over random class counts."""
+"""Properties of splits, for random class counts."""
 
 from itertools import pairwise
 

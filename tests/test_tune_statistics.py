@@ -1,4 +1,4 @@
-"""The statistics behind the verdict: metrics against scikit-learn, intervals against simulated truth."""
+"""The statistics behind the verdict: metrics against scikit-learn, intervals against simulations."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_the_mean_of_row_scores_is_the_metric(metric: str, seed: int) -> None:
 
 
 def test_the_spread_of_row_scores_is_the_metrics_own() -> None:
-    """The standard error from row scores agrees with a bootstrap of the metric over rows, drawn within classes."""
+    """The standard error from row scores agrees with a bootstrap of the metric over rows, stratified by class."""
     y, probabilities = predictions(0, rows=2000)
     rng = np.random.default_rng(1)
     bootstrap = []
@@ -51,7 +51,7 @@ def test_the_spread_of_row_scores_is_the_metrics_own() -> None:
     for metric in statistics.METRICS:
         error = statistics.row_scores(metric, y, probabilities).std(ddof=1) / np.sqrt(len(y))
         spread = np.std([scores[metric] for scores in bootstrap])
-        # Accuracy and log-loss also vary with the share of each class, which this bootstrap leaves out.
+        # Accuracy and log-loss also vary with the class frequencies, which are fixed in this bootstrap.
         assert 0.9 * spread < error < 1.2 * spread, metric
 
 
@@ -70,7 +70,7 @@ def test_calibration_error() -> None:
     calibrated = (rng.uniform(size=len(p)) > p).astype(int)
     assert statistics.calibration_error(calibrated, probabilities) < 0.01
     assert statistics.calibration_error(np.zeros(len(p), int), probabilities) == pytest.approx(0.25, abs=0.01)
-    # Two bins of 15, of two and of one. Of 10 it would be one bin, and of 20 one and two.
+    # With 15 bins, these fall into two bins, as two and one. With 10 bins it would be one bin, with 20 one and two.
     confidence = np.array([0.61, 0.66, 0.68])
     error = statistics.calibration_error(np.array([0, 0, 1]), np.stack([confidence, 1 - confidence], 1))
     assert error == pytest.approx(((2 - 0.61 - 0.66) + 0.68) / 3)
@@ -80,7 +80,7 @@ def test_calibration_error() -> None:
 
 
 def simulated(rng: np.random.Generator, true: float, seeds: int = 8, rows: int = 60) -> np.ndarray:
-    """Differences with a part of its own for every seed, for every row and for every pair of them."""
+    """Simulated differences: random effects of seed and row, and noise for every pair of them."""
     of_seeds, of_rows = rng.normal(0, 0.3, (seeds, 1)), rng.normal(0, 0.8, (1, rows))
     return true + of_seeds + of_rows + rng.normal(0, 1.0, (seeds, rows))
 
@@ -89,12 +89,12 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     runs = [statistics.confirm(simulated(rng, true=0.5)) for _ in range(1500)]
     covered = np.mean([run.low <= 0.5 <= run.high for run in runs])
-    # The binomial error of 1500 runs is 0.006; the estimate of the variance is a little conservative by design.
+    # The binomial standard error of 1500 runs is 0.006. The variance estimate is a little conservative by design.
     assert 0.94 <= covered <= 0.985, covered
 
 
 def test_an_interval_over_seeds_alone_would_not_cover_it() -> None:
-    """Why rows count too: with them left out, the interval is about these test rows only."""
+    """The variance over rows matters too: without it, the interval holds for these test rows only."""
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(500):

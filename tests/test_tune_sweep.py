@@ -1,4 +1,4 @@
-"""The sweep: what it promises about pairing, choosing, confirming and telling."""
+"""The sweep: pairing, selection, confirmation and reporting."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def result() -> Result:
 
 @pytest.mark.parametrize("metric", slow_but(statistics.METRICS, "accuracy", "log_loss"))
 def test_the_verdict_follows_from_the_runs(metric: str) -> None:
-    """Everything that is told can be worked out again from results.csv."""
+    """All reported numbers can be recomputed from results.csv."""
     result = of_metric(metric)
     sign = -1 if metric == "log_loss" else 1
     selection = result.runs[result.runs.stage == "selection"]
@@ -110,14 +110,14 @@ def test_every_repeat_draws_anew_and_looks_at_its_training_rows_only() -> None:
 
 
 def test_arms_are_paired() -> None:
-    """An epsilon that changes nothing makes no difference in any repeat: the same splits, weights and order."""
+    """An epsilon near 0 makes no difference in any repeat, since splits, weights and row order are the same."""
     result = small(epsilons=[1e-9], learning_rates=[0.01])
     assert result.table.difference.abs().max() == 0
     assert result.verdict == "no detectable difference"
 
 
 def test_a_loss_that_can_not_learn_is_found_worse() -> None:
-    """A verdict other than "no difference" can come out: with epsilon = -30 the gradient points away from p = 1."""
+    """The verdict can be other than "no difference": with epsilon = -30, the gradient points away from p = 1."""
     with pytest.warns(UserWarning, match="epsilon = -30 .* below the bound -1"):
         result = small(epsilons=[-30.0], repeats=5)
     assert result.verdict == "worse"
@@ -170,7 +170,7 @@ def test_progress_rises_to_1() -> None:
 
 @pytest.mark.parametrize("after", [0.0, 0.5, 0.95])
 def test_an_interrupt_keeps_the_finished_runs(after: float, monkeypatch: pytest.MonkeyPatch, result: Result) -> None:
-    monkeypatch.setattr(experiment, "MODELS_AT_ONCE", 6)  # a batch a repeat
+    monkeypatch.setattr(experiment, "MODELS_AT_ONCE", 6)  # one batch per repeat
 
     def stop(done: float, stage: str) -> None:
         if done > after:

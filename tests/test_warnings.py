@@ -1,4 +1,4 @@
-"""The warning of an epsilon below its bound: once, at the user's line, from everything that takes an epsilon."""
+"""The warning about an epsilon below its bound: once, at the user's line, from everything that takes an epsilon."""
 
 import inspect
 import warnings
@@ -26,7 +26,7 @@ def set_later(name: str, value: Any) -> None:
     setattr(MODULE, name, value)
 
 
-# A line each, so that it is known where the warning has to point.
+# One line each, since the test checks the line number of the warning.
 CALLS: dict[str, Callable[[], Any]] = {
     "Polynomial": lambda: Polynomial((-2.0,)),
     "poly1": lambda: polylosses.poly1(-2.0),
