@@ -8,7 +8,7 @@ def is_known_false(condition: Tensor) -> bool:
     """Whether a condition is false, as far as that can be read: on a CPU, outside of transforms and compilers."""
     try:
         return _is_concrete(condition) and not bool(condition)
-    except RuntimeError:  # batched by vmap: it has no single value
+    except RuntimeError:  # batched by vmap: there is no single value
         return False
 
 
@@ -17,7 +17,10 @@ def is_known_within(input: Tensor, low: float, high: float) -> bool:
     if input.numel() == 0 or not _is_concrete(input):
         return False
     least, most = input.detach().aminmax()
-    return is_known_false(~((least >= low) & (most <= high)))
+    try:
+        return low <= least.item() and most.item() <= high
+    except RuntimeError:
+        return False
 
 
 def _is_concrete(tensor: Tensor) -> bool:
