@@ -119,6 +119,10 @@ def losses(folder: str, link: str) -> dict[str, Loss]:
     return found
 
 
+def sigmoid_baseline(folder: str) -> str:
+    return SIGMOID_BASELINE if SIGMOID_BASELINE in losses(folder, "sigmoid") else SIGMOID_BASELINE_OF_TORCH
+
+
 def from_package(module: str, function: str, logits: Tensor, target: Tensor) -> Tensor:
     """Calls another package's loss. Raises ImportError if it is not installed."""
     loss: Tensor = getattr(import_module(module), function)(logits, target)
@@ -191,9 +195,7 @@ def works(loss: Loss, logits: Tensor, target: Tensor) -> str:
 
 def measure(folder: str, link: str, shape: Shape, device: str) -> list[dict[str, Any]]:
     torch._dynamo.reset()
-    baseline = SOFTMAX_BASELINE if link == "softmax" else SIGMOID_BASELINE
-    if baseline not in losses(folder, link):
-        baseline = SIGMOID_BASELINE_OF_TORCH
+    baseline = SOFTMAX_BASELINE if link == "softmax" else sigmoid_baseline(folder)
     calls: dict[str, Callable[[], Any]] = {}
     results: dict[str, dict[str, Any]] = {}
     for name, loss in losses(folder, link).items():
@@ -267,7 +269,7 @@ def main() -> None:
         on_cuda = " (bfloat16 at 8192 x 128256)" if device == "cuda" else ""
         print(f"\nfloat32{on_cuda}, reduction 'mean', forward + backward, incoming gradient 0.125;")
         print("median (quartiles) of ratios to", end=" ")
-        print(f"{SOFTMAX_BASELINE} (softmax) and {SIGMOID_BASELINE}'s focal loss (sigmoid, gamma 2, alpha 0.25)\n")
+        print(f"{SOFTMAX_BASELINE} (softmax) and {sigmoid_baseline(folder)} (sigmoid, gamma 2, alpha 0.25)\n")
         print(f"{'logits':18} {'loss':35} {'ms':>8}   {'time':^20} {'peak, MB':>9} {'kept, MB':>9}")
         for link in ("softmax", "sigmoid"):
             for shape in shapes_of(link, device):
