@@ -3,6 +3,8 @@
 import hashlib
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -10,7 +12,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError
 
-SOURCE = "src/polylosses/torch/kernels/native.cpp"
+SOURCES = sorted(Path("src/polylosses/torch/kernels/cpu").glob("*.?pp"))
 # Without what serves a debugger, it is of a third of the size.
 FLAGS = ["-std=gnu++17", "-O2", "-g0"]
 # What is missing is found out here and not when it is loaded.
@@ -71,9 +73,21 @@ class BuildKernels(build_ext):
                     ext.define_macros.append(("POLYLOSSES_PROCESSORS", names))
                     taken += flags
                     break
-            ext.extra_compile_args = FLAGS + taken
-            ext.extra_link_args = LINK + [flag for flag in taken if flag == "-fopenmp"]
-            super().build_extension(ext)
+            compile_ = partial(
+                self.compiler.compile,
+                output_dir=self.build_temp,
+                macros=ext.define_macros,
+                extra_postargs=FLAGS + taken,
+            )
+            # Side by side, since each takes 6 to 16 s.
+            with ThreadPoolExecutor() as pool:
+                objects = [name for names in pool.map(compile_, ([source] for source in ext.sources)) for name in names]
+            self.compiler.link_shared_object(
+                objects,
+                self.get_ext_fullpath(ext.name),
+                extra_postargs=LINK + [flag for flag in taken if flag == "-fopenmp"],
+                target_lang="c++",
+            )
         except CCompilerError as error:
             self.warn(f"the CPU kernels are NOT built, and polylosses will do without them, slower: {error}")
 
@@ -105,8 +119,13 @@ class Wheel(bdist_wheel):
         return "py3", "none", "any" if self.root_is_pure else platform
 
 
-source = hashlib.sha256(Path(SOURCE).read_bytes()).hexdigest()
-kernels = Extension("polylosses.torch.kernels._native", [SOURCE], define_macros=[("POLYLOSSES_SOURCE", f'"{source}"')])
+# As in native_library.py.
+source = hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES)).hexdigest()
+kernels = Extension(
+    "polylosses.torch.kernels._native",
+    [str(file) for file in SOURCES if file.suffix == ".cpp"],
+    define_macros=[("POLYLOSSES_SOURCE", f'"{source}"')],
+)
 setup(
     ext_modules=[kernels] if sys.platform == "linux" else [],  # nobody has run them elsewhere
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},

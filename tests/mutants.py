@@ -42,6 +42,8 @@ class Mutant(NamedTuple):
 ORACLES = "test_softmax_laws.py -k 'oracles and {}'"
 BINARY = "test_sigmoid_laws.py -k 'oracles and {}'"
 KERNELS = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k native"
+SOFT = "test_torch_soft_targets.py"
+SOFT_TARGETS = "torch/kernels/cpu/soft_targets.cpp"
 TRITON = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k triton"
 
 MUTANTS = [
@@ -62,7 +64,12 @@ MUTANTS = [
         "target = upcast(self.target.detach())",
         ORACLES.format("torch"),
     ),
-    Mutant("torch/cross_entropy.py", "each = 1 if", "each = 5 if", ORACLES.format("torch")),
+    Mutant(
+        "torch/cross_entropy.py",
+        "row_weight: Tensor | int = 1 if",
+        "row_weight: Tensor | int = 5 if",
+        ORACLES.format("torch"),
+    ),
     Mutant(
         "torch/reduction.py",
         "return row_weight.sum() if isinstance(row_weight, Tensor) else row_weight * rows",
@@ -96,8 +103,8 @@ MUTANTS = [
     ),
     Mutant(
         "torch/concrete.py",
-        "~((least >= low) & (most <= high))",
-        "(least < low) | (most > high)",
+        "low <= least.item() and most.item() <= high",
+        "not (least.item() < low or most.item() > high)",
         "test_torch_derivatives.py",
     ),
     Mutant("torch/likelihood.py", "limits.eps**0.5, 1.0)", "0.0, 1.0)", "test_torch_derivatives.py"),
@@ -200,7 +207,7 @@ MUTANTS = [
     ),
     Mutant(
         "torch/kernels/native_library.py",
-        "source != hashlib.sha256(SOURCE.read_bytes()).hexdigest() or ",
+        "built_from != source() or ",
         "",
         "test_native_library.py",
     ),
@@ -234,16 +241,48 @@ MUTANTS = [
         KERNELS,
     ),
     Mutant("torch/kernels/native.py", "0 if grad_output.shape != target.shape else 1", "0", KERNELS),
-    Mutant("torch/kernels/native.cpp", "at += by.outer - inners * by.inner;", "at += by.outer;", KERNELS),
-    Mutant("torch/kernels/native.cpp", "total += part;", "total = part;", KERNELS),
-    Mutant("torch/kernels/native.cpp", "y = y * q + 0.5f;", "y = y * q + 0.4999f;", KERNELS),
-    Mutant("torch/kernels/native.cpp", "store(into + label, -scale * with.q[row]);", ";", KERNELS),
-    Mutant("torch/kernels/native.cpp", "others[j] *= exponential(before - shift[j]);", "(void)before;", KERNELS),
-    Mutant("torch/kernels/native.cpp", "(bits + 0x7fff + (bits >> 16 & 1)) >> 16", "bits >> 16", KERNELS),
-    Mutant("torch/kernels/native.cpp", "valid[j] == 0.f ? 0.f : total[j]", "total[j]", KERNELS),
-    Mutant("torch/kernels/native.cpp", "k = line % of.classes,", "k = line,", KERNELS),
-    Mutant("torch/kernels/native.cpp", "of.degree; k++) careful |=", "0; k++) careful |=", KERNELS),
-    Mutant("torch/kernels/native.cpp", "weights += out->weight ? out->weight[label] : 1;", "weights += 1;", KERNELS),
+    Mutant("torch/kernels/cpu/common.hpp", "at += by.outer - inners * by.inner;", "at += by.outer;", KERNELS),
+    Mutant("torch/kernels/cpu/softmax.cpp", "total += part;", "total = part;", KERNELS),
+    Mutant("torch/kernels/cpu/common.hpp", "y = y * q + 0.5f;", "y = y * q + 0.4999f;", KERNELS),
+    Mutant("torch/kernels/cpu/softmax.cpp", "store(into + label, -scale * with.q[row]);", ";", KERNELS),
+    Mutant("torch/kernels/cpu/softmax.cpp", "others[j] *= exponential(before - shift[j]);", "(void)before;", KERNELS),
+    Mutant("torch/kernels/cpu/common.hpp", "(bits + 0x7fff + (bits >> 16 & 1)) >> 16", "bits >> 16", KERNELS),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "valid[j] == 0.f ? 0.f : total[j]", "total[j]", KERNELS),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "k = line % of.classes,", "k = line,", KERNELS),
+    Mutant("torch/kernels/cpu/common.hpp", "of.degree; k++) careful |=", "0; k++) careful |=", KERNELS),
+    Mutant(
+        SOFT_TARGETS,
+        "const float e = is_top ? 0.f : exponential(-d), w = is_top ? 0.f : t[k];",
+        "const float e = exponential(-d), w = is_top ? 0.f : t[k];",
+        SOFT,
+    ),
+    Mutant(SOFT_TARGETS, "distance += w == 0.f ? 0.f : w * d;", "distance += w * d;", SOFT),
+    Mutant(SOFT_TARGETS, "sums[j].ties - 1 + sums[j].others", "sums[j].others", SOFT),
+    Mutant(
+        SOFT_TARGETS,
+        "top[j] = with.rest[row + j] - q * with.scale[row + j];",
+        "top[j] = -q * with.scale[row + j];",
+        SOFT,
+    ),
+    Mutant(
+        SOFT_TARGETS,
+        "with.maximum[row], inverse, -std::log(inverse), scale, with.rest[row] - q * scale,",
+        "with.maximum[row], inverse, -std::log(inverse), scale, -q * scale,",
+        SOFT,
+    ),
+    Mutant(SOFT_TARGETS, "for (int64_t j = 0; j < ignored_count; j++) here[ignored[j]] = 0;", "", SOFT),
+    Mutant(
+        SOFT_TARGETS,
+        "weight * ((label[j] == c ? of.keep : 0.f) + of.spread)",
+        "(label[j] == c ? of.keep : 0.f) + of.spread",
+        SOFT,
+    ),
+    Mutant(SOFT_TARGETS, "step(inners == 1 ? by.outer : by.inner)", "step(by.inner)", SOFT),
+    Mutant(SOFT_TARGETS, "p * (scale[j] - first * t[j]) - log_weight * t[j]", "p * scale[j] - log_weight * t[j]", SOFT),
+    Mutant(SOFT_TARGETS, "process(holds ? held + k * count : line(k, x_copy),", "process(held + k % 8 * count,", SOFT),
+    Mutant(
+        "torch/kernels/cpu/softmax.cpp", "weights += out->weight ? out->weight[label] : 1;", "weights += 1;", KERNELS
+    ),
     Mutant(
         "torch/kernels/triton_kernels.py",
         "others * tl.exp2((maximum - shift) * LOG2_E) + tl.sum(part, 1)",
@@ -401,10 +440,13 @@ def plant(mutant: Mutant, folder: Path) -> None:
     if text.count(mutant.old) != 1:
         raise SystemExit(f"{mutant.file}: this is there {text.count(mutant.old)} times, not once: {mutant.old}")
     path.write_text(text.replace(mutant.old, mutant.new))
-    if path.suffix == ".cpp":
+    if path.suffix in (".cpp", ".hpp"):
         flags = ["-std=gnu++17", "-O1", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-        source = f'-DPOLYLOSSES_SOURCE="{hashlib.sha256(path.read_bytes()).hexdigest()}"'
-        subprocess.run(["g++", *flags, source, path, "-o", path.with_name("_native.so")], check=True)
+        files = sorted(path.parent.glob("*.?pp"))
+        sources = b"".join(file.read_bytes() for file in files)
+        of_sources = f'-DPOLYLOSSES_SOURCE="{hashlib.sha256(sources).hexdigest()}"'
+        library = path.parent.with_name("_native.so")
+        subprocess.run(["g++", *flags, of_sources, *path.parent.glob("*.cpp"), "-o", library], check=True)
 
 
 class FirstFailure:

@@ -85,7 +85,8 @@ def test_a_wheel_has_what_the_compiler_takes_and_says_what_it_lacks(compiler: st
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):
         (folder / "__init__.py").touch()
-    (package / "native.cpp").write_text(SOURCE)
+    (package / "cpu").mkdir()
+    (package / "cpu" / "native.cpp").write_text(SOURCE)
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'polylosses'\nversion = '1'\n")
     shutil.copy(SETUP, tmp_path)
     if compiler == "fails in the end":

@@ -15,5 +15,5 @@ def test_every_mutant_can_be_planted() -> None:
 
 def test_every_file_has_a_mutant() -> None:
     files = {path.relative_to(SOURCE / "polylosses").as_posix() for path in SOURCE.rglob("polylosses/**/*.*")}
-    code = {file for file in files if file.endswith((".py", ".cpp")) and not file.endswith("__init__.py")}
+    code = {file for file in files if file.endswith((".py", ".cpp", ".hpp")) and not file.endswith("__init__.py")}
     assert code == {mutant.file for mutant in MUTANTS}

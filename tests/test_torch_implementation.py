@@ -48,14 +48,27 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
         None,
     ),
     "more than 64 coefficients": (poly_cross_entropy, (Z, Y), {"epsilon": (0.1,) * 65}, "more than 64 coefficients"),
-    "smoothing": (poly_cross_entropy, (Z, Y), {"label_smoothing": 0.1}, "no label smoothing"),
+    "smoothing": (poly_cross_entropy, (Z, Y), {"label_smoothing": 0.1}, None),
     "smoothing, head": (
         linear_poly_cross_entropy,
         (torch.zeros(4, 3), torch.zeros(7, 3), Y),
         {"label_smoothing": 0.1},
-        "no label smoothing",
+        None,
     ),
-    "probabilities": (poly_cross_entropy, (Z, SOFT), {}, "take class indices of dtype int64 and shape (4,)"),
+    "smoothing, a learned epsilon": (
+        poly_cross_entropy,
+        (Z, Y),
+        {"label_smoothing": 0.1, "epsilon": torch.tensor(1.0)},
+        "with soft targets or label smoothing, kernels take polynomials of numbers",
+    ),
+    "probabilities": (poly_cross_entropy, (Z, SOFT), {}, None),
+    "probabilities in float64": (poly_cross_entropy, (Z, SOFT.double()), {}, "and these are torch.float64"),
+    "probabilities with a gradient": (
+        poly_cross_entropy,
+        (Z, SOFT.clone().requires_grad_()),
+        {},
+        "no derivatives by the target",
+    ),
     "float64": (poly_cross_entropy, (Z.double(), Y), {}, "these are torch.float64"),
     "few logits, a learned epsilon": (
         poly_cross_entropy,
@@ -77,7 +90,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
 @pytest.mark.parametrize("name", CALLS)
 def test_it_names_what_serves_and_why_not_a_faster_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, args, options, reason = CALLS[name]
-    for computes in ("softmax_loss", "softmax_gradient"):
+    for computes in ("softmax_loss", "softmax_gradient", "soft_target_loss", "soft_target_gradient"):
         monkeypatch.setattr(native, computes, None)
     found = implementation(loss, *args, **options)
     assert found.name == ("native" if reason is None else "plain")
@@ -114,8 +127,8 @@ def test_it_is_what_the_call_takes() -> None:
     z = Z.clone().requires_grad_()
     assert implementation(poly_cross_entropy, z, Y).name == "native"
     assert "_SoftmaxLoss" in str(poly_cross_entropy(z, Y).grad_fn)
-    assert implementation(poly_cross_entropy, z, Y, label_smoothing=0.1).name == "plain"
-    assert "_SoftmaxLoss" not in str(poly_cross_entropy(z, Y, label_smoothing=0.1).grad_fn)
+    assert implementation(poly_cross_entropy, z.double(), Y).name == "plain"
+    assert "_SoftmaxLoss" not in str(poly_cross_entropy(z.double(), Y).grad_fn)
 
 
 def test_other_devices_take_the_plain_path() -> None:

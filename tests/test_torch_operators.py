@@ -42,6 +42,25 @@ VALID: dict[str, Arguments] = {
         "row_stats": torch.ones(4, 4),
         "grad_output": torch.ones(4),
     },
+    "soft_target_loss": {
+        "logits": Z,
+        "target": Z.softmax(1),
+        "weight": torch.ones(7),
+        "ignore_index": -100,
+        "label_smoothing": 0.1,
+        "numbers": NUMBERS,
+        "summed": True,
+    },
+    "soft_target_gradient": {
+        "logits": Z,
+        "target": Y.clamp(min=0),
+        "weight": None,
+        "ignore_index": -100,
+        "label_smoothing": 0.1,
+        "numbers": NUMBERS,
+        "row_stats": torch.ones(5, 4),
+        "grad_output": torch.ones(4),
+    },
     "sigmoid_loss": {"logits": Z, "target": Y, "ignore_index": -100, "numbers": SIDES, "summed": True},
     "sigmoid_gradient": {
         "logits": Z,
@@ -93,6 +112,7 @@ def test_an_exported_loss_refuses_what_it_was_not_exported_for(strict: bool) -> 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "softmax": poly_cross_entropy,
     "softmax, epsilon a tensor": lambda *a, **o: poly_cross_entropy(*a, **o, epsilon=torch.tensor(1.0)),
+    "softmax, smoothed": lambda *a, **o: poly_cross_entropy(*a, **o, label_smoothing=0.1),
     "class ids": lambda *a, **o: poly_binary_cross_entropy_with_logits(*a, **o, ignore_index=-100),
 }
 

@@ -1,5 +1,6 @@
 """``poly_cross_entropy``: targets, the softmax link, the polynomial and the reduction, composed."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from polylosses.polynomial import DEFAULT_EPSILON, Polynomial
 from polylosses.torch import kernels
 from polylosses.torch.likelihood import given_polynomial, polynomial_of_tail
 from polylosses.torch.precision import result_dtype
-from polylosses.torch.reduction import check_reduction, reduce
+from polylosses.torch.reduction import check_reduction, count, mean, reduce
 from polylosses.torch.sharded import as_sharded_as
 from polylosses.torch.softmax import losses_of_indices, losses_of_probabilities
 from polylosses.torch.targets import ClassTargets, as_int64, batch_shape
@@ -58,8 +59,8 @@ def poly_cross_entropy(
         polynomial: any other loss of the family, such as ``polylosses.taylor_cross_entropy(3)``, instead of
             ``epsilon`` and ``gamma``.
         implementation: ``"plain"`` is made of torch's own operations and serves everything. ``"native"`` is a kernel
-            for CPUs, for class indices without label smoothing and logits of float32 or bfloat16; ``"triton"`` one for
-            CUDA devices, for float16 too. Default None: the kernel where it serves.
+            for CPUs, for logits of float32 or bfloat16; ``"triton"`` one for CUDA devices, for class indices without
+            label smoothing, and for float16 too. Default None: the kernel where it serves.
 
     Returns:
         The loss, in the dtype that ``F.cross_entropy`` gives (autocast included): a scalar, or the shape of the
@@ -108,11 +109,17 @@ def class_targets(
 
 def dispatch(polynomial: Polynomial, input: Tensor, targets: ClassTargets, implementation: str | None) -> str:
     """The implementation that serves, given the user's ``implementation``."""
-    fewest_logits = 0 if _fuses(polynomial, targets) else kernels.FEWEST_LOGITS
+    soft, fuses = targets.are_soft(input), _fuses(polynomial, targets)
+    unsupported = _unsupported(input, targets)
+    if soft and not fuses:
+        unsupported = unsupported or (
+            "with soft targets or label smoothing, kernels take polynomials of numbers (no tensors, at most "
+            f"{kernels.MOST_COEFFICIENTS} coefficients), and no gradient of the class weights"
+        )
+    fewest_logits = 0 if soft or fuses else kernels.FEWEST_LOGITS
+    operator = "soft_target_loss" if soft else "softmax_loss"
     tensors = (targets.target, targets.weight)
-    return kernels.choose(
-        implementation, input, tensors, targets.ignore_index, _unsupported(input, targets), fewest_logits
-    )
+    return kernels.choose(implementation, input, tensors, targets.ignore_index, unsupported, fewest_logits, operator)
 
 
 def _fuses(polynomial: Polynomial, targets: ClassTargets) -> bool:
@@ -123,13 +130,20 @@ def _fuses(polynomial: Polynomial, targets: ClassTargets) -> bool:
 def _unsupported(input: Tensor, targets: ClassTargets) -> str | None:
     """Why no kernel supports these targets, or None."""
     target, shape = targets.target, batch_shape(input)
-    if target.dtype != torch.int64 or target.shape != shape:
+    if targets.are_probabilities(input):
+        if target.dtype not in kernels.SOFT_TARGET_DTYPES:
+            return f"kernels take class probabilities in float32 or bfloat16, and these are {target.dtype}"
+        if target.requires_grad:
+            return "kernels have no derivatives by the target"
+        if not input.numel():
+            return "there are no logits"
+    elif target.dtype != torch.int64 or target.shape != shape:
         return (
             f"kernels take class indices of dtype int64 and shape {tuple(shape)}; "
             f"the target has {target.dtype} and {tuple(target.shape)}"
         )
-    if targets.label_smoothing != 0.0:
-        return "kernels take no label smoothing"  # torch.compile can't trace the text of a number that changes
+    elif targets.label_smoothing != 0.0 and not input.numel():
+        return "there are no logits"
     return None
 
 
@@ -137,14 +151,21 @@ def upcast_loss(
     polynomial: Polynomial, input: Tensor, targets: ClassTargets, reduction: str, implementation: str
 ) -> Tensor:
     """The loss by an implementation that serves, in float32 or float64."""
-    if targets.are_probabilities(input):
-        # torch divides by the number of rows, which is 0 where there are no classes.
-        each = 1 if input.numel() else 0
-        return reduce(losses_of_probabilities(polynomial, input, targets), reduction, each, None)
-    if implementation != "plain" and _fuses(polynomial, targets):
+    if implementation != "plain" and not targets.are_soft(input) and _fuses(polynomial, targets):
         return kernels.softmax_loss(input, targets, polynomial, reduction, implementation)
-    ignored = targets.ignored()
-    if implementation == "plain":
+    probabilities = targets.are_probabilities(input)
+    ignored = None if probabilities else targets.ignored()
+    # Of probabilities, torch divides by the number of rows, which is 0 where there are no classes.
+    row_weight: Tensor | int = 1 if input.numel() else 0
+    if implementation != "plain" and targets.are_soft(input):
+        losses = kernels.soft_target_loss(input, targets, polynomial, reduction != "none", implementation)
+        if reduction != "mean":
+            return losses
+        row_weight = row_weight if probabilities else targets.row_weight(ignored, losses.dtype)
+        return mean(losses, count(row_weight, math.prod(batch_shape(input))), ignored)
+    if probabilities:
+        losses = losses_of_probabilities(polynomial, input, targets)
+    elif implementation == "plain":
         losses, row_weight = losses_of_indices(polynomial, input, targets, ignored)
     else:
         losses = polynomial_of_tail(polynomial, *kernels.softmax_statistics(input, targets, implementation))

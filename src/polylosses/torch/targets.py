@@ -62,6 +62,10 @@ class ClassTargets(NamedTuple):
         """Whether they are class probabilities, not class indices."""
         return self.target.shape == logits.shape
 
+    def are_soft(self, logits: Tensor) -> bool:
+        """Whether several classes of a row have a weight: class probabilities, or label smoothing."""
+        return self.are_probabilities(logits) or self.label_smoothing != 0.0
+
     def smoothing_weight(self, classes: int) -> float:
         """The least weight of a class in a smoothed target; infinite where there is no class, as in torch."""
         return self.label_smoothing / classes if classes else math.inf

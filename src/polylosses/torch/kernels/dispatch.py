@@ -15,7 +15,7 @@ from polylosses.torch.kernels.internals import is_by_address, is_ordinary, is_tr
 PLAIN = "plain"
 KERNELS: dict[str, ModuleType] = {"native": native, "triton": triton}
 
-# The most coefficients of a polynomial that kernels evaluate; Powers::MOST in native.cpp.
+# The most coefficients of a polynomial that kernels evaluate; Powers::MOST in cpu/common.hpp.
 MOST_COEFFICIENTS = 64
 
 # Where the polynomial is evaluated in Python: with fewer logits the plain path is faster (2 cores of an AMD EPYC: the
@@ -63,12 +63,12 @@ def implementation(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Imple
 
     Example:
         >>> from polylosses.torch import poly_cross_entropy
-        >>> logits, target = torch.zeros(8, 10), torch.zeros(8, dtype=torch.int64)
-        >>> found = implementation(poly_cross_entropy, logits, target, label_smoothing=0.1)
+        >>> logits, target = torch.zeros(8, 10, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)
+        >>> found = implementation(poly_cross_entropy, logits, target)
         >>> found.name
         'plain'
         >>> found.why_not
-        {'native': 'kernels take no label smoothing'}
+        {'native': 'it serves float32 and bfloat16 logits, and these are torch.float64'}
     """
     token = _asked.set(True)
     try:
@@ -90,6 +90,7 @@ def choose(
     ignore_index: int | None,
     unsupported: str | None,
     fewest_logits: int = 0,
+    operator: str = "softmax_loss",
 ) -> str:
     """Which implementation serves: ``"plain"``, or one of the kernels.
 
@@ -100,6 +101,7 @@ def choose(
         ignore_index: the user's.
         unsupported: why no kernel supports the options; None if one does.
         fewest_logits: the number of logits from which on the CPU's kernel is faster.
+        operator: the function of a kernel that would be called.
 
     Raises:
         ValueError: the user's implementation does not exist, or does not serve.
@@ -111,6 +113,8 @@ def choose(
     wanted = "triton" if asked and logits.device.type == "cuda" else "native"
     wanted = known(implementation) if forced else wanted
     reason = unsupported or KERNELS[wanted].why_not(logits) or why_not(logits, others, ignore_index)
+    if reason is None and not hasattr(KERNELS[wanted], operator):
+        reason = "it takes class indices without label smoothing"
     if forced and reason is not None:
         raise ValueError(f"implementation={implementation!r} can't serve here: {reason}.")
     if forced or reason is not None:

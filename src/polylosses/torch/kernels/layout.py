@@ -12,16 +12,16 @@ def as_rows(logits: Tensor) -> Tensor:
     return rows if _classes_contiguous(rows) or _inner_contiguous(rows) else rows.contiguous()
 
 
-def empty_like_rows(rows: Tensor) -> Tensor:
-    """An empty tensor of the shape of ``rows``, dense, with the same contiguous axis.
+def empty_like_rows(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty tensor of the shape of ``rows``, dense, with the same contiguous axis; of their dtype by default.
 
     ``torch.empty_like`` doesn't promise that: where elements of ``rows`` share memory, or two strides are equal, it
     takes another order of axes.
     """
     _, classes, inners = rows.shape
     if _classes_contiguous(rows):
-        return rows.new_empty_strided(rows.shape, (classes * inners, 1, classes))
-    return rows.new_empty_strided(rows.shape, (classes * inners, inners, 1))
+        return rows.new_empty_strided(rows.shape, (classes * inners, 1, classes), dtype=dtype)
+    return rows.new_empty_strided(rows.shape, (classes * inners, inners, 1), dtype=dtype)
 
 
 def _classes_contiguous(rows: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The CPU kernels of native.cpp, called with tensors. What they compute is documented in operators.py."""
+"""The CPU kernels of cpu/, called with tensors. What they compute is documented in operators.py."""
 
 import ctypes
 from collections.abc import Sequence
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from polylosses.torch.kernels import native_library
 from polylosses.torch.kernels.layout import as_rows, empty_like_rows, in_order, memory_format
+from polylosses.torch.targets import batch_shape
 
 # at::parallel_for's own: less is not worth a thread.
 _LOGITS_A_THREAD = 32768
 
 
 class _Logits(ctypes.Structure):
-    """Logits of shape (outer, classes, inner); the same as in native.cpp."""
+    """Logits of shape (outer, classes, inner); the same as in cpu/common.hpp."""
 
     _fields_ = (
         ("data", c_void_p),
@@ -45,8 +46,31 @@ class _Scales(ctypes.Structure):
     )
 
 
+class _SoftTargets(ctypes.Structure):
+    """Targets that give a weight to every class; the same as in cpu/soft_targets.cpp, like the next two."""
+
+    _fields_ = (
+        ("probabilities", c_void_p),
+        ("in_bfloat16", c_int64),
+        *((name, c_int64) for name in ("by_outer", "by_class", "by_inner")),
+        ("labels", c_void_p),
+        ("ignore_index", c_int64),
+        ("weight", c_void_p),
+        ("keep", c_float),
+        ("spread", c_float),
+    )
+
+
+class _Loss(ctypes.Structure):
+    _fields_ = (("polynomial", _Polynomial), ("log_weight", c_float))
+
+
+class _SoftStatistics(ctypes.Structure):
+    _fields_ = tuple((name, c_void_p) for name in ("scale", "rest", "q", "maximum", "inverse", "losses"))
+
+
 class _Sigmoids(ctypes.Structure):
-    """The arguments of the sigmoid kernel; the same as in native.cpp."""
+    """The arguments of the sigmoid kernel; the same as in cpu/sigmoid.cpp."""
 
     _fields_ = (
         ("logits", c_void_p),
@@ -62,7 +86,13 @@ class _Sigmoids(ctypes.Structure):
 
 
 def _load() -> tuple[Any, str | None]:
-    library, why_none = native_library.load(_Logits, _Polynomial, _Statistics, _Scales, _Sigmoids)
+    library, why_none = native_library.load(
+        {
+            "polylosses_softmax_sizes": (_Logits, _Polynomial, _Statistics, _Scales),
+            "polylosses_soft_target_sizes": (_SoftTargets, _Loss, _SoftStatistics),
+            "polylosses_sigmoid_sizes": (_Sigmoids,),
+        }
+    )
     if library is None:
         return None, why_none
     library.polylosses_softmax_statistics.argtypes = [
@@ -73,6 +103,15 @@ def _load() -> tuple[Any, str | None]:
         *(POINTER(_Logits), c_void_p, POINTER(_Scales), POINTER(_Logits), c_int)
     ]
     library.polylosses_softmax_gradient.restype = c_int64
+    library.polylosses_soft_target_loss.argtypes = [
+        *(POINTER(_Logits), POINTER(_SoftTargets), POINTER(_Loss), POINTER(_SoftStatistics), c_void_p, c_int)
+    ]
+    library.polylosses_soft_target_loss.restype = c_int64
+    library.polylosses_soft_target_gradient.argtypes = [
+        *(POINTER(_Logits), POINTER(_SoftTargets), POINTER(_Loss), POINTER(_SoftStatistics)),
+        *(c_void_p, c_int64, POINTER(_Logits), c_int),
+    ]
+    library.polylosses_soft_target_gradient.restype = c_int64
     library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 4, c_int64, c_int]
     library.polylosses_sigmoids.restype = c_int64
     library.polylosses_block.restype = c_int64
@@ -147,6 +186,55 @@ def softmax_gradient(logits: Tensor, target: Tensor, row_stats: Tensor, grad_out
     return gradient if x.dim() == logits.dim() == 2 else gradient.view(logits.shape)
 
 
+def soft_target_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    numbers: Sequence[float],
+    summed: bool,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`polylosses.torch.kernels.operators.soft_target_loss`."""
+    shape = batch_shape(logits)
+    row_stats, losses = _float32(logits, 5, *shape), _float32(logits, *shape)
+    total = _float32(logits) if summed else None
+    x = _as_rows(logits)
+    held, targets = _soft_targets(x, logits, target, weight, ignore_index, label_smoothing)
+    out = _SoftStatistics(*_each(row_stats), losses.data_ptr())
+    wrong = _LIBRARY.polylosses_soft_target_loss(
+        _described(x), targets, _loss(numbers), out, _pointer(total), _threads(x)
+    )
+    if wrong >= 0:
+        raise IndexError(f"Target {held[0].flatten()[wrong].item()} is out of bounds.")  # torch's own words
+    return losses if total is None else total, row_stats
+
+
+def soft_target_gradient(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    numbers: Sequence[float],
+    row_stats: Tensor,
+    grad_output: Tensor,
+) -> Tensor:
+    """See :func:`polylosses.torch.kernels.operators.soft_target_gradient`."""
+    x = _as_rows(logits)
+    held, targets = _soft_targets(x, logits, target, weight, ignore_index, label_smoothing)
+    gradient = x.new_empty(x.shape) if x.dim() == 2 else empty_like_rows(x)
+    grad_output = grad_output.float().contiguous().resolve_neg()
+    wrong = _LIBRARY.polylosses_soft_target_gradient(
+        *(_described(x), targets, _loss(numbers), _SoftStatistics(*_each(row_stats), None)),
+        *(grad_output.data_ptr(), 0 if grad_output.dim() == 0 else 1, _described(gradient), _threads(x)),
+    )
+    if wrong >= 0:
+        label = held[0].flatten()[wrong].item()
+        raise IndexError(f"Target {label} is out of bounds: it was changed in place after the forward pass.")
+    return gradient if x.dim() == logits.dim() == 2 else gradient.view(logits.shape)
+
+
 def sigmoid_loss(
     logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float], summed: bool
 ) -> Tensor:
@@ -198,6 +286,35 @@ def _described(rows: Tensor) -> Any:
     return _Logits(rows.data_ptr(), in_bfloat16, outers, classes, inners, by_outer, by_class, by_inner)
 
 
+def _soft_targets(
+    rows: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> tuple[tuple[Tensor, Tensor | None], Any]:
+    """The tensors that the kernel reads, to be kept alive, and their description; ``rows`` are the logits'."""
+    weight = None if weight is None else weight.float().contiguous().resolve_neg()
+    classes = rows.shape[1]
+    numbers = (_pointer(weight), 1.0 - label_smoothing, label_smoothing / classes if classes else 0.0)
+    if target.shape != logits.shape or not target.is_floating_point():
+        target = target.contiguous().resolve_neg()
+        return (target, weight), _SoftTargets(None, 0, 0, 0, 0, target.data_ptr(), int(ignore_index), *numbers)
+    if rows.dim() == target.dim() == 2 and target.stride(1) == 1:
+        y = target.resolve_neg()
+        strides: tuple[int, ...] = (y.stride(0), 1, 1)
+    else:
+        y = target.unsqueeze(0) if target.dim() == 1 else target
+        y = y.flatten(2) if y.dim() > 2 else y.unsqueeze(2)
+        like = rows if rows.dim() == 3 else rows.unsqueeze(2)
+        same = y.stride(1) == 1 if like.stride(1) == 1 else y.stride(2) == 1
+        y = y.resolve_neg() if same else empty_like_rows(like, y.dtype).copy_(y)
+        strides = y.stride()
+    description = (y.data_ptr(), y.dtype == torch.bfloat16, *strides, None, 0, *numbers)
+    return (y, weight), _SoftTargets(*description)
+
+
+def _loss(numbers: Sequence[float]) -> Any:
+    gamma, log_weight, *coefficients = numbers
+    return _Loss(_polynomial(coefficients, gamma), log_weight)
+
+
 def _polynomial(coefficients: Sequence[float], gamma: float) -> Any:
     coefficients = coefficients or (0.0,)
     return _Polynomial((c_float * len(coefficients))(*coefficients), len(coefficients), gamma)
@@ -213,9 +330,9 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 
 def _each(row_stats: Tensor) -> tuple[int, ...]:
-    """The addresses of the four statistics."""
+    """The addresses of the statistics."""
     first, by = row_stats.data_ptr(), row_stats.stride(0) * row_stats.element_size()
-    return first, first + by, first + 2 * by, first + 3 * by
+    return tuple(range(first, first + len(row_stats) * by, by)) if by else (first,) * len(row_stats)
 
 
 def _threads(rows: Tensor) -> int:

@@ -1,13 +1,14 @@
-"""The shared library compiled from native.cpp: checked against its source, and loaded."""
+"""The shared library compiled from cpu/: checked against its sources, and loaded."""
 
 import ctypes
 import hashlib
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PATH = Path(__file__).with_name("_native.so")
-SOURCE = PATH.with_name("native.cpp")
+SOURCES = sorted(PATH.with_name("cpu").glob("*.?pp"))
 
 _REINSTALL = "pip install --force-reinstall --no-cache-dir --no-deps polylosses"
 NOT_BUILT = (
@@ -16,17 +17,27 @@ NOT_BUILT = (
 )
 
 
-def load(*structs: type[ctypes.Structure]) -> tuple[Any, str | None]:
-    """The library, or None and the reason; ``structs`` are those of ``polylosses_sizes`` in native.cpp."""
+def source() -> str:
+    """The SHA-256 of the sources."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES)).hexdigest()
+
+
+def load(structs: dict[str, Sequence[type[ctypes.Structure]]]) -> tuple[Any, str | None]:
+    """The library, or None and the reason.
+
+    Args:
+        structs: those that the library declares in an array of sizes, by the array's name.
+    """
     if not PATH.exists():
         return None, NOT_BUILT
     try:
         _check_whole(PATH)
         library = ctypes.CDLL(str(PATH))
-        source = (ctypes.c_char * 64).in_dll(library, "polylosses_source").value.decode()
-        sizes = (ctypes.c_int64 * len(structs)).in_dll(library, "polylosses_sizes")
-        if source != hashlib.sha256(SOURCE.read_bytes()).hexdigest() or list(sizes) != [*map(ctypes.sizeof, structs)]:
-            raise ValueError(f"{PATH} was built from another version")
+        built_from = (ctypes.c_char * 64).in_dll(library, "polylosses_source").value.decode()
+        for name, here in structs.items():
+            sizes = (ctypes.c_int64 * len(here)).in_dll(library, name)
+            if built_from != source() or list(sizes) != [*map(ctypes.sizeof, here)]:
+                raise ValueError(f"{PATH} was built from another version")
     # Whatever lies there, `import polylosses.torch` must not fail for it.
     except (OSError, ValueError) as error:
         return None, f"its kernels can't be loaded ({error}). {_REINSTALL} builds them anew"

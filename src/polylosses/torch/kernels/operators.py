@@ -25,8 +25,11 @@ from polylosses.torch.kernels.internals import is_by_address, is_traced
 from polylosses.torch.kernels.layout import as_rows, empty_like_rows, memory_format
 from polylosses.torch.reduction import check_reduction, reduce
 from polylosses.torch.sigmoid import Sides, losses_of_elements
-from polylosses.torch.softmax import losses_of_indices
+from polylosses.torch.softmax import losses_of_indices, losses_of_probabilities
 from polylosses.torch.targets import BinaryTargets, ClassTargets, batch_shape, class_dim
+
+# Of class probabilities. Others would have to be converted first.
+SOFT_TARGET_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def softmax_loss(
@@ -53,6 +56,34 @@ def softmax_loss(
         loss: Tensor = torch.ops.polylosses.softmax_loss(*arguments)[0]
     else:
         loss = _SoftmaxLoss.apply(KERNELS[implementation], *arguments)[0]  # type: ignore[no-untyped-call]
+    return loss
+
+
+def soft_target_loss(
+    logits: Tensor, targets: ClassTargets, polynomial: Polynomial, summed: bool, implementation: str
+) -> Tensor:
+    """The loss of class probabilities, or of class indices with label smoothing, for a polynomial of numbers.
+
+    Args:
+        logits: of shape (C), (N, C) or (N, C, d_1, ...), with at least one class.
+        targets: class probabilities in float32 or bfloat16, or class indices of dtype int64.
+        polynomial: one that :func:`are_numbers` is true of.
+        summed: whether to give the sum of all rows.
+        implementation: as chosen.
+
+    Returns:
+        The losses of rows, or their sum, in float32.
+
+    Raises:
+        IndexError: a target is not in [0, C), and not ignored.
+    """
+    numbers = (polynomial.gamma, polynomial.log_weight, *polynomial.coefficients)
+    target, weight, ignore_index, label_smoothing = targets
+    arguments = (logits, target, weight, ignore_index, label_smoothing, numbers, summed)
+    if is_traced():
+        loss: Tensor = torch.ops.polylosses.soft_target_loss(*arguments)[0]
+    else:
+        loss = _SoftTargetLoss.apply(KERNELS[implementation], *arguments)[0]  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -102,7 +133,7 @@ def _check(
     logits: Tensor,
     target: Tensor,
     others: Sequence[Tensor | None],
-    dense: bool = False,
+    dense: Sequence[torch.dtype] = (),
     coefficients: int = 0,
 ) -> torch.Size:
     """The batch shape; raises ValueError for arguments that a kernel must not read.
@@ -111,16 +142,15 @@ def _check(
         kernel: what is going to read them.
         logits, target: as for the operators.
         others: all other tensors that it is going to read.
-        dense: whether the target may have the logits' shape and dtype.
+        dense: the dtypes of a target of the logits' shape.
         coefficients: how many the polynomial has.
     """
     reason = kernel.why_not(logits) or why_not(logits, (target, *others), None)
     shape = batch_shape(logits)
     if dense and target.shape == logits.shape:
-        if target.dtype != logits.dtype:
-            reason = (
-                reason or f"a target of the logits' shape must have their dtype, {logits.dtype}; got {target.dtype}"
-            )
+        if target.dtype not in dense:
+            names = " or ".join(map(str, dense))
+            reason = reason or f"a target of the logits' shape must be {names} here; got {target.dtype}"
     elif target.dtype != torch.int64 or target.shape != shape or logits.dim() == 0:
         reason = reason or (
             f"class indices for logits of shape {tuple(logits.shape)} must be torch.int64 of shape {tuple(shape)}; "
@@ -142,6 +172,24 @@ def _check_grad_output(grad_output: Tensor, shape: torch.Size) -> None:
         )
 
 
+def _check_weight(weight: Tensor | None, logits: Tensor) -> None:
+    """Raises ValueError unless there is one factor for each class, or none at all."""
+    classes = logits.shape[:2][-1:]
+    if weight is not None and (not weight.is_floating_point() or weight.shape != classes):
+        raise ValueError(
+            f"the class weights must be floating-point, of shape {tuple(classes)}; "
+            f"got {weight.dtype} of shape {tuple(weight.shape)}."
+        )
+
+
+def _check_row_stats(row_stats: Tensor, shape: Sequence[int]) -> None:
+    if row_stats.dtype != torch.float32 or row_stats.shape != tuple(shape):
+        raise ValueError(
+            f"row_stats must be torch.float32 of shape {tuple(shape)}; "
+            f"got {row_stats.dtype} of shape {tuple(row_stats.shape)}."
+        )
+
+
 # What the registered operators run, with the kernel of the logits' device. All that it reads by address is checked.
 
 
@@ -158,12 +206,7 @@ def _softmax_loss(
     the largest logit, and 1 over the sum of ``exp(z - largest)``, which is 0 where the row is ignored.
     """
     _check(kernel, logits, target, (weight,), coefficients=len(numbers) - 2)
-    classes = logits.shape[:2][-1:]
-    if weight is not None and (not weight.is_floating_point() or weight.shape != classes):
-        raise ValueError(
-            f"the class weights must be floating-point, of shape {tuple(classes)}; "
-            f"got {weight.dtype} of shape {tuple(weight.shape)}."
-        )
+    _check_weight(weight, logits)
     check_reduction(reduction)
     result: tuple[Tensor, Tensor] = kernel.softmax_loss(logits, target, weight, ignore_index, numbers, reduction)
     return result
@@ -184,12 +227,56 @@ def _softmax_gradient(
     """The gradient with respect to the logits; ``grad_output`` is one number, or one for every row."""
     shape = _check(kernel, logits, target, (row_stats, grad_output))
     _check_grad_output(grad_output, shape)
-    if row_stats.dtype != torch.float32 or row_stats.shape != (4, *shape):
-        raise ValueError(
-            f"row_stats must be torch.float32 of shape {(4, *shape)}; "
-            f"got {row_stats.dtype} of shape {tuple(row_stats.shape)}."
-        )
+    _check_row_stats(row_stats, (4, *shape))
     result: Tensor = kernel.softmax_gradient(logits, target, row_stats.contiguous(), grad_output)
+    return result
+
+
+def _soft_target_loss(
+    kernel: ModuleType,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    numbers: Sequence[float],
+    summed: bool,
+) -> tuple[Tensor, Tensor]:
+    """The losses of rows, or their sum; and ``row_stats``, five numbers of every row.
+
+    With ``t`` the weights of classes and ``s = -dL / d log p``, these are the sum of ``t s`` over all classes; that
+    over the classes without the largest logit; ``1 - p`` of the largest logit; that logit; and 1 over the sum of
+    ``exp(z - largest)``, which is 0 where the row is ignored.
+    """
+    _check(kernel, logits, target, (weight,), SOFT_TARGET_DTYPES, len(numbers) - 2)
+    _check_weight(weight, logits)
+    result: tuple[Tensor, Tensor] = kernel.soft_target_loss(
+        logits, target, weight, ignore_index, label_smoothing, numbers, summed
+    )
+    return result
+
+
+def _soft_target_gradient(
+    kernel: ModuleType,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    numbers: Sequence[float],
+    row_stats: Tensor,
+    grad_output: Tensor,
+) -> Tensor:
+    """The gradient with respect to the logits; ``grad_output`` is one number, or one for every row."""
+    others = (weight, row_stats, grad_output)
+    _check(kernel, logits, target, others, SOFT_TARGET_DTYPES, len(numbers) - 2)
+    _check_weight(weight, logits)
+    shape = batch_shape(logits)
+    _check_grad_output(grad_output, shape)
+    _check_row_stats(row_stats, (5, *shape))
+    result: Tensor = kernel.soft_target_gradient(
+        logits, target, weight, ignore_index, label_smoothing, numbers, row_stats.contiguous(), grad_output
+    )
     return result
 
 
@@ -205,7 +292,7 @@ def _sigmoid_loss(
 
     ``numbers`` are gamma; the balance of negatives and positives; ``log_weight`` of both; and the coefficients.
     """
-    _check(kernel, logits, target, (), True, len(numbers) - 5)
+    _check(kernel, logits, target, (), (logits.dtype,), len(numbers) - 5)
     result: Tensor = kernel.sigmoid_loss(logits, target, ignore_index, numbers, summed)
     return result
 
@@ -219,7 +306,7 @@ def _sigmoid_gradient(
     grad_output: Tensor,
 ) -> Tensor:
     """The gradient with respect to the logits; ``grad_output`` is one number, or one for every element."""
-    _check(kernel, logits, target, (grad_output,), True, len(numbers) - 5)
+    _check(kernel, logits, target, (grad_output,), (logits.dtype,), len(numbers) - 5)
     _check_grad_output(grad_output, logits.shape)
     result: Tensor = kernel.sigmoid_gradient(logits, target, ignore_index, numbers, grad_output)
     return result
@@ -281,6 +368,36 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
     return result, *(None,) * 5
 
 
+def _save_soft_target_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
+    logits, target, weight, *ctx.options, ctx.summed = inputs
+    _, row_stats = output
+    ctx.kernel = kernel
+    ctx.mark_non_differentiable(row_stats)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, weight, row_stats)
+
+
+def _backward_soft_target_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any:
+    logits, target, weight, row_stats = ctx.saved_tensors
+    ignore_index, label_smoothing, numbers = ctx.options
+    result = None
+    if grad_output is not None and torch.is_grad_enabled():
+        gamma, log_weight, *coefficients = numbers
+        targets = ClassTargets(target, weight, ignore_index, label_smoothing)
+        polynomial = unchecked(tuple(coefficients), gamma, log_weight)
+        if targets.are_probabilities(logits):
+            losses = losses_of_probabilities(polynomial, logits, targets)
+        else:
+            losses = losses_of_indices(polynomial, logits, targets, targets.ignored())[0]
+        loss = losses.sum() if ctx.summed else losses
+        (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
+    elif grad_output is not None:
+        saved = (logits, target, weight, *ctx.options, row_stats)
+        operator = torch.ops.polylosses.soft_target_gradient
+        result = _gradient(operator, _soft_target_gradient, ctx.kernel, saved, grad_output)
+    return result, *(None,) * 6
+
+
 def _save_softmax_statistics(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
     logits, target, ctx.ignore_index = inputs
     q, _, p, row_stats = output
@@ -340,6 +457,20 @@ class _SoftmaxLoss(torch.autograd.Function):
         return None, *_backward_softmax_loss(ctx, *grad_outputs)
 
 
+class _SoftTargetLoss(torch.autograd.Function):
+    """The operator ``soft_target_loss`` without torch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output: tuple[Tensor, Tensor] = kernel.soft_target_loss(*inputs)
+        _save_soft_target_loss(ctx, inputs, output, kernel)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return None, *_backward_soft_target_loss(ctx, *grad_outputs)
+
+
 class _SoftmaxStatistics(torch.autograd.Function):
     """The operator ``softmax_statistics`` without torch's dispatcher."""
 
@@ -374,6 +505,10 @@ def _register() -> None:
         "str reduction) -> (Tensor, Tensor)",
         "softmax_statistics": "(Tensor logits, Tensor target, SymInt ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
         "softmax_gradient": "(Tensor logits, Tensor target, Tensor row_stats, Tensor grad_output) -> Tensor",
+        "soft_target_loss": "(Tensor logits, Tensor target, Tensor? weight, SymInt ignore_index, "
+        "float label_smoothing, float[] numbers, bool summed) -> (Tensor, Tensor)",
+        "soft_target_gradient": "(Tensor logits, Tensor target, Tensor? weight, SymInt ignore_index, "
+        "float label_smoothing, float[] numbers, Tensor row_stats, Tensor grad_output) -> Tensor",
         "sigmoid_loss": "(Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, bool summed) -> Tensor",
         "sigmoid_gradient": "(Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
         "Tensor grad_output) -> Tensor",
@@ -389,6 +524,11 @@ def _register() -> None:
     def like_statistics(logits: Tensor, target: Tensor, _: Any) -> tuple[Tensor, ...]:
         return rows_of(target), rows_of(target), rows_of(target), rows_of(target, 4)
 
+    def like_soft_target_loss(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        shape = batch_shape(logits)
+        loss = logits.new_empty(() if others[-1] else shape, dtype=torch.float32)
+        return loss, logits.new_empty((5, *shape), dtype=torch.float32)
+
     def like_gradient(logits: Tensor, *_: Any) -> Tensor:
         return empty_like_rows(as_rows(logits)).view(logits.shape)
 
@@ -402,17 +542,21 @@ def _register() -> None:
         "softmax_loss": (_softmax_loss, like_loss),
         "softmax_statistics": (_softmax_statistics, like_statistics),
         "softmax_gradient": (_softmax_gradient, like_gradient),
+        "soft_target_loss": (_soft_target_loss, like_soft_target_loss),
+        "soft_target_gradient": (_soft_target_gradient, like_gradient),
         "sigmoid_loss": (_sigmoid_loss, like_sigmoid_loss),
         "sigmoid_gradient": (_sigmoid_gradient, like_sigmoid_gradient),
     }
     for name, (operator, fake) in operators.items():
         torch.library.define(f"polylosses::{name}", schemas[name])
         torch.library.impl(f"polylosses::{name}", "cpu", partial(operator, native))
-        torch.library.impl(f"polylosses::{name}", "cuda", partial(operator, triton))
+        if hasattr(triton, name):
+            torch.library.impl(f"polylosses::{name}", "cuda", partial(operator, triton))
         torch.library.register_fake(f"polylosses::{name}", fake)
     for name, backward, save in (
         ("softmax_loss", _backward_softmax_loss, _save_softmax_loss),
         ("softmax_statistics", _backward_softmax_statistics, _save_softmax_statistics),
+        ("soft_target_loss", _backward_soft_target_loss, _save_soft_target_loss),
         ("sigmoid_loss", _backward_sigmoid_loss, _save_sigmoid_loss),
     ):
         torch.library.register_autograd(f"polylosses::{name}", backward, setup_context=save)

@@ -175,7 +175,7 @@ def _launch(name: str, programs: int, logits: Tensor, *arguments: Any, **options
 
 
 def _powers(coefficients: Sequence[float]) -> tuple[Any, ...]:
-    """The coefficients of ``S = sum_j c_j q^j`` and its derivative, as in native.cpp.
+    """The coefficients of ``S = sum_j c_j q^j`` and its derivative, as in cpu/common.hpp.
 
     Returns:
         The first coefficient; and those of 1, q, ... in ``S / q`` less the first, in ``S'``, and in ``(1 - q) S'`` less

@@ -27,7 +27,7 @@ def horner(coefficients, q):
 
 @triton.jit
 def tail_of(q, nll):
-    """``-log(1 - q) - q``, where ``nll`` is ``-log(1 - q)``: see native.cpp."""
+    """``-log(1 - q) - q``, where ``nll`` is ``-log(1 - q)``: see cpu/common.hpp."""
     y = 2.9731837e-1 * q + 7.2730668e-2
     y = y * q + 1.7972158e-1
     y = y * q + 1.9878992e-1

@@ -1,0 +1,219 @@
+"""The kernels for class probabilities and label smoothing, against the reference implementation and the plain path."""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases import CELLS, LOSSES, Cell, arrays, some
+from found import SPACING, TINY, compare, report, rounded_once
+from kernel_cases import LAYOUTS, SHAPES, SURE, of_margin
+from on_torch import found_by, tensor
+from polylosses import Polynomial
+from polylosses.torch import PolyCrossEntropyLoss, poly_cross_entropy
+from test_softmax_laws import expected, options_of
+from test_torch_kernels import needs_native
+from test_torch_transforms import gradients
+
+pytestmark = needs_native
+
+SERVED = [cell for cell in CELLS if cell.target == "probabilities" or cell.label_smoothing > 0]
+# One loss for each branch of the kernel: sums alone; Horner; powers of q.
+BRANCHES = ["poly1", "poly_n of degree 8", "poly1_focal(-1, 0.5)"]
+
+
+def cross_entropy(loss: Polynomial, cell: Cell, dtype: str, target_dtype: str) -> Any:
+    numbers, options = arrays(cell), options_of(cell)
+    z = tensor(numbers.logits, dtype, requires_grad=True)
+    target = torch.tensor(numbers.target)
+    if target.is_floating_point():
+        target = target.to(getattr(torch, target_dtype))
+    value = poly_cross_entropy(
+        z,
+        target,
+        tensor(options.pop("weight"), dtype),
+        **options | {"ignore_index": -100 if cell.ignore_index is None else cell.ignore_index},
+        polynomial=loss,
+        implementation="native",
+    )
+    return found_by(value, z, None, numbers.grad_output if cell.reduction == "none" else None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_and_gradients_are_the_oracles(name: str, dtype: str) -> None:
+    tolerance = (lambda _, scale: SPACING[dtype] * scale) if dtype == "float32" else rounded_once(dtype)
+    failures = {}
+    for cell in some(tuple(SERVED), name):
+        right = dataclasses.replace(expected(LOSSES[name], cell), target_gradient=None)
+        failures[str(cell)] = compare(cross_entropy(LOSSES[name], cell, dtype, dtype), right, tolerance)
+    report(failures)
+
+
+@pytest.mark.parametrize("others", [1, 5, 130])
+@pytest.mark.parametrize("loss", SURE, ids=str)
+def test_digits_of_one_hot_rows_are_kept_however_sure_the_model_is(loss: Polynomial, others: int) -> None:
+    """As for class indices: the relative error is 1e-5 unless float32 underflows."""
+    margins = torch.tensor([*range(-4, 81, 4), 0.1, 1.5, 17.3])
+    label = torch.tensor([0, others // 2, others]).repeat_interleave(len(margins))
+    rows = torch.arange(len(label))
+    z = torch.full((len(rows), others + 1), 7.25)
+    z[rows, label] += margins.repeat(3)
+    target = torch.nn.functional.one_hot(label, others + 1).float()
+    z.requires_grad_()
+    value = poly_cross_entropy(z, target, polynomial=loss, reduction="none", implementation="native")
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    found = zip(value.tolist(), z.grad[rows, label].tolist(), strict=True)
+    for margin, numbers in zip((z[rows, label] - 7.25).tolist(), found, strict=True):
+        for number, exact in zip(numbers, of_margin(loss, margin, others), strict=True):
+            allowed = max(1e-5 * abs(float(exact)), 1e3 * TINY["float32"])
+            assert abs(number - exact) <= allowed, f"margin {margin}: {number}, not {float(exact)}"
+
+
+def plain_and_native(z: Tensor, target: Tensor, laid_out: Any = None, **options: Any) -> list[list[Tensor]]:
+    """The losses and gradients in float64, and those of the kernel, for a different grad_output in every row."""
+    results = []
+    for implementation, dtype in (("plain", torch.float64), ("native", z.dtype)):
+        leaf = z.to(dtype, copy=True).requires_grad_()
+        y = target.to(dtype) if target.is_floating_point() and implementation == "plain" else target
+        own = options if options.get("weight") is None else options | {"weight": options["weight"].to(dtype)}
+        logits = laid_out(leaf) if laid_out else leaf
+        value = poly_cross_entropy(logits, y, **own, reduction="none", implementation=implementation)
+        grad_output = torch.linspace(-1.0, 2.0, value.numel()).reshape(value.shape).to(value.dtype)
+        (gradient,) = torch.autograd.grad(value, leaf, grad_output)
+        results.append([value.detach().double(), gradient.double()])
+    return results
+
+
+# The last is too large to be copied while the kernel sums over classes.
+@pytest.mark.parametrize("shape", [*(shape for shape in SHAPES if math.prod(shape)), (1, 1500, 33)], ids=str)
+@pytest.mark.parametrize("name", BRANCHES)
+def test_every_layout_gives_the_plain_numbers(name: str, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = 3 * torch.randn(shape, generator=generator)
+    classes, batch = (shape[0], ()) if len(shape) == 1 else (shape[1], (shape[0], *shape[2:]))
+    soft = torch.randn(shape, generator=generator).softmax(min(1, len(shape) - 1))
+    indices = torch.randint(classes, batch, generator=generator)
+    indices[torch.rand(batch, generator=generator) < 0.2] = -100
+    weight = torch.rand(classes, generator=generator) + 0.5
+    layouts = list(LAYOUTS.values())
+    for k, (of_logits, of_target) in enumerate(itertools.product(layouts, layouts)):
+        if k % 3 == shape[0] % 3 or of_logits is of_target:
+            cases: list[tuple[Tensor, dict[str, Any]]] = [(of_target(soft), {})]
+            if of_logits is of_target:
+                smoothed = {"label_smoothing": 0.25, "weight": weight}
+                cases += [(soft, smoothed), (indices, smoothed), (indices, {"label_smoothing": 0.1})]
+            for target, options in cases:
+                right, found = plain_and_native(z, target, of_logits, polynomial=LOSSES[name], **options)
+                for exact, number in zip(right, found, strict=True):
+                    torch.testing.assert_close(number, exact, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product(["float32", "bfloat16"], repeat=2)), ids="-".join)
+@pytest.mark.parametrize("shape", [(300, 21), (5, 300), (2, 15, 9, 11)], ids=str)
+def test_logits_and_probabilities_of_other_dtypes(shape: tuple[int, ...], dtypes: tuple[str, str]) -> None:
+    of_logits, of_target = (getattr(torch, dtype) for dtype in dtypes)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(shape, generator=generator).to(of_logits)
+    target = torch.randn(shape, generator=generator).softmax(1).to(of_target)
+    for channels_last in (False, True):
+        if channels_last and len(shape) == 4:
+            z, target = (x.to(memory_format=torch.channels_last) for x in (z, target))
+        (loss, gradient), (found, found_gradient) = plain_and_native(z, target)
+        tolerance = 2e-2 if torch.bfloat16 in (of_logits, of_target) else 1e-5
+        torch.testing.assert_close(found, loss, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found_gradient, gradient, rtol=tolerance, atol=tolerance)
+    value = poly_cross_entropy(z, target, implementation="native")
+    assert value.dtype == torch.nn.functional.cross_entropy(z, target).dtype
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("more", [0, 130])
+def test_extreme_rows(more: int, columns: bool, name: str) -> None:
+    """Ties for the largest logit, masked classes, rows of one possible class, and ignored rows with any logits."""
+    inf, nan = torch.inf, torch.nan
+    z = torch.tensor(
+        [[1.0, 1.0, -2.0], [3.0, 3.0, 3.0], [0.5, -inf, 2.0], [-inf, 4.0, -inf], [1e30, 0.0, -1e30], [100.0, 0.0, 1.0]]
+    )
+    soft = torch.tensor(
+        [[0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.9, 0.1, 0.0]]
+    )
+    padding = torch.tensor([[nan, nan, nan], [inf, -inf, 0.0]])
+    indices = torch.tensor([0, 1, 2, 1, 0, 1, -100, -100])
+    for logits, target, smoothing in ((z, soft, 0.0), (torch.cat([z[[0, 1, 4, 5]], padding]), indices[2:], 0.2)):
+        # Masked classes; label smoothing would give them an infinite loss.
+        wide = [torch.nn.functional.pad(logits, (0, more), value=-30.0 if smoothing else -inf), target]
+        if target.dim() == 2:
+            wide[1] = torch.nn.functional.pad(target, (0, more))
+        given = [x if not columns else x.t().contiguous()[None] for x in wide]
+        (loss, gradient), (found, found_gradient) = plain_and_native(
+            *given, polynomial=LOSSES[name], label_smoothing=smoothing
+        )
+        torch.testing.assert_close(found, loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found_gradient, gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_large_logits_is_that_of_its_parts() -> None:
+    """From 32 MiB on, threads ask for the pages of the gradient first."""
+    z = torch.randn(900, 10_000, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = torch.randint(10_000, (900,), generator=torch.Generator().manual_seed(1))
+
+    def gradient(rows: slice) -> Tensor:
+        part = z.detach()[rows].clone().requires_grad_()
+        loss = poly_cross_entropy(part, target[rows], label_smoothing=0.1, reduction="sum", implementation="native")
+        return torch.autograd.grad(loss, part)[0]
+
+    assert z.nbytes > 2**25
+    parts = [gradient(slice(first, first + 100)) for first in range(0, 900, 100)]
+    assert torch.equal(gradient(slice(None)), torch.cat(parts))
+
+
+def test_operators_are_what_torch_wants_them_to_be() -> None:
+    z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    numbers = (0.5, 1.0, 1.0, 0.25)
+    for target, weight in ((z.softmax(1), None), (torch.tensor([0, 1, -100, 3, 4, 0]), torch.rand(5))):
+        for summed in (False, True):
+            arguments = (z.clone().requires_grad_(), target, weight, -100, 0.1, numbers, summed)
+            torch.library.opcheck(torch.ops.polylosses.soft_target_loss.default, arguments)
+        _, row_stats = torch.ops.polylosses.soft_target_loss(z, target, weight, -100, 0.1, numbers, True)
+        for grad_output in (torch.ones(()), torch.ones(6)):
+            of = (z, target, weight, -100, 0.1, numbers, row_stats, grad_output)
+            torch.library.opcheck(torch.ops.polylosses.soft_target_gradient.default, of)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["smoothing", "probabilities"])
+def test_compiled_for_all_numbers_of_rows(soft: bool) -> None:
+    torch._dynamo.reset()
+    z = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    target = z.flip(0).softmax(1) if soft else torch.arange(40) % 5
+    loss = PolyCrossEntropyLoss(gamma=0.5, label_smoothing=0.1, implementation="native")
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (40, 33):
+        first, second = z[:rows].clone().requires_grad_(), z[:rows].clone().requires_grad_()
+        found, right = compiled(first, target[:rows]), loss(second, target[:rows])
+        torch.testing.assert_close(found, right, rtol=0, atol=0)
+        torch.testing.assert_close(gradients(found, first), gradients(right, second), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["smoothing", "probabilities"])
+def test_second_derivatives_are_the_plain_losses(soft: bool) -> None:
+    z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    target = z.flip(0).softmax(1) if soft else torch.tensor([0, 1, -100, 3, 4, 0])
+    results = []
+    for implementation, dtype in (("plain", torch.float64), ("native", torch.float32)):
+        leaf = z.to(dtype, copy=True).requires_grad_()
+        y = target.to(dtype) if soft else target
+        value = poly_cross_entropy(
+            leaf, y, label_smoothing=0.1, gamma=1.5, reduction="none", implementation=implementation
+        )
+        (first,) = torch.autograd.grad(value.square().sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), leaf)
+        results.append((first.detach().double(), second.double()))
+    for right, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
