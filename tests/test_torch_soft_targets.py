@@ -217,3 +217,12 @@ def test_second_derivatives_are_the_plain_losses(soft: bool) -> None:
         results.append((first.detach().double(), second.double()))
     for right, found in zip(*results, strict=True):
         torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_sums_over_many_classes_side_by_side_keep_their_digits() -> None:
+    """In float32, they would lose a digit with 5000 classes."""
+    z = 5 * torch.randn(2, 5000, 2, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(5000, (2, 2), generator=torch.Generator().manual_seed(1))
+    (loss, gradient), (found, found_gradient) = plain_and_native(z, target, label_smoothing=0.5, epsilon=(-1.0, -0.5))
+    torch.testing.assert_close(found, loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found_gradient, gradient, rtol=0, atol=2e-6)

@@ -483,9 +483,20 @@ void losses_together(const Logits& z, const SoftTargets& targets, const Loss& lo
             inverse[j] = float(1 / total);
             log_total[j] = float(std::log(total));
         }
-        each_class([&](const float* x, const float* t, int64_t) {
+        double values[BLOCK] = {}, slopes[BLOCK] = {};
+        each_class([&](const float* x, const float* t, int64_t k) {
             evaluate_rows(loss, powers, x, t, count, maximum, inverse, log_total, value, slope);
+            if ((k + 1) % CLASS_BLOCK != 0 && k + 1 != z.classes) return;
+            for (int64_t j = 0; j < count; j++) {
+                values[j] += value[j];
+                slopes[j] += slope[j];
+                value[j] = slope[j] = 0;
+            }
         });
+        for (int64_t j = 0; j < count; j++) {
+            value[j] = float(values[j]);
+            slope[j] = float(slopes[j]);
+        }
     }
     finish(loss, powers, row, count, sums, maximum, ignored, value, slope, out);
 }
