@@ -64,12 +64,8 @@ MUTANTS = [
         "target = upcast(self.target.detach())",
         ORACLES.format("torch"),
     ),
-    Mutant(
-        "torch/cross_entropy.py",
-        "row_weight: Tensor | int = 1 if",
-        "row_weight: Tensor | int = 5 if",
-        ORACLES.format("torch"),
-    ),
+    Mutant("torch/cross_entropy.py", "each = 1 if", "each = 5 if", ORACLES.format("torch")),
+    Mutant("torch/cross_entropy.py", "return mean(loss, rows, None)", "return loss", "test_torch_soft_targets.py"),
     Mutant(
         "torch/reduction.py",
         "return row_weight.sum() if isinstance(row_weight, Tensor) else row_weight * rows",
@@ -227,7 +223,12 @@ MUTANTS = [
     Mutant(
         "torch/kernels/operators.py", "(grad_q, grad_tail), create_graph", "(grad_q, grad_q), create_graph", KERNELS
     ),
-    Mutant("torch/kernels/operators.py", "ctx.reduction, row_weight, ignored)", "ctx.reduction, 1, ignored)", KERNELS),
+    Mutant(
+        "torch/kernels/operators.py",
+        "reduce(losses, reduction, row_weight, ignored)",
+        "reduce(losses, reduction, 1, ignored)",
+        KERNELS,
+    ),
     Mutant(
         "torch/kernels/operators.py",
         "grad_nll = (logits, target, row_stats), grad_q * p +",

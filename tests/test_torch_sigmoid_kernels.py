@@ -10,6 +10,7 @@ import pytest
 import torch
 from mpmath import mp, mpf
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from cases import BINARY_CELLS, LOSSES, BinaryCell, binary_arrays
 from found import SPACING, TINY, Found, compare, report
@@ -367,3 +368,12 @@ def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) 
 def test_the_served_cells_are_many() -> None:
     assert len(SERVED) > 100
     assert np.mean([cell.target == "class ids" for cell in SERVED]) > 0.2
+
+
+@needs_native
+def test_a_symbolic_trace_divides_by_the_number_of_its_own_rows() -> None:
+    def loss(z: Tensor, target: Tensor) -> Tensor:
+        return poly_binary_cross_entropy_with_logits(z, target)
+
+    traced = make_fx(loss, tracing_mode="symbolic")(Z[:8], SOFT[:8])
+    torch.testing.assert_close(traced(Z, SOFT), loss(Z, SOFT))

@@ -130,9 +130,10 @@ def binary_cross_entropy(
         losses, ignored = losses_of_elements(sides, input, targets), targets.ignored(input)
         loss = reduce(losses, reduction, 1 if ignored is None else ~ignored, ignored)
     else:
-        ignored, elements = targets.ignored(input) if reduction == "mean" else None, input.numel()
-        divide = reduction == "mean"
-        if divide and ignored is None and elements and not torch.compiler.is_compiling():
+        divide, elements = reduction == "mean", input.numel()
+        ignored = targets.ignored(input) if divide else None
+        known = isinstance(elements, int) and not torch.compiler.is_compiling()  # not symbolic
+        if divide and ignored is None and known and elements:
             # As factors of the polynomial's sides: torch's division takes a tenth of a small call.
             negatives, positives = sides.balance
             sides, divide = sides._replace(balance=(negatives / elements, positives / elements)), False

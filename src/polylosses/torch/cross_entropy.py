@@ -151,27 +151,36 @@ def upcast_loss(
     polynomial: Polynomial, input: Tensor, targets: ClassTargets, reduction: str, implementation: str
 ) -> Tensor:
     """The loss by an implementation that serves, in float32 or float64."""
-    if implementation != "plain" and not targets.are_soft(input) and _fuses(polynomial, targets):
-        return kernels.softmax_loss(input, targets, polynomial, reduction, implementation)
-    probabilities = targets.are_probabilities(input)
-    ignored = None if probabilities else targets.ignored()
-    # Of probabilities, torch divides by the number of rows, which is 0 where there are no classes.
-    row_weight: Tensor | int = 1 if input.numel() else 0
     if implementation != "plain" and targets.are_soft(input):
-        losses = kernels.soft_target_loss(input, targets, polynomial, reduction != "none", implementation)
-        if reduction != "mean":
-            return losses
-        row_weight = row_weight if probabilities else targets.row_weight(ignored, losses.dtype)
-        return mean(losses, count(row_weight, math.prod(batch_shape(input))), ignored)
-    if probabilities:
-        losses = losses_of_probabilities(polynomial, input, targets)
-    elif implementation == "plain":
+        return _loss_of_soft_targets(polynomial, input, targets, reduction, implementation)
+    if targets.are_probabilities(input):
+        # torch divides by the number of rows, which is 0 where there are no classes.
+        each = 1 if input.numel() else 0
+        return reduce(losses_of_probabilities(polynomial, input, targets), reduction, each, None)
+    if implementation != "plain" and _fuses(polynomial, targets):
+        return kernels.softmax_loss(input, targets, polynomial, reduction, implementation)
+    ignored = targets.ignored()
+    if implementation == "plain":
         losses, row_weight = losses_of_indices(polynomial, input, targets, ignored)
     else:
         losses = polynomial_of_tail(polynomial, *kernels.softmax_statistics(input, targets, implementation))
         row_weight = targets.row_weight(ignored, losses.dtype)
         losses = losses if targets.weight is None else losses * row_weight
     return reduce(losses, reduction, row_weight, ignored)
+
+
+def _loss_of_soft_targets(
+    polynomial: Polynomial, input: Tensor, targets: ClassTargets, reduction: str, implementation: str
+) -> Tensor:
+    """The loss of probabilities or label smoothing by a kernel, which sums over the rows."""
+    loss = kernels.soft_target_loss(input, targets, polynomial, reduction != "none", implementation)
+    if reduction != "mean":
+        return loss
+    rows = math.prod(batch_shape(input))
+    if targets.are_probabilities(input):
+        return mean(loss, rows, None)
+    ignored = targets.ignored()
+    return mean(loss, count(targets.row_weight(ignored, loss.dtype), rows), ignored)
 
 
 def dtype_of_the_loss(input: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:

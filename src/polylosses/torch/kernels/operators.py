@@ -342,8 +342,9 @@ def _gradient(
     return (unit * grad_output).to(unit.dtype)
 
 
-def _save_softmax_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
-    logits, target, weight, ctx.ignore_index, ctx.numbers, ctx.reduction = inputs
+def _save_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
+    """Saves the arguments of ``softmax_loss`` or ``soft_target_loss``, and the row statistics."""
+    logits, target, weight, *ctx.options = inputs
     _, row_stats = output
     ctx.kernel = kernel
     ctx.mark_non_differentiable(row_stats)
@@ -353,14 +354,15 @@ def _save_softmax_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | 
 
 def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any:
     logits, target, weight, row_stats = ctx.saved_tensors
+    ignore_index, numbers, reduction = ctx.options
     result = None
     if grad_output is not None and torch.is_grad_enabled():
-        gamma, log_weight, *coefficients = ctx.numbers
-        targets = ClassTargets(target, weight, ctx.ignore_index)
+        gamma, log_weight, *coefficients = numbers
+        targets = ClassTargets(target, weight, ignore_index)
         ignored = targets.ignored()
         polynomial = unchecked(tuple(coefficients), gamma, log_weight)
         losses, row_weight = losses_of_indices(polynomial, logits, targets, ignored)
-        loss = reduce(losses, ctx.reduction, row_weight, ignored)
+        loss = reduce(losses, reduction, row_weight, ignored)
         (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
     elif grad_output is not None:
         saved = (logits, target, row_stats)
@@ -368,18 +370,10 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
     return result, *(None,) * 5
 
 
-def _save_soft_target_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
-    logits, target, weight, *ctx.options, ctx.summed = inputs
-    _, row_stats = output
-    ctx.kernel = kernel
-    ctx.mark_non_differentiable(row_stats)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, target, weight, row_stats)
-
-
 def _backward_soft_target_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any:
     logits, target, weight, row_stats = ctx.saved_tensors
-    ignore_index, label_smoothing, numbers = ctx.options
+    *options, summed = ctx.options
+    ignore_index, label_smoothing, numbers = options
     result = None
     if grad_output is not None and torch.is_grad_enabled():
         gamma, log_weight, *coefficients = numbers
@@ -389,10 +383,10 @@ def _backward_soft_target_loss(ctx: Any, grad_output: Tensor | None, *_: Any) ->
             losses = losses_of_probabilities(polynomial, logits, targets)
         else:
             losses = losses_of_indices(polynomial, logits, targets, targets.ignored())[0]
-        loss = losses.sum() if ctx.summed else losses
+        loss = losses.sum() if summed else losses
         (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
     elif grad_output is not None:
-        saved = (logits, target, weight, *ctx.options, row_stats)
+        saved = (logits, target, weight, *options, row_stats)
         operator = torch.ops.polylosses.soft_target_gradient
         result = _gradient(operator, _soft_target_gradient, ctx.kernel, saved, grad_output)
     return result, *(None,) * 6
@@ -449,7 +443,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> tuple[Tensor, Tensor]:
         output: tuple[Tensor, Tensor] = kernel.softmax_loss(*inputs)
-        _save_softmax_loss(ctx, inputs, output, kernel)
+        _save_loss(ctx, inputs, output, kernel)
         return output
 
     @staticmethod
@@ -463,7 +457,7 @@ class _SoftTargetLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> tuple[Tensor, Tensor]:
         output: tuple[Tensor, Tensor] = kernel.soft_target_loss(*inputs)
-        _save_soft_target_loss(ctx, inputs, output, kernel)
+        _save_loss(ctx, inputs, output, kernel)
         return output
 
     @staticmethod
@@ -554,9 +548,9 @@ def _register() -> None:
             torch.library.impl(f"polylosses::{name}", "cuda", partial(operator, triton))
         torch.library.register_fake(f"polylosses::{name}", fake)
     for name, backward, save in (
-        ("softmax_loss", _backward_softmax_loss, _save_softmax_loss),
+        ("softmax_loss", _backward_softmax_loss, _save_loss),
         ("softmax_statistics", _backward_softmax_statistics, _save_softmax_statistics),
-        ("soft_target_loss", _backward_soft_target_loss, _save_soft_target_loss),
+        ("soft_target_loss", _backward_soft_target_loss, _save_loss),
         ("sigmoid_loss", _backward_sigmoid_loss, _save_sigmoid_loss),
     ):
         torch.library.register_autograd(f"polylosses::{name}", backward, setup_context=save)

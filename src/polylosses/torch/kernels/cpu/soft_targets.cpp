@@ -59,7 +59,7 @@ FOR_EACH_PROCESSOR void downcast(const float* from, int64_t count, bfloat16* to)
     for (int64_t j = 0; j < count; j++) store(to + j, from[j]);
 }
 
-// `count` numbers, `step` apart: where they are, or else in `copy`.
+// `count` numbers, `step` apart, as contiguous floats: in place if they are, or else in `copy`.
 const float* read(const void* data, bool in_bfloat16, int64_t offset, int64_t step, int64_t count, float* copy) {
     if (in_bfloat16) {
         const bfloat16* at = static_cast<const bfloat16*>(data) + offset;
@@ -220,6 +220,7 @@ INLINE void evaluate(const Loss& loss, const Powers& powers, const float* x, con
     times_powers(loss.polynomial, count, p, q, value, slope);
 }
 
+// t L(p) and t s of every element, 0 for the largest logit.
 template <class Each>
 INLINE void weighed(const Loss& loss, const Powers& powers, const float* x, const float* t, int64_t count, Each maximum,
                     Each inverse, Each log_total, float* value, float* slope) {
@@ -437,8 +438,8 @@ void losses_one_by_one(const Logits& z, const SoftTargets& targets, const Loss& 
     finish(loss, powers, row, count, sums, maximum, ignored, value, slope, out);
 }
 
-// Numbers of logits that stay in the L2 cache: those of a stride are not read from memory again, where they would
-// displace each other.
+// The most logits that are copied, to be read several times. In place, strided logits would evict each other from the
+// caches.
 constexpr int64_t HELD = 1 << 15;
 
 void losses_together(const Logits& z, const SoftTargets& targets, const Loss& loss, const Powers& powers, int64_t row,
