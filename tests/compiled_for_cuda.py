@@ -72,7 +72,7 @@ def main() -> None:
                 z, y, torch.ones(shape[1], dtype=dtype), epsilon=(1.0, 2.0), gamma=0.5, implementation="triton"
             )
             numbers.backward()  # type: ignore[no-untyped-call]
-        learned = poly_cross_entropy(z, y, epsilon=torch.tensor(1.0), implementation="triton")
+        learned = poly_cross_entropy(z, y, epsilon=torch.tensor(1.0, requires_grad=True), implementation="triton")
         learned.backward()  # type: ignore[no-untyped-call]
     for dtype, dense, reduction in (
         (torch.float32, True, "mean"),

@@ -42,6 +42,8 @@ class Mutant(NamedTuple):
 ORACLES = "test_softmax_laws.py -k 'oracles and {}'"
 BINARY = "test_sigmoid_laws.py -k 'oracles and {}'"
 KERNELS = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k native"
+TWO_SIDED = "test_torch_two_sided.py -k 'not triton'"
+SIGMOID_DTYPES = "test_torch_sigmoid_kernels.py -k dtypes"
 SOFT = "test_torch_soft_targets.py"
 SOFT_TARGETS = "torch/kernels/cpu/soft_targets.cpp"
 TRITON = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k triton"
@@ -128,11 +130,15 @@ MUTANTS = [
     Mutant(
         "torch/sigmoid.py", "y = upcast(targets.target)", "y = upcast(targets.target.detach())", BINARY.format("torch")
     ),
-    Mutant("torch/sigmoid.py", "balance = (1.0 - alpha, alpha)", "balance = (alpha, alpha)", BINARY.format("torch")),
-    Mutant("torch/sigmoid.py", "balance = (1.0 - alpha, alpha)", "balance = (alpha, 1.0 - alpha)", KERNELS),
+    Mutant("torch/sigmoid.py", "side(negative, 1.0 - alpha)", "side(negative, alpha)", BINARY.format("torch")),
+    Mutant("torch/sigmoid.py", "side(negative, 1.0 - alpha)", "side(negative, 1.0)", KERNELS),
+    Mutant("torch/sigmoid.py", "F.relu(torch.sigmoid(wrong) - margin)", "torch.sigmoid(wrong) - margin", TWO_SIDED),
+    Mutant("torch/sigmoid.py", "torch.log1p(-q)", "torch.log1p(-torch.sigmoid(wrong))", TWO_SIDED),
+    Mutant("torch/sigmoid.py", "1.0 - y), sides.margin)", "1.0 - y))", TWO_SIDED),
+    Mutant("torch/sigmoid.py", "if dense or not sides.are_alike():", "if dense:", TWO_SIDED),
     Mutant("torch/sigmoid.py", "_where(positive, pos_weight, 1.0, logits)", "pos_weight", BINARY.format("torch")),
-    Mutant("torch/sigmoid.py", "losses = losses * targets.weight", "pass", BINARY.format("torch")),
-    Mutant("torch/sigmoid.py", "balance if alpha_on_epsilon else whole", "balance", BINARY.format("torch")),
+    Mutant("torch/targets.py", "else target_weight * self.weight", "else target_weight", BINARY.format("torch")),
+    Mutant("torch/sigmoid.py", "if alpha_on_epsilon:", "if True:", BINARY.format("torch")),
     Mutant("torch/binary_cross_entropy.py", "1 if ignored is None else ~ignored,", "1,", BINARY.format("torch")),
     Mutant(
         "torch/binary_cross_entropy.py",
@@ -248,6 +254,33 @@ MUTANTS = [
     Mutant("torch/kernels/cpu/softmax.cpp", "store(into + label, -scale * with.q[row]);", ";", KERNELS),
     Mutant("torch/kernels/cpu/softmax.cpp", "others[j] *= exponential(before - shift[j]);", "(void)before;", KERNELS),
     Mutant("torch/kernels/cpu/common.hpp", "(bits + 0x7fff + (bits >> 16 & 1)) >> 16", "bits >> 16", KERNELS),
+    Mutant("two_sided.py", "(-1.0, 1.25)", "(-1.0, -1.25)", TWO_SIDED),
+    Mutant("two_sided.py", 'Polynomial(gamma=as_nonnegative("gamma_neg", gamma_neg))', "Polynomial()", TWO_SIDED),
+    Mutant(
+        "torch/binary_cross_entropy.py",
+        "_warn_with_balance(polynomial.negative, 1.0 - float(alpha))",
+        "_warn_with_balance(polynomial.negative, float(alpha))",
+        TWO_SIDED,
+    ),
+    Mutant("torch/binary_cross_entropy.py", "dtype == input.dtype and not no_terms", "True", SIGMOID_DTYPES),
+    Mutant("torch/kernels/dispatch.py", "float(j == k) for j", "1.0 for j", TWO_SIDED),
+    Mutant("torch/kernels/dispatch.py", "learned = number.requires_grad and", "learned = False and", TWO_SIDED),
+    Mutant("torch/kernels/dispatch.py", "gamma < 0.0 else gamma", "False else gamma", TWO_SIDED),
+    Mutant("torch/kernels/operators.py", "upcast(weight) * factor), 1.0", "upcast(weight)), 1.0", TWO_SIDED),
+    Mutant("torch/kernels/operators.py", "upcast(weight) * factor", "weight * factor", SIGMOID_DTYPES),
+    Mutant("torch/kernels/native.py", "if period < _SHORTEST_PERIOD:", "if True:", TWO_SIDED),
+    Mutant("torch/kernels/native.py", "dims[-1][1] == stride * size", "True", TWO_SIDED),
+    Mutant("torch/kernels/native.py", "    if len(dims) > 3:\n", "    if False:\n", TWO_SIDED),
+    Mutant("torch/kernels/native.py", "factor = factor.permute(0, 2, 3, 1)", "pass", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "if (++middle == of.middles) {", "if (false) {", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "inner + BLOCK <= of.inners", "true", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "shifted < 0 ? 0.f : shifted", "shifted", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "(slope[j] + (gamma == 0 ||", "(slope[j] + (true ||", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "of.alike && !kinds.soft", "!kinds.soft", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "more && !kinds.positives", "more", TWO_SIDED),
+    Mutant(
+        "torch/kernels/cpu/common.hpp", "for (float k = 0; k < gamma; k++)", "for (float k = 0; k < 1; k++)", KERNELS
+    ),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "valid[j] == 0.f ? 0.f : total[j]", "total[j]", KERNELS),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "k = line % of.classes,", "k = line,", KERNELS),
     Mutant("torch/kernels/cpu/common.hpp", "of.degree; k++) careful |=", "0; k++) careful |=", KERNELS),

@@ -70,15 +70,16 @@ def inner():
 
 
 BACKENDS = [name for name in ("torch", "jax", "keras") if f"polylosses.{name}" in MODULES]
-CORE = {"polylosses.polynomial", "polylosses.catalogue"}
+CORE = {"polylosses.polynomial", "polylosses.catalogue", "polylosses.two_sided"}
 
 
 def test_the_polynomial_imports_nothing_of_ours() -> None:
     assert IMPORTS["polylosses.polynomial"] == set()
 
 
-def test_the_catalogue_imports_the_polynomial() -> None:
-    assert IMPORTS["polylosses.catalogue"] <= {"polylosses.polynomial"}
+def test_named_losses_import_the_polynomial() -> None:
+    for module in ("catalogue", "two_sided"):
+        assert IMPORTS[f"polylosses.{module}"] <= {"polylosses.polynomial"}
 
 
 def test_the_package_imports_the_core() -> None:
@@ -181,7 +182,12 @@ def test_a_missing_framework_is_named_with_the_line_that_installs_it(backend: st
     assert f"pip install 'polylosses[{backend}]'" in last
 
 
-PUBLIC = ["polylosses", "polylosses.catalogue", *(f"polylosses.{backend}" for backend in BACKENDS)]
+PUBLIC = [
+    "polylosses",
+    "polylosses.catalogue",
+    "polylosses.two_sided",
+    *(f"polylosses.{backend}" for backend in BACKENDS),
+]
 NAMES = [(module, name) for module in PUBLIC for name in importlib.import_module(module).__all__]
 
 

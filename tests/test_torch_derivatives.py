@@ -383,7 +383,9 @@ MEANS_OVER_NOTHING: dict[str, Callable[[Tensor], Tensor]] = {
     "indices": lambda z: poly_cross_entropy(z, torch.zeros(0, dtype=torch.int64)),
     "indices, weighted": lambda z: poly_cross_entropy(z, torch.zeros(0, dtype=torch.int64), torch.ones(3)),
     "smoothing": lambda z: poly_cross_entropy(z, torch.zeros(0, dtype=torch.int64), label_smoothing=0.1),
-    "learned": lambda z: poly_cross_entropy(z, torch.zeros(0, dtype=torch.int64), epsilon=torch.tensor(1.0)),
+    "learned": lambda z: poly_cross_entropy(
+        z, torch.zeros(0, dtype=torch.int64), epsilon=torch.tensor(1.0, requires_grad=True)
+    ),
     "probabilities": lambda z: poly_cross_entropy(z, torch.zeros(0, 3)),
     "sigmoid": lambda z: poly_binary_cross_entropy_with_logits(z, torch.zeros(0, 3)),
     "sigmoid, ignoring": lambda z: poly_binary_cross_entropy_with_logits(z, torch.zeros(0, 3), ignore_index=7),

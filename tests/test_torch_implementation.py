@@ -38,7 +38,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
     "head, many rows, a learned epsilon": (
         linear_poly_cross_entropy,
         (torch.zeros(10**6, 3), torch.zeros(7, 3), Y[:1].expand(10**6)),
-        {"epsilon": torch.tensor(1.0)},
+        {"epsilon": torch.tensor(1.0, requires_grad=True)},
         None,
     ),
     "head, many rows of float16": (
@@ -58,8 +58,14 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
     "smoothing, a learned epsilon": (
         poly_cross_entropy,
         (Z, Y),
-        {"label_smoothing": 0.1, "epsilon": torch.tensor(1.0)},
-        "with soft targets or label smoothing, kernels take polynomials of numbers",
+        {"label_smoothing": 0.1, "epsilon": torch.tensor(1.0, requires_grad=True)},
+        None,
+    ),
+    "smoothing, a learned gamma": (
+        poly_cross_entropy,
+        (Z, Y),
+        {"label_smoothing": 0.1, "gamma": torch.tensor(1.0, requires_grad=True)},
+        "with soft targets or label smoothing, kernels take at most 64 coefficients, a gamma that is a number",
     ),
     "probabilities": (poly_cross_entropy, (Z, SOFT), {}, None),
     "probabilities in float64": (poly_cross_entropy, (Z, SOFT.double()), {}, "and these are torch.float64"),
@@ -73,15 +79,17 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
     "few logits, a learned epsilon": (
         poly_cross_entropy,
         (Z, Y),
-        {"epsilon": torch.tensor(1.0)},
+        {"epsilon": torch.tensor(1.0, requires_grad=True)},
         "with tensors, more than 64 coefficients, or a gradient of the class weights), and is then faster from 131072",
     ),
     "plain": (poly_cross_entropy, (Z, Y), {"implementation": "plain"}, "implementation='plain' was asked for"),
-    "weights of sigmoids": (
+    "few logits, a scheduled epsilon": (poly_cross_entropy, (Z, Y), {"epsilon": torch.tensor(1.0)}, None),
+    "weights of sigmoids": (poly_binary_cross_entropy_with_logits, (Z, SOFT), {"pos_weight": torch.ones(7)}, None),
+    "weights of sigmoids that are learned": (
         poly_binary_cross_entropy_with_logits,
         (Z, SOFT),
-        {"pos_weight": torch.ones(7)},
-        "no weight and pos_weight",
+        {"pos_weight": torch.ones(7, requires_grad=True)},
+        "no derivatives by pos_weight",
     ),
 }
 
@@ -90,7 +98,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
 @pytest.mark.parametrize("name", CALLS)
 def test_it_names_what_serves_and_why_not_a_faster_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, args, options, reason = CALLS[name]
-    for computes in ("softmax_loss", "softmax_gradient", "soft_target_loss", "soft_target_gradient"):
+    for computes in ("softmax_loss", "softmax_gradient", "soft_target_loss", "soft_target_gradient", "sigmoid_loss"):
         monkeypatch.setattr(native, computes, None)
     found = implementation(loss, *args, **options)
     assert found.name == ("native" if reason is None else "plain")

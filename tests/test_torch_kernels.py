@@ -71,7 +71,8 @@ def tolerance_of(dtype: str, implementation: str) -> Callable[[Array, Array], Ar
 
 def with_tensors(loss: Polynomial) -> Polynomial:
     """The same loss with tensors as coefficients, so that its polynomial is computed in Python."""
-    return Polynomial(tuple(map(torch.tensor, loss.coefficients)), loss.gamma, torch.tensor(loss.log_weight))
+    coefficients = tuple(torch.tensor(c, requires_grad=True) for c in loss.coefficients)
+    return Polynomial(coefficients, loss.gamma, torch.tensor(loss.log_weight, requires_grad=True))
 
 
 def by_numbers_and_tensors(names: Iterable[str]) -> pytest.MarkDecorator:
@@ -220,7 +221,7 @@ def test_targets_that_are_negated_when_they_are_read(implementation: str) -> Non
 
 
 @each_kernel
-@pytest.mark.parametrize("epsilon", [1.0, torch.tensor(1.0)], ids=["number", "tensor"])
+@pytest.mark.parametrize("epsilon", [1.0, torch.tensor(1.0, requires_grad=True)], ids=["number", "tensor"])
 def test_gradients_of_ignored_rows_are_0_also_where_they_are_differentiated(implementation: str, epsilon: Any) -> None:
     rows = [[math.nan, 1.0], [-math.inf, -math.inf], [math.inf, 0.0], [1.0, 2.0]]
     z = torch.tensor(rows, requires_grad=True)
@@ -403,7 +404,10 @@ REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
     "float16": (Z.half(), Y, {}, "these are torch.float16"),
     "another device": (Z.to("meta"), Y.to("meta"), {}, "the logits are on meta"),
     "probabilities": (Z, Z.softmax(1).double(), {}, "in float32 or bfloat16, and these are torch.float64"),
-    "smoothing": (Z, Y, {"label_smoothing": 0.25, "epsilon": torch.tensor(1.0)}, "polynomials of numbers"),
+    "smoothing": (
+        *(Z, Y, {"label_smoothing": 0.25, "gamma": torch.tensor(1.0, requires_grad=True)}),
+        "a gamma that is a number",
+    ),
     "a target elsewhere": (Z, Y.to("meta"), {}, "these are on cpu and meta"),
     "weights elsewhere": (Z, Y, {"weight": torch.ones(1000, device="meta")}, "these are on cpu and meta"),
     "sparse": (Z.to_mkldnn(), Y, {}, "one is torch._mkldnn"),
@@ -515,7 +519,7 @@ def test_nothing_but_ignored_rows(implementation: str, reduction: str) -> None:
 def test_torchs_defaults_change_nothing(implementation: str) -> None:
     z, y = Z[:8], Y[:8]
     right = poly_cross_entropy(z, y, gamma=0.5, implementation=implementation)
-    learned = torch.tensor(1.0)
+    learned = torch.tensor(1.0, requires_grad=True)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)

@@ -53,7 +53,9 @@ Losses = tuple[Callable[..., Tensor], Callable[..., Tensor]]
 LOSSES: dict[str, Losses] = {
     "softmax": (lambda z, y, _: poly_cross_entropy(z, y, epsilon=0.0), lambda z, y, _: F.cross_entropy(z, y)),
     "softmax, epsilon a tensor": (
-        lambda z, y, _: poly_cross_entropy(z, y, epsilon=torch.tensor(0.0), reduction="none", implementation="native"),
+        lambda z, y, _: poly_cross_entropy(
+            z, y, epsilon=torch.tensor(0.0, requires_grad=True), reduction="none", implementation="native"
+        ),
         lambda z, y, _: F.cross_entropy(z, y, reduction="none"),
     ),
     "sigmoid": (

@@ -207,7 +207,7 @@ def test_epsilon_of_a_loss_made_from_a_polynomial_cannot_be_set() -> None:
             with pytest.raises(AttributeError, match=rf"{name} = 5.0 would have no effect.*Set its polynomial"):
                 setattr(module, name, 5.0)
         with pytest.raises(TypeError, match=r"polynomial must be a polylosses\.Polynomial.*got 5.0"):
-            module.polynomial = 5.0  # type: ignore[assignment]
+            module.polynomial = 5.0
 
 
 @pytest.mark.parametrize("epsilon", [2.0, torch.tensor(2.0), torch.nn.Parameter(torch.tensor(2.0))], ids=type)

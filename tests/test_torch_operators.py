@@ -20,10 +20,12 @@ from polylosses.torch import (
 from test_torch_kernels import each_kernel, needs_native
 
 OPERATORS = torch.ops.polylosses
+LEARNED = torch.tensor(1.0, requires_grad=True)
 Z = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 6, -100, 3])
 NUMBERS = (0.5, 1.0, 1.0)  # gamma, log_weight, coefficients
-SIDES = (0.5, 1.0, 1.0, 1.0, 1.0, 1.0)
+SIDE = (1.0, 1.0, 0.5, 1.0)  # factor, log_weight, gamma, coefficients
+SIGMOID = {"weight": torch.ones(7), "pos_weight": torch.ones(4, 1), "neg_weight": None}
 
 Arguments = dict[str, Any]
 VALID: dict[str, Arguments] = {
@@ -61,12 +63,24 @@ VALID: dict[str, Arguments] = {
         "row_stats": torch.ones(5, 4),
         "grad_output": torch.ones(4),
     },
-    "sigmoid_loss": {"logits": Z, "target": Y, "ignore_index": -100, "numbers": SIDES, "summed": True},
+    "sigmoid_loss": {
+        "logits": Z,
+        "target": Y,
+        **SIGMOID,
+        "ignore_index": -100,
+        "negatives": SIDE,
+        "positives": SIDE,
+        "margin": 0.0,
+        "dtype": torch.float32,
+    },
     "sigmoid_gradient": {
         "logits": Z,
         "target": Y,
+        **SIGMOID,
         "ignore_index": -100,
-        "numbers": SIDES,
+        "negatives": SIDE,
+        "positives": SIDE,
+        "margin": 0.0,
         "grad_output": torch.ones(4, 7),
     },
 }
@@ -74,7 +88,12 @@ WRONG: dict[str, list[Any]] = {
     "logits": [Z.double(), Z.int(), Z[0, 0], Z[:3], Z[:, :, None, None], Z.to_sparse(), Z[None]],
     "target": [Y.int(), Y.float(), Y[:3], Y[None], Y.new_zeros(4, 7), Y.new_full((4,), 7), Y - 200],
     "weight": [torch.ones(6), torch.ones(8), torch.ones(1, 7), torch.ones(7).int()],
+    "pos_weight": [torch.ones(6), torch.ones(2, 4, 7), torch.ones(7).bool(), torch.ones(7, dtype=torch.cfloat)],
+    "neg_weight": [torch.ones(6), torch.ones(2, 4, 7)],
     "numbers": [(), (0.0,), (1.0,) * 200],
+    "negatives": [(), (0.0,) * 2, (1.0,) * 200],
+    "positives": [(), (0.0,) * 2, (1.0,) * 200],
+    "dtype": [torch.float64, torch.bfloat16],
     "reduction": ["", "average"],
     "row_stats": [torch.ones(3, 4), torch.ones(4, 3), torch.ones(4, 4).double(), torch.ones(4, 4).int()],
     "grad_output": [torch.ones(3), torch.ones(1), torch.ones(4, 8), torch.ones(4).int()],
@@ -87,7 +106,8 @@ def test_wrong_arguments_of_operators_are_errors() -> None:
     for name, valid in VALID.items():
         getattr(OPERATORS, name)(**valid)
         for wrong in valid:
-            for value in WRONG.get(wrong, []):
+            broadcasts = name.startswith("sigmoid") and wrong == "weight"
+            for value in WRONG.get("pos_weight" if broadcasts else wrong, []):
                 with pytest.raises((ValueError, IndexError, RuntimeError)):
                     getattr(OPERATORS, name)(**(valid | {wrong: value}))
                 count += 1
@@ -111,7 +131,9 @@ def test_an_exported_loss_refuses_what_it_was_not_exported_for(strict: bool) -> 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "softmax": poly_cross_entropy,
-    "softmax, epsilon a tensor": lambda *a, **o: poly_cross_entropy(*a, **o, epsilon=torch.tensor(1.0)),
+    "softmax, epsilon a tensor": lambda *a, **o: poly_cross_entropy(
+        *a, **o, epsilon=torch.tensor(1.0, requires_grad=True)
+    ),
     "softmax, smoothed": lambda *a, **o: poly_cross_entropy(*a, **o, label_smoothing=0.1),
     "class ids": lambda *a, **o: poly_binary_cross_entropy_with_logits(*a, **o, ignore_index=-100),
 }
@@ -166,7 +188,7 @@ def test_a_torch_without_one_of_its_private_names_takes_the_plain_path(
     losses: list[Callable[..., Tensor]] = [
         poly_cross_entropy,
         poly_binary_cross_entropy_with_logits,
-        lambda *a, **o: poly_cross_entropy(*a, **o, epsilon=torch.tensor(1.0)),
+        lambda *a, **o: poly_cross_entropy(*a, **o, epsilon=LEARNED),
     ]
     right = [loss(z, Y.clamp(min=0), implementation="plain") for loss in losses]
     monkeypatch.delattr(owner, name)

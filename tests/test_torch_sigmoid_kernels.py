@@ -16,15 +16,13 @@ from cases import BINARY_CELLS, LOSSES, BinaryCell, binary_arrays
 from found import SPACING, TINY, Found, compare, report
 from kernel_cases import LAYOUTS, SHAPES, SURE
 from on_torch import found_by, tensor
-from polylosses import Polynomial
+from polylosses import Polynomial, asymmetric, poly1
 from polylosses.torch import PolyBCEWithLogitsLoss, poly_binary_cross_entropy_with_logits
 from test_sigmoid_laws import EXTREME, expected
 from test_torch_kernels import each_kernel, laid_out, needs_native, same, share_of, tolerance_of
 from test_torch_transforms import gradients
 
-SERVED = [
-    c for c in BINARY_CELLS if not c.weighted and (c.target != "class ids" or len(c.shape) > 1)
-]  # logits of shape (C,) are a single row
+SERVED = [c for c in BINARY_CELLS if c.target != "class ids" or len(c.shape) > 1]  # (C,) is a single row
 
 
 def binary(implementation: str, loss: Polynomial, cell: BinaryCell, dtype: str) -> Found:
@@ -33,6 +31,8 @@ def binary(implementation: str, loss: Polynomial, cell: BinaryCell, dtype: str) 
     value = poly_binary_cross_entropy_with_logits(
         z,
         tensor(numbers.target, "long" if cell.target == "class ids" else dtype),
+        tensor(numbers.weight, dtype),
+        pos_weight=tensor(numbers.pos_weight, dtype),
         alpha=cell.alpha,
         alpha_on_epsilon=cell.alpha_on_epsilon,
         ignore_index=cell.ignore_index,
@@ -174,6 +174,29 @@ def test_nothing_but_ignored_elements(implementation: str) -> None:
     assert (z.grad == 0).all()
 
 
+@each_kernel
+def test_losses_of_mixed_dtypes_are_rounded_once(implementation: str) -> None:
+    """To the dtype of the result: the target's, or float32 under autocast. Weights of low precision are not rounded."""
+    generator = torch.Generator().manual_seed(8)
+    z, soft = torch.randn(20, 30, generator=generator).bfloat16(), torch.rand(20, 30, generator=generator)
+    weight = torch.rand(30, generator=generator).bfloat16()
+    for y, autocast, dtype in (
+        (soft, False, torch.float32),
+        (soft.half(), False, torch.float16),
+        (soft.double(), False, torch.float64),
+        (soft.bfloat16(), True, torch.float32),
+    ):
+        with torch.autocast("cpu", enabled=autocast):
+            found = poly_binary_cross_entropy_with_logits(
+                *(z, y), pos_weight=weight, alpha=torch.tensor(0.3), reduction="none", implementation=implementation
+            )
+        right = poly_binary_cross_entropy_with_logits(
+            *(z.double(), y.double()), pos_weight=weight.double(), alpha=torch.tensor(0.3).double(), reduction="none"
+        )
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), right, rtol=6e-4 if dtype == torch.float16 else 1e-6, atol=1e-7)
+
+
 Z = torch.randn(40, 30, generator=torch.Generator().manual_seed(2))
 IDS = torch.randint(30, (40,), generator=torch.Generator().manual_seed(3)).index_fill(0, torch.tensor([5]), -100)
 SOFT = torch.rand(40, 30, generator=torch.Generator().manual_seed(4))
@@ -199,15 +222,21 @@ def test_large_results_are_those_of_their_parts(dtype: torch.dtype) -> None:
 
 @needs_native
 def test_operators_are_what_torch_wants_them_to_be() -> None:
-    numbers = (0.5, 0.75, 0.25, 1.0, 1.0, 2.0, -0.5)
+    negatives, positives = (0.75, 1.0, 0.5, 2.0, -0.5), (0.25, 1.0, 0.0)
     image = torch.randn(2, 3, 9, 7).to(memory_format=torch.channels_last)
-    for logits, target, ignored in ((Z, IDS, -100), (Z, SOFT, None), (image, torch.randint(3, (2, 9, 7)), None)):
-        for summed in (False, True):
-            arguments = (logits.clone().requires_grad_(), target, ignored, numbers, summed)
+    per_class, none = torch.rand(30), (None, None, None)
+    for logits, target, weights, ignored, margin in (
+        (Z, IDS, none, -100, 0.0),
+        (Z, SOFT, (SOFT, per_class, per_class), None, 0.05),
+        (Z.bfloat16(), SOFT, none, None, 0.0),
+        (image, torch.randint(3, (2, 9, 7)), (None, torch.rand(3, 1, 1), None), None, 0.0),
+    ):
+        given = (target, *weights, ignored, negatives, positives, margin)
+        for dtype in (None, torch.float32, logits.dtype):
+            arguments = (logits.clone().requires_grad_(), *given, dtype)
             torch.library.opcheck(torch.ops.polylosses.sigmoid_loss.default, arguments)
         for grad_output in (torch.ones(()), torch.ones(logits.shape)):
-            of = (logits, target, ignored, numbers, grad_output)
-            torch.library.opcheck(torch.ops.polylosses.sigmoid_gradient.default, of)
+            torch.library.opcheck(torch.ops.polylosses.sigmoid_gradient.default, (logits, *given, grad_output))
 
 
 @needs_native
@@ -265,30 +294,34 @@ def test_a_kernel_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> N
     poly_binary_cross_entropy_with_logits(Z, IDS, ignore_index=-100)
     poly_binary_cross_entropy_with_logits(Z, SOFT)
     poly_binary_cross_entropy_with_logits(Z, SOFT, alpha=0.25, gamma=2.0)
-    assert taken == ["native"] * 3
+    poly_binary_cross_entropy_with_logits(Z, SOFT, torch.ones(30), pos_weight=torch.ones(40, 1))
+    poly_binary_cross_entropy_with_logits(Z, SOFT.double(), alpha=torch.full((30,), 0.5))
+    poly_binary_cross_entropy_with_logits(Z, IDS.int(), ignore_index=-100, epsilon=torch.tensor(1.0))
+    poly_binary_cross_entropy_with_logits(Z, SOFT, polynomial=asymmetric())
+    assert taken == ["native"] * 7
+    poly_binary_cross_entropy_with_logits(Z, SOFT, epsilon=torch.tensor(1.0, requires_grad=True))
+    assert taken == ["native"] * 9  # for the logarithm and for 1 - p
     poly_binary_cross_entropy_with_logits(Z.double(), SOFT.double())
-    poly_binary_cross_entropy_with_logits(Z, SOFT, torch.ones(30))
-    poly_binary_cross_entropy_with_logits(Z, SOFT, epsilon=torch.tensor(1.0))
-    assert taken == ["native"] * 3
+    assert taken == ["native"] * 9
 
 
 REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
     "float64": (Z.double(), SOFT.double(), {}, "these are torch.float64"),
-    "weight": (Z, SOFT, {"weight": torch.ones(30)}, "no weight and pos_weight"),
-    "pos_weight": (Z, SOFT, {"pos_weight": torch.ones(30)}, "no weight and pos_weight"),
-    "a learned epsilon": (Z, SOFT, {"epsilon": torch.ones((), requires_grad=True)}, "coefficients[0] is a Tensor"),
-    "alpha": (Z, SOFT, {"alpha": torch.tensor(0.5)}, "alpha is a Tensor"),
+    "weight": (Z, SOFT, {"weight": torch.ones(30, requires_grad=True)}, "no derivatives by weight"),
+    "pos_weight": (Z, SOFT, {"pos_weight": torch.ones(30, requires_grad=True)}, "no derivatives by pos_weight"),
+    "a learned gamma": (Z, SOFT, {"gamma": torch.ones((), requires_grad=True)}, "a gamma that is a number"),
+    "alpha": (Z, SOFT, {"alpha": torch.full((), 0.5, requires_grad=True)}, "no derivatives by alpha"),
     "alpha on the logarithm": (
-        Z,
-        SOFT,
-        {"alpha": torch.tensor(0.5), "alpha_on_epsilon": False, "gamma": torch.tensor(1.0)},
-        "alpha is a Tensor",
+        *(Z, SOFT, {"alpha": torch.full((30,), 0.5), "alpha_on_epsilon": False}),
+        "tensors in a polynomial if these are scalars",
+    ),
+    "epsilons that differ": (
+        *(Z, SOFT, {"polynomial": (poly1(torch.ones((), requires_grad=True)), poly1(1.0))}),
+        "if these are the same for positives and negatives",
     ),
     "targets that are learned": (Z, SOFT.clone().requires_grad_(), {}, "no derivatives by the target"),
-    "targets of another dtype": (Z, SOFT.double(), {}, "of the logits' dtype, torch.float32, and these are torch.fl"),
-    "class ids of int32": (Z, IDS.int(), {"ignore_index": -100}, "class ids of dtype int64"),
-    "a class id": (Z[0], IDS[0], {}, "the logits have shape (30,)"),
-    "many coefficients": (Z, SOFT, {"epsilon": (1.0,) * 65}, "at most 64 coefficients, and there are 65"),
+    "a class id": (Z[0], IDS[0], {}, "these have shape (30,)"),
+    "many coefficients": (Z, SOFT, {"epsilon": (1.0,) * 65}, "at most 64 coefficients"),
 }
 
 

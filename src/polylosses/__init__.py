@@ -4,10 +4,12 @@ The core needs no framework: :class:`Polynomial` and the named losses. The losse
 ``polylosses.torch``; ``polylosses.tune`` finds out which epsilon to use, if any.
 """
 
-from polylosses import catalogue
+from polylosses import catalogue, two_sided
 from polylosses.catalogue import *  # noqa: F403
 from polylosses.polynomial import Polynomial
+from polylosses.two_sided import *  # noqa: F403
 
 __version__ = "0.1.0"
 __all__ = ["Polynomial"]
 __all__ += catalogue.__all__
+__all__ += two_sided.__all__

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import polylosses
-from polylosses import catalogue
+from polylosses import catalogue, two_sided
 from polylosses.polynomial import Polynomial
 
 try:
@@ -179,11 +179,22 @@ def list_() -> None:
     rows: dict[str, list[str]] = {"loss": [], "formula": [], "series": []}
     for name, function in catalogue.ALL.items():
         polynomial = function()
-        parameters = inspect.signature(function).parameters.values()
-        rows["loss"].append(f"{name}({', '.join(str(p.replace(annotation=p.empty)) for p in parameters)})")
+        rows["loss"].append(_call(name, function))
         rows["formula"].append(str(polynomial))
         rows["series"].append(", ".join(f"{c:.3g}" for c in polynomial.series(3)))
-    Console(highlight=False).print(_table(rows))
+    console = Console(highlight=False)
+    console.print(_table(rows))
+    console.print("Of sigmoids, with a polynomial for positives and one for negatives:")
+    sides: dict[str, list[str]] = {"loss": [], "formulas": []}
+    for name, two_sided_loss in two_sided.ALL.items():
+        sides["loss"].append(_call(name, two_sided_loss))
+        sides["formulas"].append(str(two_sided_loss()))
+    console.print(_table(sides))
+
+
+def _call(name: str, function: Callable[..., Any]) -> str:
+    parameters = inspect.signature(function).parameters.values()
+    return f"{name}({', '.join(str(p.replace(annotation=p.empty)) for p in parameters)})"
 
 
 @app.command("plot")

@@ -74,7 +74,7 @@ class Polynomial:
 
         def times(factor: Any, power: str) -> str:
             if isinstance(factor, float):
-                return power if factor == 1 else f"{factor:g} {power}"
+                return {1.0: "", -1.0: "-"}.get(factor, f"{factor:g} ") + power
             return f"{factor} {power}"
 
         terms = [] if is_zero(self.log_weight) else ["-" + times(self.log_weight, "log p")]
@@ -84,7 +84,7 @@ class Polynomial:
         if is_zero(self.gamma):
             return formula
         gamma = f"{self.gamma:g}" if isinstance(self.gamma, float) else self.gamma
-        return f"(1 - p)^{gamma} ({formula})"
+        return f"(1 - p) ({formula})" if gamma == "1" else f"(1 - p)^{gamma} ({formula})"
 
     def value(self, logp: Any, q: Any) -> Any:
         """The loss at log-probability ``logp`` and ``q = 1 - p``, elementwise.

@@ -11,6 +11,8 @@ from polylosses.torch.kernels import implementation
 from polylosses.torch.likelihood import poly_from_nll
 from polylosses.torch.linear import linear_poly_cross_entropy
 from polylosses.torch.modules import (
+    AsymmetricLoss,
+    AsymmetricPolynomialLoss,
     LinearPolyCrossEntropyLoss,
     Poly1CrossEntropyLoss,
     Poly1FocalLoss,
@@ -20,6 +22,8 @@ from polylosses.torch.modules import (
 from polylosses.torch.posterior import poly_sigmoid, poly_softmax
 
 __all__ = [
+    "AsymmetricLoss",
+    "AsymmetricPolynomialLoss",
     "LinearPolyCrossEntropyLoss",
     "Poly1CrossEntropyLoss",
     "Poly1FocalLoss",

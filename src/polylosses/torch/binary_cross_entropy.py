@@ -13,8 +13,12 @@ from polylosses.torch.concrete import is_known_false
 from polylosses.torch.likelihood import given_polynomial
 from polylosses.torch.precision import result_dtype, upcast_dtype
 from polylosses.torch.reduction import check_reduction, mean, reduce
-from polylosses.torch.sigmoid import losses_of_elements, sides_of
+from polylosses.torch.sigmoid import Side, Sides, losses_of_elements, sides_of
 from polylosses.torch.targets import BinaryTargets, batch_shape, held_by
+from polylosses.two_sided import TwoSided
+
+# What ``polynomial`` takes here: one for both sides, or a pair, of positives and negatives.
+Loss = Polynomial | TwoSided | tuple[Polynomial, Polynomial]
 
 
 def poly_binary_cross_entropy_with_logits(
@@ -29,7 +33,7 @@ def poly_binary_cross_entropy_with_logits(
     reduction: str = "mean",
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
-    polynomial: Polynomial | None = None,
+    polynomial: Loss | None = None,
     implementation: str | None = None,
 ) -> Tensor:
     r"""PolyLoss of sigmoid probabilities: :func:`torch.nn.functional.binary_cross_entropy_with_logits` for the family.
@@ -90,27 +94,40 @@ def poly_binary_cross_entropy_with_logits(
         >>> poly_binary_cross_entropy_with_logits(logits, torch.tensor([0, 0]), epsilon=2.0)  # the same, by class ids
         tensor(1.9658)
     """
-    polynomial = given_with_balance(epsilon, gamma, polynomial, alpha, alpha_on_epsilon)
+    loss = given_with_balance(epsilon, gamma, polynomial, alpha, alpha_on_epsilon)
     targets = BinaryTargets(target, weight, pos_weight, ignore_index)
-    return binary_cross_entropy(polynomial, alpha, alpha_on_epsilon, input, targets, reduction, implementation)
+    return binary_cross_entropy(loss, alpha, alpha_on_epsilon, input, targets, reduction, implementation)
 
 
 def given_with_balance(
-    epsilon: Any, gamma: Any, polynomial: Polynomial | None, alpha: Any, alpha_on_epsilon: bool
-) -> Polynomial:
-    """The given polynomial; warns below the bound for ``epsilon``, which ``alpha`` on the logarithm moves."""
+    epsilon: Any, gamma: Any, polynomial: Loss | None, alpha: Any, alpha_on_epsilon: bool
+) -> Polynomial | TwoSided:
+    """The given loss; warns below the bound for ``epsilon``, which ``alpha`` on the logarithm moves."""
     check_alpha(alpha)
-    if alpha_on_epsilon or not isinstance(alpha, Real) or torch.compiler.is_compiling():
+    moves = not alpha_on_epsilon and isinstance(alpha, Real) and not torch.compiler.is_compiling()
+    if isinstance(polynomial, tuple) and len(polynomial) == 2:
+        polynomial = TwoSided(*polynomial)
+    if isinstance(polynomial, TwoSided):
+        parse(epsilon, gamma, polynomial.positive)  # raises if epsilon or gamma is given, too
+        if moves:
+            _warn_with_balance(polynomial.positive, float(alpha))
+            _warn_with_balance(polynomial.negative, 1.0 - float(alpha))
+        return polynomial
+    if not moves:
         return given_polynomial(epsilon, gamma, polynomial)
     parsed = parse(epsilon, gamma, polynomial)
-    if isinstance(parsed.log_weight, float):
-        lowest = parsed.log_weight * min(float(alpha), 1.0 - float(alpha))
-        warn_of_negative_series(unchecked(parsed.coefficients, parsed.gamma, lowest))
+    _warn_with_balance(parsed, min(float(alpha), 1.0 - float(alpha)))
     return parsed
 
 
+def _warn_with_balance(polynomial: Polynomial, balance: float) -> None:
+    if isinstance(polynomial.log_weight, float):
+        log_weight = polynomial.log_weight * balance
+        warn_of_negative_series(unchecked(polynomial.coefficients, polynomial.gamma, log_weight))
+
+
 def binary_cross_entropy(
-    polynomial: Polynomial,
+    loss: Polynomial | TwoSided,
     alpha: Any,
     alpha_on_epsilon: bool,
     input: Tensor,
@@ -118,54 +135,81 @@ def binary_cross_entropy(
     reduction: str,
     implementation: str | None,
 ) -> Tensor:
-    """The loss, for a polynomial and an ``alpha`` that have been checked."""
+    """The loss, for polynomials and an ``alpha`` that have been checked."""
     target, weight, pos_weight, ignore_index = targets
     _check(input, target, weight, pos_weight, ignore_index, reduction)
-    sides = sides_of(polynomial, alpha, alpha_on_epsilon, upcast_dtype(input))
+    sides = sides_of(loss, alpha, alpha_on_epsilon, upcast_dtype(input))
+    sides = _with_polynomials(sides, *(kernels.with_numbers(side.polynomial) for side in sides[:2]))
     dtype = target.dtype if targets.are_dense(input) else input.dtype
     targets = targets._replace(ignore_index=held_by(target.dtype, ignore_index))
-    unsupported = _unsupported(polynomial, alpha, input, targets)
-    implementation = kernels.choose(implementation, input, (target,), targets.ignore_index, unsupported)
+    unsupported = _unsupported(sides, input, targets)
+    tensors = (target, weight, pos_weight, *(side.factor for side in sides[:2] if isinstance(side.factor, Tensor)))
+    implementation = kernels.choose(implementation, input, tensors, targets.ignore_index, unsupported)
     if implementation == "plain":
         losses, ignored = losses_of_elements(sides, input, targets), targets.ignored(input)
-        loss = reduce(losses, reduction, 1 if ignored is None else ~ignored, ignored)
+        result = reduce(losses, reduction, 1 if ignored is None else ~ignored, ignored)
     else:
-        divide, elements = reduction == "mean", input.numel()
-        ignored = targets.ignored(input) if divide else None
-        known = isinstance(elements, int) and not torch.compiler.is_compiling()  # not symbolic
-        if divide and ignored is None and known and elements:
-            # As factors of the polynomial's sides: torch's division takes a tenth of a small call.
-            negatives, positives = sides.balance
-            sides, divide = sides._replace(balance=(negatives / elements, positives / elements)), False
-        loss = kernels.sigmoid_loss(input, targets, sides, reduction != "none", implementation)
-        if divide:
-            loss = mean(loss, elements if ignored is None else (~ignored).sum(), ignored)
-    return loss.to(result_dtype(input, dtype))
+        result = _by_kernel(sides, input, targets, reduction, result_dtype(input, dtype), implementation)
+    return result.to(result_dtype(input, dtype))
 
 
-def _unsupported(polynomial: Polynomial, alpha: Any, input: Tensor, targets: BinaryTargets) -> str | None:
-    """Why no kernel supports these targets or this polynomial, or None."""
-    if targets.weight is not None or targets.pos_weight is not None:
-        return "kernels take no weight and pos_weight"
-    numbers = {"alpha": alpha, "gamma": polynomial.gamma, "log_weight": polynomial.log_weight}
-    numbers |= {f"coefficients[{j}]": c for j, c in enumerate(polynomial.coefficients)}
-    for name, number in numbers.items():
-        if number is not None and not isinstance(number, float | int):
-            return f"kernels take numbers, and {name} is a {type(number).__name__}"
-    count = len(polynomial.coefficients)
-    if count > kernels.MOST_COEFFICIENTS:
-        return f"kernels take at most {kernels.MOST_COEFFICIENTS} coefficients, and there are {count}"
+def _by_kernel(
+    sides: Sides, input: Tensor, targets: BinaryTargets, reduction: str, dtype: torch.dtype, implementation: str
+) -> Tensor:
+    """The loss; losses that are not reduced are rounded once, to the ``dtype`` of the result."""
+    if not targets.are_dense(input):
+        targets = targets._replace(target=targets.target.long())
+    divides, elements = reduction == "mean", input.numel()
+    ignored = targets.ignored(input) if divides else None
+    known = isinstance(elements, int) and not torch.compiler.is_compiling()  # not symbolic
+    if divides and ignored is None and known and elements and all(isinstance(side.factor, float) for side in sides[:2]):
+        # As factors of both sides: torch's division takes a tenth of a small call.
+        divides = False
+        of_no, of_yes = (Side(side.factor / elements, side.polynomial) for side in sides[:2])
+        sides = Sides(of_no, of_yes, sides.margin)
+    (negative, no_terms), (positive, yes_terms) = (kernels.terms_of(side.polynomial) for side in sides[:2])
+    losses_dtype = None
+    if reduction == "none":
+        losses_dtype = input.dtype if dtype == input.dtype and not no_terms else torch.float32
+    numbers = _with_polynomials(sides, negative, positive)
+    loss = kernels.sigmoid_loss(input, targets, numbers, losses_dtype, implementation)
+    for (tensor, no), (_, yes) in zip(no_terms, yes_terms, strict=True):
+        term = _with_polynomials(sides, no, yes)
+        loss = loss + tensor * kernels.sigmoid_loss(input, targets, term, losses_dtype, implementation)
+    return mean(loss, elements if ignored is None else (~ignored).sum(), ignored) if divides else loss
+
+
+def _with_polynomials(sides: Sides, negative: Polynomial, positive: Polynomial) -> Sides:
+    return Sides(Side(sides.negative.factor, negative), Side(sides.positive.factor, positive), sides.margin)
+
+
+def _unsupported(sides: Sides, input: Tensor, targets: BinaryTargets) -> str | None:
+    """Why no kernel supports these targets or polynomials, or None."""
     target = targets.target
+    for name, factor in (
+        ("weight", targets.weight),
+        ("pos_weight", targets.pos_weight),
+        *(("alpha", side.factor) for side in sides[:2]),
+    ):
+        if isinstance(factor, Tensor) and factor.requires_grad:
+            return f"kernels have no derivatives by {name}"
+        if isinstance(factor, Tensor) and not _fits(factor, input):
+            return f"kernels take an {name} that broadcasts to the logits"
+    given = [(side.polynomial.log_weight, *side.polynomial.coefficients) for side in sides[:2]]
+    if not all(kernels.are_terms(side.polynomial) for side in sides[:2]):
+        return (
+            f"kernels take at most {kernels.MOST_COEFFICIENTS} coefficients, a gamma that is a number, and tensors in "
+            "a polynomial if these are scalars"
+        )
+    shared = all(a is b for a, b in zip(*given, strict=False) if isinstance(a, Tensor) or isinstance(b, Tensor))
+    if any(isinstance(number, Tensor) for numbers in given for number in numbers) and not (
+        shared and len(given[0]) == len(given[1])
+    ):
+        return "kernels take tensors in a polynomial if these are the same for positives and negatives"
     if target.requires_grad:
         return "kernels have no derivatives by the target"
-    if targets.are_dense(input):
-        if target.dtype != input.dtype:
-            return f"kernels take dense targets of the logits' dtype, {input.dtype}, and these are {target.dtype}"
-    elif target.dtype != torch.int64 or input.dim() < 2:
-        return (
-            "kernels take class ids of dtype int64 for logits of two dimensions or more; the target has "
-            f"{target.dtype}, and the logits have shape {tuple(input.shape)}"
-        )
+    if not targets.are_dense(input) and input.dim() < 2:
+        return f"kernels take class ids for logits of two dimensions or more; these have shape {tuple(input.shape)}"
     return None
 
 

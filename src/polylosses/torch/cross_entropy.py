@@ -88,7 +88,7 @@ def poly_cross_entropy(
         >>> poly_cross_entropy(logits, probabilities, epsilon=2.0, reduction="none")
         tensor([0.4823, 1.2567])
     """
-    polynomial = given_polynomial(epsilon, gamma, polynomial)
+    polynomial = kernels.with_numbers(given_polynomial(epsilon, gamma, polynomial))
     check(input, target, weight, ignore_index, reduction, label_smoothing)
     targets = class_targets(input, target, weight, ignore_index, label_smoothing)
     implementation = dispatch(polynomial, input, targets, implementation)
@@ -111,10 +111,10 @@ def dispatch(polynomial: Polynomial, input: Tensor, targets: ClassTargets, imple
     """The implementation that serves, given the user's ``implementation``."""
     soft, fuses = targets.are_soft(input), _fuses(polynomial, targets)
     unsupported = _unsupported(input, targets)
-    if soft and not fuses:
+    if soft and not (kernels.are_terms(polynomial) and _without_gradient(targets.weight)):
         unsupported = unsupported or (
-            "with soft targets or label smoothing, kernels take polynomials of numbers (no tensors, at most "
-            f"{kernels.MOST_COEFFICIENTS} coefficients), and no gradient of the class weights"
+            "with soft targets or label smoothing, kernels take at most "
+            f"{kernels.MOST_COEFFICIENTS} coefficients, a gamma that is a number, and no gradient of the class weights"
         )
     fewest_logits = 0 if soft or fuses else kernels.FEWEST_LOGITS
     operator = "soft_target_loss" if soft else "softmax_loss"
@@ -124,7 +124,11 @@ def dispatch(polynomial: Polynomial, input: Tensor, targets: ClassTargets, imple
 
 def _fuses(polynomial: Polynomial, targets: ClassTargets) -> bool:
     """Whether a kernel can evaluate the polynomial itself; otherwise it computes row statistics only."""
-    return kernels.are_numbers(polynomial) and not (targets.weight is not None and targets.weight.requires_grad)
+    return kernels.are_numbers(polynomial) and _without_gradient(targets.weight)
+
+
+def _without_gradient(weight: Tensor | None) -> bool:
+    return weight is None or not weight.requires_grad
 
 
 def _unsupported(input: Tensor, targets: ClassTargets) -> str | None:
@@ -173,7 +177,10 @@ def _loss_of_soft_targets(
     polynomial: Polynomial, input: Tensor, targets: ClassTargets, reduction: str, implementation: str
 ) -> Tensor:
     """The loss of probabilities or label smoothing by a kernel, which sums over the rows."""
-    loss = kernels.soft_target_loss(input, targets, polynomial, reduction != "none", implementation)
+    numbers, terms = kernels.terms_of(polynomial)
+    loss = kernels.soft_target_loss(input, targets, numbers, reduction != "none", implementation)
+    for tensor, term in terms:
+        loss = loss + tensor * kernels.soft_target_loss(input, targets, term, reduction != "none", implementation)
     if reduction != "mean":
         return loss
     rows = math.prod(batch_shape(input))

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, parse
-from polylosses.torch.binary_cross_entropy import binary_cross_entropy, check_alpha, given_with_balance
+from polylosses.torch.binary_cross_entropy import Loss, binary_cross_entropy, check_alpha, given_with_balance
 from polylosses.torch.cross_entropy import poly_cross_entropy
 from polylosses.torch.linear import linear_poly_cross_entropy
 from polylosses.torch.reduction import check_reduction
 from polylosses.torch.targets import BinaryTargets
+from polylosses.two_sided import asymmetric, asymmetric_polynomial
 
 
 class _PolynomialModule(nn.Module):
@@ -18,7 +19,7 @@ class _PolynomialModule(nn.Module):
 
     epsilon: Any
     gamma: Any
-    polynomial: Polynomial | None = None
+    polynomial: Any = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("epsilon", "gamma", "polynomial"):
@@ -27,19 +28,23 @@ class _PolynomialModule(nn.Module):
                     f"{name} = {value!r} would have no effect: this {type(self).__name__} has a polynomial, which is "
                     "in the place of epsilon and gamma. Set its polynomial instead."
                 )
-            from_arguments(**{"epsilon": DEFAULT_EPSILON, "gamma": 0.0, "polynomial": None, name: value})
+            checked = self._checked(**{"epsilon": DEFAULT_EPSILON, "gamma": 0.0, "polynomial": None, name: value})
+            value = checked if name == "polynomial" and value is not None else value
         super().__setattr__(name, value)
 
-    def _keep(self, epsilon: Any, gamma: Any, polynomial: Polynomial | None, **others: Any) -> None:
+    def _checked(self, epsilon: Any, gamma: Any, polynomial: Any) -> Any:
+        return from_arguments(epsilon, gamma, polynomial)
+
+    def _keep(self, epsilon: Any, gamma: Any, polynomial: Any, **others: Any) -> None:
         """Sets the attributes, tensors as buffers and parameters as parameters; all have been checked."""
         for name, value in {"epsilon": epsilon, "gamma": gamma, **others}.items():
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 self.register_buffer(name, value)
             else:
                 super().__setattr__(name, value)
-        super().__setattr__("polynomial", polynomial)  # type: ignore[arg-type]
+        super().__setattr__("polynomial", polynomial)
 
-    def _kept(self) -> Polynomial:
+    def _kept(self) -> Any:
         """The polynomial, of which the user was warned when it was set."""
         if self.polynomial is not None:
             return self.polynomial
@@ -138,16 +143,19 @@ class PolyBCEWithLogitsLoss(_PolynomialModule, nn.BCEWithLogitsLoss):
         reduction: str = "mean",
         epsilon: Any = DEFAULT_EPSILON,
         gamma: Any = 0.0,
-        polynomial: Polynomial | None = None,
+        polynomial: Loss | None = None,
         implementation: str | None = None,
     ) -> None:
         check_reduction(reduction)
-        given_with_balance(epsilon, gamma, polynomial, alpha, alpha_on_epsilon)
+        given = given_with_balance(epsilon, gamma, polynomial, alpha, alpha_on_epsilon)
         super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)
         self.ignore_index = ignore_index
         self.alpha_on_epsilon = alpha_on_epsilon
         self.implementation = implementation
-        self._keep(epsilon, gamma, polynomial, alpha=alpha)
+        self._keep(epsilon, gamma, None if polynomial is None else given, alpha=alpha)
+
+    def _checked(self, epsilon: Any, gamma: Any, polynomial: Any) -> Any:
+        return given_with_balance(epsilon, gamma, polynomial, None, True)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` and ``target``."""
@@ -308,6 +316,71 @@ class Poly1FocalLoss(PolyBCEWithLogitsLoss):
             epsilon=epsilon,
             gamma=gamma,
         )
+
+
+class AsymmetricLoss(PolyBCEWithLogitsLoss):
+    """Asymmetric loss (ASL) for multi-label targets: :func:`polylosses.asymmetric` with the names of its authors' code.
+
+    For a target ``y`` and the sigmoid ``p``, with ``p_m = max(p - clip, 0)``, an element's loss is
+    ``-y (1 - p)^gamma_pos log p - (1 - y) p_m^gamma_neg log(1 - p_m)``: Ridnik et al., ICCV 2021 (arXiv 2009.14119),
+    equation 7. The authors' code sums over all elements, which is ``reduction="sum"`` here.
+
+    Args:
+        gamma_neg, gamma_pos: the focal exponents. Default 4 and 1.
+        clip: the margin of negatives. Default 0.05.
+        weight, pos_weight, ignore_index, reduction: as for :class:`PolyBCEWithLogitsLoss`.
+
+    Example:
+        >>> import torch
+        >>> AsymmetricLoss()(torch.tensor([[2.0, -1.0], [-4.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        tensor(0.3903)
+    """
+
+    def __init__(
+        self,
+        gamma_neg: Any = 4.0,
+        gamma_pos: Any = 1.0,
+        clip: float = 0.05,
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        loss = asymmetric(gamma_neg, gamma_pos, clip)
+        super().__init__(weight, pos_weight=pos_weight, ignore_index=ignore_index, reduction=reduction, polynomial=loss)
+
+
+class AsymmetricPolynomialLoss(PolyBCEWithLogitsLoss):
+    """Asymmetric polynomial loss (APL): :func:`polylosses.asymmetric_polynomial` as a module.
+
+    Huang et al., ICASSP 2023 (arXiv 2304.05361). The authors' code sums over all elements, which is
+    ``reduction="sum"`` here.
+
+    Args:
+        gamma_neg, gamma_pos: the focal exponents. Default 4 and 0.
+        clip: the margin of negatives. Default 0.05.
+        weight, pos_weight, ignore_index, reduction: as for :class:`PolyBCEWithLogitsLoss`.
+
+    Example:
+        >>> import torch
+        >>> AsymmetricPolynomialLoss()(torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor(0.0130)
+    """
+
+    def __init__(
+        self,
+        gamma_neg: Any = 4.0,
+        gamma_pos: Any = 0.0,
+        clip: float = 0.05,
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        loss = asymmetric_polynomial(gamma_neg, gamma_pos, clip)
+        super().__init__(weight, pos_weight=pos_weight, ignore_index=ignore_index, reduction=reduction, polynomial=loss)
 
 
 def _shown(module: Any, defaults: dict[str, Any]) -> str:

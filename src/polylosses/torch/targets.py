@@ -121,6 +121,18 @@ class BinaryTargets(NamedTuple):
         """Whether they are elementwise, not class ids."""
         return self.target.shape == logits.shape
 
+    def one_hot(self, logits: Tensor) -> Tensor:
+        """Class ids as dense targets; 0 for some class where they are ignored."""
+        ids = self.target.long()
+        if self.ignore_index is not None:
+            ids = ids.masked_fill(self.target == self.ignore_index, 0)
+        dim = class_dim(logits)
+        return torch.zeros_like(logits).scatter(dim, ids.unsqueeze(dim), 1.0)
+
+    def weighted(self, target_weight: Tensor) -> Tensor:
+        """The target weights of elements, times ``weight``."""
+        return target_weight if self.weight is None else target_weight * self.weight
+
     def ignored(self, logits: Tensor) -> Tensor | None:
         """Which elements are ignored; None if none can be."""
         if self.ignore_index is None:

@@ -4,7 +4,16 @@ The losses use this package only: :func:`choose` names the implementation of a c
 ``soft_target_loss``, ``softmax_statistics`` and ``sigmoid_loss`` run the kernel that was chosen.
 """
 
-from polylosses.torch.kernels.dispatch import FEWEST_LOGITS, MOST_COEFFICIENTS, are_numbers, choose, implementation
+from polylosses.torch.kernels.dispatch import (
+    FEWEST_LOGITS,
+    MOST_COEFFICIENTS,
+    are_numbers,
+    are_terms,
+    choose,
+    implementation,
+    terms_of,
+    with_numbers,
+)
 from polylosses.torch.kernels.internals import is_by_address
 from polylosses.torch.kernels.operators import (
     SOFT_TARGET_DTYPES,
@@ -19,6 +28,7 @@ __all__ = [
     "MOST_COEFFICIENTS",
     "SOFT_TARGET_DTYPES",
     "are_numbers",
+    "are_terms",
     "choose",
     "implementation",
     "is_by_address",
@@ -26,4 +36,6 @@ __all__ = [
     "soft_target_loss",
     "softmax_loss",
     "softmax_statistics",
+    "terms_of",
+    "with_numbers",
 ]

@@ -1,5 +1,6 @@
 """The choice between the implementations of a loss: torch's own operations, or a kernel."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import ModuleType
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polylosses.polynomial import Polynomial
+from polylosses.polynomial import Polynomial, unchecked
 from polylosses.torch.kernels import native, triton
 from polylosses.torch.kernels.internals import is_by_address, is_ordinary, is_traced, why_not_by_address
 
@@ -168,6 +169,56 @@ def why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int |
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return "torch.jit.trace takes the plain implementation"
     return None
+
+
+def with_numbers(polynomial: Polynomial) -> Polynomial:
+    """The polynomial with numbers for tensors, where these can be read at no cost: on a CPU, and without a gradient.
+
+    So a scheduled epsilon costs what a number does.
+    """
+    numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
+    if all(isinstance(number, float) for number in numbers) or why_not_by_address() or is_traced():
+        return polynomial
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return polynomial
+
+    def read(number: Any) -> Any:
+        if not isinstance(number, Tensor) or number.device.type != "cpu" or number.numel() != 1:
+            return number
+        learned = number.requires_grad and torch.is_grad_enabled()
+        return number if learned or not is_by_address(number) else float(number)
+
+    *coefficients, gamma, log_weight = map(read, numbers)
+    if not all(isinstance(number, Tensor) or math.isfinite(number) for number in (*coefficients, gamma, log_weight)):
+        return polynomial
+    # Kernels take no negative exponent.
+    gamma = polynomial.gamma if isinstance(gamma, float) and gamma < 0.0 else gamma
+    return unchecked(tuple(coefficients), gamma, log_weight)
+
+
+def terms_of(polynomial: Polynomial) -> tuple[Polynomial, list[tuple[Tensor, Polynomial]]]:
+    """The polynomial as a sum of one of numbers, and one for each of its tensors, times that tensor.
+
+    A loss is linear in coefficients and ``log_weight``. So where these are learned, kernels give the loss of each term,
+    and autograd does the rest.
+    """
+    given = (polynomial.log_weight, *polynomial.coefficients)
+    if all(isinstance(number, float) for number in given):
+        return polynomial, []
+
+    def of(log_weight: float, *coefficients: float) -> Polynomial:
+        return unchecked(coefficients, polynomial.gamma, log_weight)
+
+    numbers = of(*(0.0 if isinstance(number, Tensor) else number for number in given))
+    units = [(x, of(*(float(j == k) for j in range(k + 1)))) for k, x in enumerate(given) if isinstance(x, Tensor)]
+    return numbers, units
+
+
+def are_terms(polynomial: Polynomial) -> bool:
+    """Whether kernels can evaluate the polynomial's terms: its gamma is a number, and its tensors are scalars."""
+    numbers = (polynomial.log_weight, *polynomial.coefficients)
+    scalars = all(isinstance(number, float) or getattr(number, "ndim", 1) == 0 for number in numbers)
+    return scalars and isinstance(polynomial.gamma, float) and len(polynomial.coefficients) <= MOST_COEFFICIENTS
 
 
 def are_numbers(polynomial: Polynomial) -> bool:

@@ -1,6 +1,7 @@
 """The CPU kernels of cpu/, called with tensors. What they compute is documented in operators.py."""
 
 import ctypes
+import math
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from typing import Any
@@ -69,19 +70,33 @@ class _SoftStatistics(ctypes.Structure):
     _fields_ = tuple((name, c_void_p) for name in ("scale", "rest", "q", "maximum", "inverse", "losses"))
 
 
-class _Sigmoids(ctypes.Structure):
-    """The arguments of the sigmoid kernel; the same as in cpu/sigmoid.cpp."""
+class _Broadcast(ctypes.Structure):
+    """A factor of the elements; the same as in cpu/sigmoid.cpp, like the next two."""
 
+    _fields_ = (
+        ("data", c_void_p),
+        *((name, c_int64) for name in ("middles", "inners", "by_outer", "by_middle", "by_inner")),
+    )
+
+
+class _Side(ctypes.Structure):
+    _fields_ = (("polynomial", _Polynomial), ("factor", c_float), ("log_weight", c_float))
+
+
+class _Sigmoids(ctypes.Structure):
     _fields_ = (
         ("logits", c_void_p),
         ("in_bfloat16", c_int64),
         ("count", c_int64),
         ("dense", c_void_p),
+        ("dense_in_bfloat16", c_int64),
         ("ids", c_void_p),
         *((name, c_int64) for name in ("rows", "classes", "inners", "classes_last", "ignores", "ignore_index")),
-        ("polynomial", _Polynomial),
-        ("factor", c_float * 2),
-        ("log_weight", c_float * 2),
+        *((name, _Broadcast) for name in ("weight", "neg_weight", "pos_weight")),
+        ("sides", _Side * 2),
+        ("alike", c_int64),
+        ("result_in_bfloat16", c_int64),
+        ("margin", c_float),
     )
 
 
@@ -112,9 +127,9 @@ def _load() -> tuple[Any, str | None]:
         *(c_void_p, c_int64, POINTER(_Logits), c_int),
     ]
     library.polylosses_soft_target_gradient.restype = c_int64
-    library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 4, c_int64, c_int]
+    library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 5, c_int64, c_int]
     library.polylosses_sigmoids.restype = c_int64
-    library.polylosses_block.restype = c_int64
+    library.polylosses_sigmoid_group.restype = c_int64
     return library, None
 
 
@@ -236,25 +251,36 @@ def soft_target_gradient(
 
 
 def sigmoid_loss(
-    logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float], summed: bool
+    logits: Tensor,
+    target: Tensor,
+    weights: Sequence[Tensor | None],
+    ignore_index: int | None,
+    negatives: Sequence[float],
+    positives: Sequence[float],
+    margin: float,
+    dtype: torch.dtype | None,
 ) -> Tensor:
     """See :func:`polylosses.torch.kernels.operators.sigmoid_loss`."""
     logits = in_order(logits)
-    if not summed:
-        losses = torch.empty_like(logits, memory_format=memory_format(logits))
-        _sigmoids(logits, target, ignore_index, numbers, losses=losses)
-        return losses
-    blocks = -(-logits.numel() // _LIBRARY.polylosses_block())
-    sums = logits.new_empty(blocks, dtype=torch.float64)
-    _sigmoids(logits, target, ignore_index, numbers, sums=sums)
-    return sums.sum().float()
+    arguments = (logits, target, weights, ignore_index, negatives, positives, margin)
+    if dtype is None:
+        groups = -(-logits.numel() // _LIBRARY.polylosses_sigmoid_group())
+        total = _float32(logits)
+        _sigmoids(*arguments, sums=logits.new_empty(groups, dtype=torch.float64), total=total)
+        return total
+    losses = torch.empty_like(logits, dtype=dtype, memory_format=memory_format(logits))
+    _sigmoids(*arguments, losses=losses)
+    return losses
 
 
 def sigmoid_gradient(
     logits: Tensor,
     target: Tensor,
+    weights: Sequence[Tensor | None],
     ignore_index: int | None,
-    numbers: Sequence[float],
+    negatives: Sequence[float],
+    positives: Sequence[float],
+    margin: float,
     grad_output: Tensor,
 ) -> Tensor:
     """See :func:`polylosses.torch.kernels.operators.sigmoid_gradient`."""
@@ -262,7 +288,8 @@ def sigmoid_gradient(
     gradient = torch.empty_like(logits, memory_format=memory_format(logits))
     if grad_output.shape == logits.shape:
         grad_output = grad_output.contiguous(memory_format=memory_format(logits))
-    _sigmoids(logits, target, ignore_index, numbers, gradient=gradient, grad_output=grad_output)
+    arguments = (logits, target, weights, ignore_index, negatives, positives, margin)
+    _sigmoids(*arguments, gradient=gradient, grad_output=grad_output)
     return gradient
 
 
@@ -342,26 +369,35 @@ def _threads(rows: Tensor) -> int:
 def _sigmoids(
     logits: Tensor,
     target: Tensor,
+    weights: Sequence[Tensor | None],
     ignore_index: int | None,
-    numbers: Sequence[float],
+    negatives: Sequence[float],
+    positives: Sequence[float],
+    margin: float,
     *,
     losses: Tensor | None = None,
     sums: Tensor | None = None,
+    total: Tensor | None = None,
     gradient: Tensor | None = None,
     grad_output: Tensor | None = None,
 ) -> None:
-    gamma, *of_sides = numbers[:5]
-    coefficients = numbers[5:]
     dense = target.shape == logits.shape
     outers, classes, inners = (1, 1, 1) if dense else as_rows(logits).shape
     order = memory_format(logits) if dense else torch.contiguous_format
     target = target.contiguous(memory_format=order).resolve_neg()
+    if dense and target.dtype not in (torch.float32, torch.bfloat16):
+        target = target.float()
     grad_output = None if grad_output is None else grad_output.float().resolve_neg()
+    held, (weight, pos_weight, neg_weight) = [], (_Broadcast(), _Broadcast(), _Broadcast())
+    if any(given is not None for given in weights):
+        pairs = [_broadcast(given, logits) for given in weights]
+        held, (weight, pos_weight, neg_weight) = [tensor for tensor, _ in pairs], (of for _, of in pairs)
     of = _Sigmoids(
         logits.data_ptr(),
         logits.dtype == torch.bfloat16,
         logits.numel(),
         target.data_ptr() if dense else None,
+        target.dtype == torch.bfloat16,
         None if dense else target.data_ptr(),
         outers * inners,
         classes,
@@ -369,15 +405,57 @@ def _sigmoids(
         inners == 1 or memory_format(logits) == torch.channels_last,
         ignore_index is not None,
         int(ignore_index or 0),
-        _polynomial(coefficients, gamma),
-        (c_float * 2)(*of_sides[:2]),
-        (c_float * 2)(*of_sides[2:]),
+        weight,
+        neg_weight,
+        pos_weight,
+        (_Side * 2)(*map(_side, (negatives, positives))),
+        margin == 0.0 and negatives[2:] == positives[2:],
+        logits.dtype == torch.bfloat16 and (losses is None or losses.dtype == torch.bfloat16),
+        margin,
     )
-    to = (_pointer(tensor) for tensor in (losses, sums, gradient, grad_output))
+    to = (_pointer(tensor) for tensor in (losses, sums, total, gradient, grad_output))
     grad_stride = 0 if grad_output is None or grad_output.shape != logits.shape else 1
     wrong = _LIBRARY.polylosses_sigmoids(of, *to, grad_stride, _threads(logits))
+    del held
     if wrong >= 0:
         # The error of torch's scatter, which makes one-hot rows on the plain path.
         raise RuntimeError(
             f"index {target.flatten()[wrong].item()} is out of bounds for dimension 1 with size {classes}"
         )
+
+
+def _side(numbers: Sequence[float]) -> Any:
+    factor, log_weight, gamma, *coefficients = numbers
+    return _Side(_polynomial(coefficients, gamma), factor, log_weight)
+
+
+# Periods of a factor that are shorter are repeated: runs of contiguous numbers are read in place.
+_SHORTEST_PERIOD = 2048
+
+
+def _broadcast(factor: Tensor | None, logits: Tensor) -> tuple[Tensor | None, Any]:
+    """The memory that the kernel reads, to be kept alive, and its description; ``logits`` are in memory order."""
+    if factor is None:
+        return None, _Broadcast()
+    factor = factor.float().resolve_neg().expand(logits.shape)
+    if memory_format(logits) == torch.channels_last:
+        factor = factor.permute(0, 2, 3, 1)
+    dims: list[tuple[int, int]] = []  # sizes and strides, of dimensions that can't be merged
+    for size, stride in zip(factor.shape, factor.stride(), strict=True):
+        if size == 1:
+            continue
+        if dims and dims[-1][1] == stride * size:
+            dims[-1] = (dims[-1][0] * size, stride)
+        else:
+            dims.append((size, stride))
+    if len(dims) > 1 and dims[0][1] == 0:
+        period = math.prod(size for size, _ in dims[1:])
+        if period < _SHORTEST_PERIOD:
+            one = factor.as_strided([size for size, _ in dims[1:]], [stride for _, stride in dims[1:]])
+            factor = one.reshape(-1).repeat(-(-_SHORTEST_PERIOD // period))
+            dims = [(1, 0), (factor.numel(), 1)]
+    if len(dims) > 3:
+        factor = factor.contiguous()
+        dims = [(factor.numel(), 1)]
+    (_, by_outer), (middles, by_middle), (inners, by_inner) = [*[(1, 0)] * (3 - len(dims)), *dims]
+    return factor, _Broadcast(factor.data_ptr(), middles, inners, by_outer, by_middle, by_inner)

@@ -23,8 +23,9 @@ from polylosses.torch.kernels import native, triton
 from polylosses.torch.kernels.dispatch import KERNELS, MOST_COEFFICIENTS, why_not
 from polylosses.torch.kernels.internals import is_by_address, is_traced
 from polylosses.torch.kernels.layout import as_rows, empty_like_rows, memory_format
+from polylosses.torch.precision import upcast
 from polylosses.torch.reduction import check_reduction, reduce
-from polylosses.torch.sigmoid import Sides, losses_of_elements
+from polylosses.torch.sigmoid import Side, Sides, losses_of_elements
 from polylosses.torch.softmax import losses_of_indices, losses_of_probabilities
 from polylosses.torch.targets import BinaryTargets, ClassTargets, batch_shape, class_dim
 
@@ -101,31 +102,45 @@ def softmax_statistics(logits: Tensor, targets: ClassTargets, implementation: st
     return q, tail
 
 
-def sigmoid_loss(logits: Tensor, targets: BinaryTargets, sides: Sides, summed: bool, implementation: str) -> Tensor:
-    """The loss of each element, ``positive y L(p) + negative (1 - y) L(1 - p)``, or their sum.
+def sigmoid_loss(
+    logits: Tensor, targets: BinaryTargets, sides: Sides, dtype: torch.dtype | None, implementation: str
+) -> Tensor:
+    """The loss of each element, ``weight * (pos_weight * y L(p) + (1 - y) L(1 - p))``, or their sum.
 
     Args:
         logits: of shape (N, C) or (N, C, d_1, ...) for class ids, or else any.
-        targets: of the logits' shape and dtype, or class ids of dtype int64; without weights.
-        sides: of numbers.
-        summed: whether to give the sum of all.
+        targets: of the logits' shape and a floating dtype, or class ids of dtype int64; the weights without gradients.
+        sides: with polynomials of numbers.
+        dtype: of the losses, the logits' or float32; None for their sum.
         implementation: as chosen.
 
     Returns:
-        The losses in the logits' shape and dtype, or their sum in float32.
+        The losses in the logits' shape, or their sum in float32.
 
     Raises:
         RuntimeError: a class id is not in [0, C), and not ignored.
     """
-    numbers = tuple(map(float, (sides.gamma, *sides.balance, *sides.log_weight, *sides.coefficients)))
-    ignore_index = None if targets.ignore_index is None else int(targets.ignore_index)
-    arguments = (logits, targets.target, ignore_index, numbers, summed)
+    target, weight, pos_weight, ignore_index = targets
+    negatives, neg_weight = _numbers_of(sides.negative, None)
+    positives, pos_weight = _numbers_of(sides.positive, pos_weight)
+    ignore_index = None if ignore_index is None else int(ignore_index)
+    weights = (weight, pos_weight, neg_weight)
+    arguments = (logits, target, *weights, ignore_index, negatives, positives, sides.margin, dtype)
     loss: Tensor
     if is_traced():
         loss = torch.ops.polylosses.sigmoid_loss(*arguments)
     else:
         loss = _SigmoidLoss.apply(KERNELS[implementation], *arguments)  # type: ignore[no-untyped-call]
     return loss
+
+
+def _numbers_of(side: Side, weight: Tensor | None) -> tuple[tuple[float, ...], Tensor | None]:
+    """A side as the operators take it, and the weight of its elements."""
+    factor, polynomial = side
+    if isinstance(factor, Tensor):
+        weight, factor = (factor if weight is None else upcast(weight) * factor), 1.0
+    numbers = (factor, polynomial.log_weight, polynomial.gamma, *polynomial.coefficients)
+    return tuple(map(float, numbers)), weight
 
 
 def _check(
@@ -284,16 +299,26 @@ def _sigmoid_loss(
     kernel: ModuleType,
     logits: Tensor,
     target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    neg_weight: Tensor | None,
     ignore_index: int | None,
-    numbers: Sequence[float],
-    summed: bool,
+    negatives: Sequence[float],
+    positives: Sequence[float],
+    margin: float,
+    dtype: torch.dtype | None,
 ) -> Tensor:
-    """The losses of elements, or their sum.
+    """The losses of elements, in the logits' dtype or in float32, or else their sum.
 
-    ``numbers`` are gamma; the balance of negatives and positives; ``log_weight`` of both; and the coefficients.
+    The numbers of ``negatives`` and ``positives`` are a factor, ``log_weight``, gamma, and the coefficients. All three
+    weights broadcast to the logits.
     """
-    _check(kernel, logits, target, (), (logits.dtype,), len(numbers) - 5)
-    result: Tensor = kernel.sigmoid_loss(logits, target, ignore_index, numbers, summed)
+    _check_sigmoid(kernel, logits, target, (weight, pos_weight, neg_weight), (), negatives, positives)
+    if dtype not in (None, logits.dtype, torch.float32):
+        raise ValueError(f"dtype must be that of the logits, {logits.dtype}, torch.float32 or None; got {dtype!r}.")
+    result: Tensor = kernel.sigmoid_loss(
+        logits, target, (weight, pos_weight, neg_weight), ignore_index, negatives, positives, margin, dtype
+    )
     return result
 
 
@@ -301,15 +326,50 @@ def _sigmoid_gradient(
     kernel: ModuleType,
     logits: Tensor,
     target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    neg_weight: Tensor | None,
     ignore_index: int | None,
-    numbers: Sequence[float],
+    negatives: Sequence[float],
+    positives: Sequence[float],
+    margin: float,
     grad_output: Tensor,
 ) -> Tensor:
     """The gradient with respect to the logits; ``grad_output`` is one number, or one for every element."""
-    _check(kernel, logits, target, (grad_output,), (logits.dtype,), len(numbers) - 5)
+    weights = (weight, pos_weight, neg_weight)
+    _check_sigmoid(kernel, logits, target, weights, (grad_output,), negatives, positives)
     _check_grad_output(grad_output, logits.shape)
-    result: Tensor = kernel.sigmoid_gradient(logits, target, ignore_index, numbers, grad_output)
+    result: Tensor = kernel.sigmoid_gradient(
+        logits, target, weights, ignore_index, negatives, positives, margin, grad_output
+    )
     return result
+
+
+def _check_sigmoid(
+    kernel: ModuleType,
+    logits: Tensor,
+    target: Tensor,
+    weights: Sequence[Tensor | None],
+    others: Sequence[Tensor],
+    *sides: Sequence[float],
+) -> None:
+    dense = (target.dtype,) if target.is_floating_point() else (logits.dtype,)
+    if min(map(len, sides)) < 3:
+        raise ValueError(f"a side has a factor, log_weight and gamma, and then coefficients; got {sides!r}.")
+    _check(kernel, logits, target, (*weights, *others), dense, max(map(len, sides)) - 3)
+    for weight in weights:
+        if weight is not None and (
+            not _broadcasts(weight.shape, logits.shape) or weight.is_complex() or weight.dtype == torch.bool
+        ):
+            raise ValueError(
+                f"weights must be real and broadcast to the logits, of shape {tuple(logits.shape)}; "
+                f"got {weight.dtype} of shape {tuple(weight.shape)}."
+            )
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in pairs)
 
 
 def _gradient(
@@ -415,23 +475,29 @@ def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_
 
 
 def _save_sigmoid_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
-    logits, target, ctx.ignore_index, ctx.numbers, ctx.summed = inputs
+    logits, target, weight, pos_weight, neg_weight, *ctx.options, ctx.dtype = inputs
     ctx.kernel = kernel
-    ctx.save_for_backward(logits, target)
+    ctx.save_for_backward(logits, target, weight, pos_weight, neg_weight)
 
 
 def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
-    logits, target = ctx.saved_tensors
-    gamma, *pairs = ctx.numbers[:5]
+    logits, target, weight, pos_weight, neg_weight = ctx.saved_tensors
     if torch.is_grad_enabled():
-        sides = Sides(tuple(ctx.numbers[5:]), gamma, (pairs[0], pairs[1]), (pairs[2], pairs[3]))
-        loss = losses_of_elements(sides, logits, BinaryTargets(target, ignore_index=ctx.ignore_index))
-        loss = loss.sum() if ctx.summed else loss
+        ignore_index, negatives, positives, margin = ctx.options
+        sides = Sides(_side(negatives, neg_weight), _side(positives, None), margin)
+        loss = losses_of_elements(sides, logits, BinaryTargets(target, weight, pos_weight, ignore_index))
+        loss = loss.sum() if ctx.dtype is None else loss
         (result,) = torch.autograd.grad(loss, logits, grad_output.to(loss.dtype), create_graph=True)
     else:
-        saved = (logits, target, ctx.ignore_index, ctx.numbers)
+        saved = (logits, target, weight, pos_weight, neg_weight, *ctx.options)
         result = _gradient(torch.ops.polylosses.sigmoid_gradient, _sigmoid_gradient, ctx.kernel, saved, grad_output)
-    return result, None, None, None, None
+    return result, *(None,) * 9
+
+
+def _side(numbers: Sequence[float], weight: Tensor | None) -> Side:
+    """The inverse of :func:`_numbers_of`."""
+    factor, log_weight, gamma, *coefficients = numbers
+    return Side(factor if weight is None else factor * weight, unchecked(tuple(coefficients), gamma, log_weight))
 
 
 class _SoftmaxLoss(torch.autograd.Function):
@@ -484,7 +550,8 @@ class _SigmoidLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> Tensor:
-        output: Tensor = kernel.sigmoid_loss(*inputs)
+        logits, target, weight, pos_weight, neg_weight, *options = inputs
+        output: Tensor = kernel.sigmoid_loss(logits, target, (weight, pos_weight, neg_weight), *options)
         _save_sigmoid_loss(ctx, inputs, output, kernel)
         return output
 
@@ -494,6 +561,10 @@ class _SigmoidLoss(torch.autograd.Function):
 
 
 def _register() -> None:
+    sigmoid = (
+        "Tensor logits, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? neg_weight, SymInt? ignore_index, "
+        "float[] negatives, float[] positives, float margin"
+    )
     schemas = {
         "softmax_loss": "(Tensor logits, Tensor target, Tensor? weight, SymInt ignore_index, float[] numbers, "
         "str reduction) -> (Tensor, Tensor)",
@@ -503,9 +574,8 @@ def _register() -> None:
         "float label_smoothing, float[] numbers, bool summed) -> (Tensor, Tensor)",
         "soft_target_gradient": "(Tensor logits, Tensor target, Tensor? weight, SymInt ignore_index, "
         "float label_smoothing, float[] numbers, Tensor row_stats, Tensor grad_output) -> Tensor",
-        "sigmoid_loss": "(Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, bool summed) -> Tensor",
-        "sigmoid_gradient": "(Tensor logits, Tensor target, SymInt? ignore_index, float[] numbers, "
-        "Tensor grad_output) -> Tensor",
+        "sigmoid_loss": f"({sigmoid}, ScalarType? dtype) -> Tensor",
+        "sigmoid_gradient": f"({sigmoid}, Tensor grad_output) -> Tensor",
     }
 
     def rows_of(target: Tensor, *first: int) -> Tensor:
@@ -527,7 +597,9 @@ def _register() -> None:
         return empty_like_rows(as_rows(logits)).view(logits.shape)
 
     def like_sigmoid_loss(logits: Tensor, *others: Any) -> Tensor:
-        return logits.new_empty((), dtype=torch.float32) if others[-1] else like_sigmoid_gradient(logits)
+        if others[-1] is None:
+            return logits.new_empty((), dtype=torch.float32)
+        return like_sigmoid_gradient(logits).to(others[-1])
 
     def like_sigmoid_gradient(logits: Tensor, *_: Any) -> Tensor:
         return torch.empty_like(logits, memory_format=memory_format(logits))

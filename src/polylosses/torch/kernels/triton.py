@@ -104,31 +104,50 @@ def softmax_gradient(logits: Tensor, target: Tensor, row_stats: Tensor, grad_out
 
 
 def sigmoid_loss(
-    logits: Tensor, target: Tensor, ignore_index: int | None, numbers: Sequence[float], summed: bool
+    logits: Tensor,
+    target: Tensor,
+    weights: Sequence[Tensor | None],
+    ignore_index: int | None,
+    negatives: Sequence[float],
+    positives: Sequence[float],
+    margin: float,
+    dtype: torch.dtype | None,
 ) -> Tensor:
     """See :func:`polylosses.torch.kernels.operators.sigmoid_loss`."""
-    result = _sigmoids(logits, target, ignore_index, numbers, None, "sum" if summed else "losses")
-    return result.sum(dtype=torch.float64).float() if summed else result
+    sides = (negatives, positives)
+    if dtype is None:
+        return (
+            _sigmoids(logits, target, weights, ignore_index, sides, margin, None, "sum")
+            .sum(dtype=torch.float64)
+            .float()
+        )
+    return _sigmoids(logits, target, weights, ignore_index, sides, margin, None, "losses", dtype)
 
 
 def sigmoid_gradient(
     logits: Tensor,
     target: Tensor,
+    weights: Sequence[Tensor | None],
     ignore_index: int | None,
-    numbers: Sequence[float],
+    negatives: Sequence[float],
+    positives: Sequence[float],
+    margin: float,
     grad_output: Tensor,
 ) -> Tensor:
     """See :func:`polylosses.torch.kernels.operators.sigmoid_gradient`."""
-    return _sigmoids(logits, target, ignore_index, numbers, grad_output, "gradient")
+    return _sigmoids(logits, target, weights, ignore_index, (negatives, positives), margin, grad_output, "gradient")
 
 
 def _sigmoids(
     logits: Tensor,
     target: Tensor,
+    weights: Sequence[Tensor | None],
     ignore_index: int | None,
-    numbers: Sequence[float],
+    sides: Sequence[Sequence[float]],
+    margin: float,
     grad_output: Tensor | None,
     what: str,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     logits = in_order(logits)
     dense = target.shape == logits.shape
@@ -140,27 +159,36 @@ def _sigmoids(
         grad_output = grad_output.contiguous(
             memory_format=order if grad_output_stride else torch.contiguous_format
         ).resolve_neg()
-    if dense:
-        outers, classes, inners, by_outer, by_class, by_inner = 1, logits.numel(), 1, 0, 1, 0
-    else:
-        rows = as_rows(logits)
-        (((outers, classes, inners), (by_outer, by_class, by_inner)),) = _merged(rows)
-    tile = _tile(classes, inners, by_class, _SIGMOIDS)
+    factors = [None if weight is None else _rows(weight.resolve_neg().expand(logits.shape)) for weight in weights]
+    given = [factor for factor in factors if factor is not None]
+    rows = logits.flatten()[None, :, None] if dense and not given else as_rows(logits)
+    ((outers, classes, inners), by), *merged = _merged(rows, *given)
+    strides_of = iter([strides for _, strides in merged])
+    strides = [(0, 0, 0) if factor is None else next(strides_of) for factor in factors]
+    tile = _tile(classes, inners, by[1], _SIGMOIDS)
     tiles, class_tiles = -(-inners // tile["ROWS"]), -(-classes // tile["CLASSES"])
     programs = outers * tiles * class_tiles
-    into = torch.empty_like(logits, memory_format=order)
+    into = torch.empty_like(logits, dtype=dtype, memory_format=order)
     if what == "sum":
         into = torch.empty(programs, dtype=torch.float32, device=logits.device)
     _launch(
-        *("sigmoids", programs, logits, target, into, grad_output),
-        *(*numbers[:5], *_powers(numbers[5:]), classes, inners, tiles, class_tiles),
-        *(by_outer, by_class, by_inner, grad_output_stride, int(ignore_index or 0)),
+        *("sigmoids", programs, logits, target, into, grad_output, *factors),
+        *((*side[:3], *_powers(side[3:])) for side in sides),
+        *(margin, classes, inners, tiles, class_tiles, by, strides, grad_output_stride, int(ignore_index or 0)),
         DENSE=dense,
         IGNORES=ignore_index is not None,
+        ALIKE=margin == 0.0 and sides[0][2:] == sides[1][2:],
+        SHIFTED=margin != 0.0,
         WHAT=what,
         **tile,
     )
     return into
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """A view of shape (outer, classes, inner), if there is one, or else a copy."""
+    tensor = tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
+    return tensor.flatten(2) if tensor.dim() > 2 else tensor.reshape(*(tensor.shape or (1, 1)), 1)
 
 
 def _launch(name: str, programs: int, logits: Tensor, *arguments: Any, **options: Any) -> None:

@@ -160,49 +160,64 @@ def softmax_gradient(
 
 
 @triton.jit
-def side(s, target_weight, gamma, factor, log_weight, first, values, slopes, slopes_near_one):
-    """The loss at logit ``s`` of the positive class, times ``target_weight * factor``, and its derivative by s."""
+def side(s, target_weight, of, margin, SHIFTED: tl.constexpr):
+    """The loss at logit ``s`` of the side's class, times ``target_weight``, and its derivative by s.
+
+    ``of`` is the factor, ``log_weight``, gamma, and what :func:`polylosses.torch.kernels.triton._powers` gives.
+    """
+    factor, log_weight, gamma, first, values, slopes, slopes_near_one = of
     # The logits of elements without a target weight may be infinite.
     s = tl.where(target_weight == 0.0, 0.0, s)
     small = tl.exp2(-tl.abs(s) * LOG2_E)
     less, more = small / (1.0 + small), 1.0 / (1.0 + small)
     q = tl.where(s >= 0.0, less, more)
     p = tl.where(s >= 0.0, more, less)
-    nll = tl.where(q < 0.25, q + tail_of(q, q), tl.where(s < 0.0, -s, 0.0) + tl.log2(1.0 + small) * LOG_2)
+    chain = q
+    if SHIFTED:
+        chain = q * p
+        q = tl.where(q < margin, 0.0, q - margin)
+        p = 1.0 - q
+        chain = tl.where(q == 0.0, 0.0, chain / p)
+        nll = tl.where(q < 0.25, q + tail_of(q, q), -tl.log2(p) * LOG_2)
+    else:
+        nll = tl.where(q < 0.25, q + tail_of(q, q), tl.where(s < 0.0, -s, 0.0) + tl.log2(1.0 + small) * LOG_2)
     value, slope = value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_near_one)
     target_weight = target_weight * factor
     return tl.where(target_weight == 0.0, 0.0, target_weight * value), tl.where(
-        target_weight == 0.0, 0.0, -target_weight * slope * q
+        target_weight == 0.0, 0.0, -target_weight * slope * chain
     )
 
 
 @triton.jit
+def factor_of(weight, by, outer_tile, tiles, inners, k, inside, ROWS: tl.constexpr):
+    """The weights of a tile's elements; 1 if there are none."""
+    if weight is None:
+        return 1.0
+    _, base, _ = tile_of(outer_tile, tiles, inners, by[0], by[2], ROWS)
+    return tl.load(weight + base[:, None] + k[None, :] * by[1], inside, 1.0).to(tl.float32)
+
+
+@triton.jit
 def sigmoids(
-    logits, target, into, grad_output, gamma, negative, positive, negative_log_weight, positive_log_weight,
-    first, values, slopes, slopes_near_one, classes, inners, tiles, class_tiles, by_outer, by_class, by_inner,
-    grad_output_stride, ignore_index, DENSE: tl.constexpr, IGNORES: tl.constexpr, WHAT: tl.constexpr,
+    logits, target, into, grad_output, weight, pos_weight, neg_weight, negative, positive, margin,
+    classes, inners, tiles, class_tiles, by, strides, grad_output_stride, ignore_index,
+    DENSE: tl.constexpr, IGNORES: tl.constexpr, ALIKE: tl.constexpr, SHIFTED: tl.constexpr, WHAT: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Stores the losses, the gradient, or each program's sum of losses, as ``WHAT`` says."""
     program = tl.program_id(0)
-    row, base, there = tile_of(program // class_tiles, tiles, inners, by_outer, by_inner, ROWS)
+    rows = program // class_tiles
+    row, base, there = tile_of(rows, tiles, inners, by[0], by[2], ROWS)
     k = (program % class_tiles).to(tl.int64) * CLASSES + tl.arange(0, CLASSES)
     inside = there[:, None] & (k < classes)[None, :]
-    at = base[:, None] + k[None, :] * by_class
+    at = base[:, None] + k[None, :] * by[1]
     z = tl.load(logits + at, inside, 0.0).to(tl.float32)
     if DENSE:
         y = tl.load(target + at, inside, 0.0).to(tl.float32)
         valid = inside
         if IGNORES:
             valid = inside & (y != ignore_index)
-        z = tl.where(valid, z, 0.0)
         y = tl.where(valid, y, 0.0)
-        value, slope = side(z, y, gamma, positive, positive_log_weight, first, values, slopes, slopes_near_one)
-        value_of_no, slope_of_no = side(
-            -z, 1.0 - y, gamma, negative, negative_log_weight, first, values, slopes, slopes_near_one
-        )
-        value += value_of_no
-        slope -= slope_of_no
     else:
         label = tl.load(target + row, there, 0)
         valid_rows = there
@@ -211,13 +226,24 @@ def sigmoids(
         right = (label >= 0) & (label < classes)
         tl.device_assert(right | (valid_rows == 0), "a class id is out of bounds")
         valid = inside & valid_rows[:, None]
-        z = tl.where(valid, z, 0.0)
-        of_label = k[None, :] == label[:, None]
-        sign = tl.where(of_label, 1.0, -1.0)
-        factor = tl.where(of_label, positive, negative)
-        log_weight = tl.where(of_label, positive_log_weight, negative_log_weight)
-        one = tl.full(z.shape, 1.0, tl.float32)
-        value, slope = side(sign * z, one, gamma, factor, log_weight, first, values, slopes, slopes_near_one)
+        y = tl.where(k[None, :] == label[:, None], 1.0, 0.0)
+    z = tl.where(valid, z, 0.0)
+    both = factor_of(weight, strides[0], rows, tiles, inners, k, inside, ROWS)
+    of_yes = both * factor_of(pos_weight, strides[1], rows, tiles, inners, k, inside, ROWS)
+    of_no = both * factor_of(neg_weight, strides[2], rows, tiles, inners, k, inside, ROWS)
+    if DENSE or not ALIKE:
+        value, slope = side(z, y * of_yes, positive, margin, False)
+        value_of_no, slope_of_no = side(-z, (1.0 - y) * of_no, negative, margin, SHIFTED)
+        value += value_of_no
+        slope -= slope_of_no
+    else:
+        is_yes = y == 1.0
+        sign = tl.where(is_yes, 1.0, -1.0)
+        factor = tl.where(is_yes, positive[0], negative[0])
+        log_weight = tl.where(is_yes, positive[1], negative[1])
+        _, _, gamma, first, values, slopes, slopes_near_one = positive
+        of = (factor, log_weight, gamma, first, values, slopes, slopes_near_one)
+        value, slope = side(sign * z, tl.where(is_yes, of_yes, of_no), of, margin, False)
         slope *= sign
     if WHAT == "sum":
         tl.store(into + program, tl.sum(tl.where(valid, value, 0.0)))

@@ -185,15 +185,17 @@ INLINE void slopes(const Polynomial& of, const Powers& powers, int64_t count, co
         slope[j] = q[j] < 0.5f ? log_weight[j] + first + near_one[j] : slope[j];
 }
 
+// Whether q^gamma is a product of a few q, which is faster than an exponential.
+INLINE bool is_power(float gamma) { return gamma == 1 || gamma == 2 || gamma == 3 || gamma == 4; }
+
 // x *= q^gamma.
 INLINE void times_power(const Polynomial& of, int64_t count, const float* q, const float* log_q, float* x) {
     const float gamma = of.gamma;
-    if (gamma == 1) {
+    if (is_power(gamma)) {
+        for (float k = 0; k < gamma; k++) {
 #pragma omp simd
-        for (int64_t j = 0; j < count; j++) x[j] *= q[j];
-    } else if (gamma == 2) {
-#pragma omp simd
-        for (int64_t j = 0; j < count; j++) x[j] *= q[j] * q[j];
+            for (int64_t j = 0; j < count; j++) x[j] *= q[j];
+        }
     } else if (gamma != 0) {
 #pragma omp simd
         for (int64_t j = 0; j < count; j++) x[j] *= exponential(gamma * log_q[j]);

@@ -1,73 +1,129 @@
 // The sigmoid kernels. Every element is a row of its own: with s = z for a positive and -z for a negative,
 // p = sigmoid(s).
-
-#include <type_traits>
+//
+// Logits and targets pass in blocks of floats, so that the kernel is compiled once for all dtypes.
 
 #include "common.hpp"
 
 namespace {
 
-// For negatives and positives, the factors of the whole loss and of the logarithm.
-struct Sides {
-    float factor[2], log_weight[2];
+// The loss of negatives or of positives.
+struct Side {
+    Polynomial polynomial;
+    float factor, log_weight;
 };
 
-// The targets of sigmoids: probabilities of the logits' type, or else (ids) one class of each row.
-template <class T>
-struct Targets {
-    const T* dense;
+// A factor for each element that is broadcast along the memory order of the logits, whose shape is (outer, middle, inner)
+// here; none if there is no data.
+struct Broadcast {
+    const float* data;
+    int64_t middles, inners, by_outer, by_middle, by_inner;
+};
+
+// The arguments: logits in memory order; dense targets or else (ids) one class of each row; factors; and the sides, of
+// negatives and positives. The same in native.py.
+struct Sigmoids {
+    const void* z;
+    int64_t in_bfloat16, count;
+    const void* dense;
+    int64_t dense_in_bfloat16;
     const int64_t* ids;
-    int64_t classes, inners;
-    bool classes_last, ignores;
-    int64_t ignore_index;
+    int64_t rows, classes, inners, classes_last, ignores, ignore_index;
+    Broadcast weight, weight_of[2];
+    Side sides[2];
+    // Whether both sides have the same polynomial, and no margin.
+    int64_t alike;
+    // Losses and gradients.
+    int64_t result_in_bfloat16;
+    // Of negatives: their q is sigmoid(z) - margin, or 0.
+    float margin;
 };
 
-// The results: the elements' losses, their sums (one for each block), or their gradients; `grad_output` is one number
-// for each element or one for all.
-template <class T>
+// The results: the elements' losses, their sums (one for each group of blocks), or their gradients; `grad_output` is one
+// number for each element or one for all.
 struct Results {
-    T* losses;
+    void* losses;
     double* sums;
-    T* gradient;
+    void* gradient;
     const float* grad_output;
     int64_t grad_output_stride;
 };
 
-// A block of elements: those at `at`, or, if they are fewer, a copy padded with zeros: all loops have one length.
-template <class T>
-INLINE const T* made_whole(const T* at, int64_t count, T* copy) {
+// Blocks of which the losses are added up to one sum.
+constexpr int64_t GROUP = 8;
+
+// A block of numbers, in place or else in `copy`, padded with zeros: all loops have one length.
+INLINE const float* block_of(const void* data, bool in_bfloat16, int64_t from, int64_t count, float* copy) {
+    if (in_bfloat16) {
+        const bfloat16* at = static_cast<const bfloat16*>(data) + from;
+        if (count == BLOCK) {
+#pragma omp simd
+            for (int64_t j = 0; j < BLOCK; j++) copy[j] = load(at + j);
+            return copy;
+        }
+        for (int64_t j = 0; j < BLOCK; j++) copy[j] = j < count ? load(at + j) : 0.f;
+        return copy;
+    }
+    const float* at = static_cast<const float*>(data) + from;
     if (count == BLOCK) return at;
-    for (int64_t j = 0; j < BLOCK; j++) copy[j] = j < count ? at[j] : T{};
+    for (int64_t j = 0; j < BLOCK; j++) copy[j] = j < count ? at[j] : 0.f;
     return copy;
 }
 
-// The targets of elements [from, from + count) in memory order; `valid` is 0 where they are ignored, else 1. Returns
-// whether any target is soft.
-template <class T>
-INLINE bool dense_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* valid) {
-    T copy[BLOCK];
-    const T* at = made_whole(of.dense + from, count, copy);
-    float between = 0;
-    if (!of.ignores) {
-#pragma omp simd reduction(+ : between)
-        for (int64_t j = 0; j < BLOCK; j++) {
-            y[j] = load(at + j);
-            between += std::fabs(y[j] - y[j] * y[j]);
-        }
-    } else {
-        const float ignore_index = float(of.ignore_index);
-#pragma omp simd reduction(+ : between)
-        for (int64_t j = 0; j < BLOCK; j++) {
-            y[j] = load(at + j);
-            valid[j] = y[j] == ignore_index ? 0.f : 1.f;
-            between += valid[j] * std::fabs(y[j] - y[j] * y[j]);
+// A block of factors, likewise; ones if there are none.
+INLINE const float* block_of(const Broadcast& of, int64_t from, int64_t count, float* copy) {
+    if (!of.data) {
+        for (int64_t j = 0; j < BLOCK; j++) copy[j] = 1;
+        return copy;
+    }
+    int64_t inner = from % of.inners, middle = from / of.inners % of.middles, outer = from / of.inners / of.middles;
+    const auto at = [&] { return of.data + outer * of.by_outer + middle * of.by_middle + inner * of.by_inner; };
+    if (of.by_inner == 1 && inner + BLOCK <= of.inners) return at();
+    int64_t j = 0;
+    while (j < count) {
+        const int64_t end = j + of.inners - inner < count ? j + of.inners - inner : count;
+        const float* factor = at();
+        for (; j < end; j++, factor += of.by_inner) copy[j] = *factor;
+        inner = 0;
+        if (++middle == of.middles) {
+            middle = 0;
+            outer++;
         }
     }
-    return !(between == 0);
+    for (; j < BLOCK; j++) copy[j] = 1;
+    return copy;
 }
 
-template <class T>
-INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, float* y, float* valid) {
+// What is known of the targets of a block.
+struct Kinds {
+    bool soft, negatives, positives;
+};
+
+// `valid` is 0 where targets are ignored, else 1.
+INLINE Kinds dense_targets(const Sigmoids& of, const float* y, float* valid) {
+    float between = 0, positive = 0, negative = 0;
+    if (of.ignores) {
+        const float ignore_index = float(of.ignore_index);
+#pragma omp simd
+        for (int64_t j = 0; j < BLOCK; j++) valid[j] = y[j] == ignore_index ? 0.f : 1.f;
+#pragma omp simd reduction(+ : between, positive, negative)
+        for (int64_t j = 0; j < BLOCK; j++) {
+            between += valid[j] * std::fabs(y[j] - y[j] * y[j]);
+            positive += valid[j] * std::fabs(y[j]);
+            negative += valid[j] * std::fabs(1.f - y[j]);
+        }
+    } else {
+#pragma omp simd reduction(+ : between, positive, negative)
+        for (int64_t j = 0; j < BLOCK; j++) {
+            between += std::fabs(y[j] - y[j] * y[j]);
+            positive += std::fabs(y[j]);
+            negative += std::fabs(1.f - y[j]);
+        }
+    }
+    return {!(between == 0), !(negative == 0), !(positive == 0)};
+}
+
+INLINE Kinds one_hot_targets(const Sigmoids& of, int64_t from, int64_t count, float* y, float* valid) {
     for (int64_t j = 0; j < BLOCK; j++) y[j] = 0;
     if (of.ignores)
         for (int64_t j = 0; j < BLOCK; j++) valid[j] = 1;
@@ -81,7 +137,7 @@ INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, f
                 y[first + id] = 1;
             }
         }
-        return;
+        return {false, true, true};
     }
     int64_t j = 0;
     while (j < count) {
@@ -93,16 +149,17 @@ INLINE void one_hot_targets(const Targets<T>& of, int64_t from, int64_t count, f
             for (int64_t i = j; i < end; i++) valid[i] = id[i] == of.ignore_index ? 0.f : 1.f;
         j = end;
     }
+    return {false, true, true};
 }
 
-// Each element's loss, or minus its derivative by s, times `factor`; added to `total` if `more`.
+// Each element's loss, or minus its derivative by s, times `factor`; added to `total` if `more`. q is less by `margin`.
 //
 // One loop for each long chain of operations, so that the processor overlaps several elements: a single loop for the
 // first three takes 1.3 times as long.
 template <bool derivative>
 INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* factor, const float* log_weight,
-                      const float* s, bool more, float* total) {
-    float u[BLOCK], l[BLOCK], p[BLOCK], q[BLOCK], nll[BLOCK], result[BLOCK];
+                      const float* s, float margin, bool more, float* total) {
+    float u[BLOCK], l[BLOCK], p[BLOCK], q[BLOCK], nll[BLOCK], chain[BLOCK], result[BLOCK];
     const float gamma = of.gamma;
 #pragma omp simd
     for (int64_t j = 0; j < BLOCK; j++) u[j] = exponential(-std::fabs(s[j]));
@@ -111,20 +168,33 @@ INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* f
         const float large = 1.f / (1.f + u[j]), small = u[j] * large;
         const bool likely = s[j] >= 0;
         q[j] = likely ? small : large;
-        if (derivative) p[j] = likely ? large : small;
+        p[j] = likely ? large : small;
     }
-    if (!derivative || gamma != 0) {
+    if (margin != 0) {
+#pragma omp simd
+        for (int64_t j = 0; j < BLOCK; j++) {
+            const float given = q[j] * p[j], shifted = q[j] - margin;
+            q[j] = shifted < 0 ? 0.f : shifted;
+            p[j] = 1.f - q[j];
+            chain[j] = q[j] == 0 ? 0.f : given / p[j];
+            nll[j] = q[j] < 0.25f ? -log_of_one_and(-q[j]) : -logarithm(p[j]);
+        }
+    } else if (!derivative || gamma != 0) {
 #pragma omp simd
         for (int64_t j = 0; j < BLOCK; j++) {
             l[j] = log_of_one_and(u[j]);
             nll[j] = l[j] - (s[j] < 0 ? s[j] : 0.f);
         }
-        brackets(of, powers, BLOCK, log_weight, q, nll, result);
     }
+    if (!derivative || gamma != 0) brackets(of, powers, BLOCK, log_weight, q, nll, result);
     if (derivative) {
         float slope[BLOCK];
         slopes(of, powers, BLOCK, log_weight, p, q, slope);
-        if (gamma == 0) {
+        if (margin != 0) {
+#pragma omp simd
+            for (int64_t j = 0; j < BLOCK; j++)
+                result[j] = chain[j] * (slope[j] + (gamma == 0 || q[j] == 0 ? 0.f : gamma * p[j] * result[j] / q[j]));
+        } else if (gamma == 0) {
 #pragma omp simd
             for (int64_t j = 0; j < BLOCK; j++) result[j] = q[j] * slope[j];
         } else {
@@ -135,145 +205,155 @@ INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* f
             }
         }
     }
-    const auto give = [&](auto power) __attribute__((always_inline)) {
-        if (more) {
+    if (gamma != 0) {
+        float log_q[BLOCK];
+        if (is_power(gamma)) {
+            // Not read.
+        } else if (margin != 0) {
 #pragma omp simd
-            for (int64_t j = 0; j < BLOCK; j++) total[j] += factor[j] * (result[j] * power(j));
+            for (int64_t j = 0; j < BLOCK; j++) log_q[j] = q[j] < 1e-30f ? -69.f : logarithm(q[j]);
         } else {
 #pragma omp simd
-            for (int64_t j = 0; j < BLOCK; j++) total[j] = factor[j] * (result[j] * power(j));
+            for (int64_t j = 0; j < BLOCK; j++) log_q[j] = -(l[j] + (s[j] > 0 ? s[j] : 0.f));
         }
-    };
-    if (gamma == 0)
-        give([](int64_t) { return 1.f; });
-    else if (gamma == 1)
-        give([&](int64_t j) { return q[j]; });
-    else if (gamma == 2)
-        give([&](int64_t j) { return q[j] * q[j]; });
-    else
-        give([&](int64_t j) { return exponential(-gamma * (l[j] + (s[j] > 0 ? s[j] : 0.f))); });
+        times_power(of, BLOCK, q, log_q, result);
+    }
+    if (more) {
+#pragma omp simd
+        for (int64_t j = 0; j < BLOCK; j++) total[j] += factor[j] * result[j];
+    } else {
+#pragma omp simd
+        for (int64_t j = 0; j < BLOCK; j++) total[j] = factor[j] * result[j];
+    }
 }
 
-template <class T, bool derivative>
-INLINE void sigmoids_of(const T* z, const Polynomial& of, const Sides& both, const Targets<T>& targets, int64_t from,
-                        int64_t end, const Results<T>& into) {
-    const Powers powers(of);
+template <bool derivative>
+INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Results& into) {
+    const Powers powers[2] = {Powers(of.sides[0].polynomial), Powers(of.sides[1].polynomial)};
     const bool one_grad_output = derivative && into.grad_output_stride == 0;
     const float grad_output = one_grad_output ? *into.grad_output : 1.f;
-    float y[BLOCK], valid[BLOCK], factor[BLOCK], log_weight[BLOCK], s[BLOCK], total_copy[BLOCK],
-        grad_outputs_copy[BLOCK];  // copies, for arrays of another type or shorter than a block
-    T z_copy[BLOCK];
+    const bool weighted = of.weight.data || of.weight_of[0].data || of.weight_of[1].data;
+    float y_copy[BLOCK], valid[BLOCK], factor[BLOCK], log_weight[BLOCK], s[BLOCK], x_copy[BLOCK], total_copy[BLOCK],
+        grad_outputs_copy[BLOCK], weight_copy[BLOCK], weight_of_copy[2][BLOCK];
+    void* results = derivative ? into.gradient : into.losses;
     for (; from < end; from += BLOCK) {
         const int64_t count = end - from < BLOCK ? end - from : BLOCK;
-        T* results = into.sums ? nullptr : (derivative ? into.gradient : into.losses) + from;
-        float* total = total_copy;
-        if constexpr (std::is_same_v<T, float>) total = results && count == BLOCK ? results : total_copy;
-        const T* x = made_whole(z + from, count, z_copy);
-        bool soft = false;
-        if (targets.dense)
-            soft = dense_targets(targets, from, count, y, valid);
-        else
-            one_hot_targets(targets, from, count, y, valid);
+        const bool direct = results && !of.result_in_bfloat16 && count == BLOCK;
+        float* total = direct ? static_cast<float*>(results) + from : total_copy;
+        const float* x = block_of(of.z, of.in_bfloat16, from, count, x_copy);
+        const float* y = y_copy;
+        Kinds kinds;
+        if (of.dense) {
+            y = block_of(of.dense, of.dense_in_bfloat16, from, count, y_copy);
+            kinds = dense_targets(of, y, valid);
+        } else {
+            kinds = one_hot_targets(of, from, count, y_copy, valid);
+        }
         // With soft targets, every element is a negative and a positive.
-        for (int side = soft ? 0 : 1; side < 2; side++) {
-            const bool negatives = !soft || side == 0, positives = side == 1;
-            const float factor0 = negatives ? both.factor[0] * (derivative ? grad_output : 1.f) : 0.f;
-            const float factor1 = positives ? both.factor[1] * (derivative ? -grad_output : 1.f) : 0.f;
-            const float log_weight0 = both.log_weight[negatives ? 0 : 1];
-            const float log_weight1 = both.log_weight[positives ? 1 : 0];
-            const float sign = negatives ? -1.f : 1.f, step = soft ? 0.f : 2.f;
+        const bool together = of.alike && !kinds.soft;
+        bool more = false;
+        for (int side = together || !kinds.negatives ? 1 : 0; side < 2; side++) {
+            if (side == 1 && more && !kinds.positives) break;
+            const bool negatives = together || side == 0, positives = side == 1;
+            const float factor0 = negatives ? of.sides[0].factor * (derivative ? grad_output : 1.f) : 0.f;
+            const float factor1 = positives ? of.sides[1].factor * (derivative ? -grad_output : 1.f) : 0.f;
+            const float log_weight0 = of.sides[negatives ? 0 : 1].log_weight;
+            const float log_weight1 = of.sides[positives ? 1 : 0].log_weight;
+            const float sign = negatives ? -1.f : 1.f, step = together ? 2.f : 0.f;
 #pragma omp simd
             for (int64_t j = 0; j < BLOCK; j++) {
                 // Sums instead of selections by y, which the compiler turns into branches.
                 factor[j] = (1.f - y[j]) * factor0 + y[j] * factor1;
                 log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
-                s[j] = (sign + y[j] * step) * load(x + j);
+                s[j] = (sign + y[j] * step) * x[j];
             }
-            if (factor0 == 0 || factor1 == 0) {
+            if (weighted) {
+                const float* weight = block_of(of.weight, from, count, weight_copy);
+                const float* weight0 = block_of(of.weight_of[negatives ? 0 : 1], from, count, weight_of_copy[0]);
+                const float* weight1 = block_of(of.weight_of[positives ? 1 : 0], from, count, weight_of_copy[1]);
+#pragma omp simd
+                for (int64_t j = 0; j < BLOCK; j++) {
+                    const float likely = together ? y[j] : 0.f;
+                    factor[j] *= weight[j] * ((1.f - likely) * weight0[j] + likely * weight1[j]);
+                }
+            }
+            if (weighted || factor0 == 0 || factor1 == 0) {
 #pragma omp simd
                 for (int64_t j = 0; j < BLOCK; j++) {
                     const float signed_logit = s[j];
                     s[j] = (factor[j] == 0.f) & (signed_logit == -INFINITY) ? 0.f : signed_logit;  // 0 log 0 = 0
                 }
             }
-            losses_of<derivative>(of, powers, factor, log_weight, s, soft && side == 1, total);
+            losses_of<derivative>(of.sides[side].polynomial, powers[side], factor, log_weight, s,
+                                  side == 0 ? of.margin : 0.f, more, total);
+            more = true;
         }
         if (derivative && !one_grad_output) {
-            const float* grad_outputs = made_whole(into.grad_output + from, count, grad_outputs_copy);
+            const float* grad_outputs = block_of(into.grad_output, false, from, count, grad_outputs_copy);
 #pragma omp simd
             for (int64_t j = 0; j < BLOCK; j++) total[j] *= grad_outputs[j];
         }
-        if (targets.ignores) {
+        if (of.ignores) {
 #pragma omp simd
             for (int64_t j = 0; j < BLOCK; j++) total[j] = valid[j] == 0.f ? 0.f : total[j];
         }
-        if (into.sums) {
+        if (!results) {
             for (int64_t j = count; j < BLOCK; j++) total[j] = 0;
             float sum = 0;
 #pragma omp simd reduction(+ : sum)
             for (int64_t j = 0; j < BLOCK; j++) sum += total[j];
-            into.sums[from / BLOCK] = sum;
-            continue;
+            into.sums[from / (GROUP * BLOCK)] += sum;
+        } else if (of.result_in_bfloat16) {
+            bfloat16* at = static_cast<bfloat16*>(results) + from;
+            for (int64_t j = 0; j < count; j++) store(at + j, total[j]);
+        } else if (!direct) {
+            std::memcpy(static_cast<float*>(results) + from, total, size_t(count) * sizeof(float));
         }
-        if (std::is_same_v<T, float> && count == BLOCK) continue;
-        for (int64_t j = 0; j < count; j++) store(results + j, total[j]);
     }
 }
 
-#define KERNELS(T)                                                                                                      \
-    FOR_EACH_PROCESSOR void sigmoids(const T* z, const Polynomial& of, const Sides& both, const Targets<T>& targets,    \
-                                     int64_t from, int64_t end, const Results<T>& into) {                               \
-        if (into.gradient)                                                                                              \
-            sigmoids_of<T, true>(z, of, both, targets, from, end, into);                                                \
-        else                                                                                                            \
-            sigmoids_of<T, false>(z, of, both, targets, from, end, into);                                               \
-    }
-KERNELS(float)
-KERNELS(bfloat16)
+FOR_EACH_PROCESSOR void sigmoid_losses(const Sigmoids& of, int64_t from, int64_t end, const Results& into) {
+    sigmoids_of<false>(of, from, end, into);
+}
+
+FOR_EACH_PROCESSOR void sigmoid_gradients(const Sigmoids& of, int64_t from, int64_t end, const Results& into) {
+    sigmoids_of<true>(of, from, end, into);
+}
 
 }  // namespace
 
 extern "C" {
 
-// The arguments of the sigmoid kernel: logits in memory order, targets, the two sides of the polynomial.
-struct Sigmoids {
-    const void* z;
-    int64_t in_bfloat16, count;
-    const void* dense;
-    const int64_t* ids;
-    int64_t rows, classes, inners, classes_last, ignores, ignore_index;
-    Polynomial polynomial;
-    Sides both;
-};
+// How many elements are added up to one of `sums`.
+int64_t polylosses_sigmoid_group() { return GROUP * BLOCK; }
 
-int64_t polylosses_block() { return BLOCK; }
-
-// Returns the first row whose class id is none and not ignored, and has written nothing then; else -1.
-int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, void* gradient, const float* grad_output,
-                            int64_t grad_output_stride, int threads) {
+// Gives the losses, their `sum` (`sums` are for its parts), or the gradient. Returns the first row whose class id is none
+// and not ignored, and has written nothing then; else -1.
+int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, float* sum, void* gradient,
+                            const float* grad_output, int64_t grad_output_stride, int threads) {
     if (of->ids)
         for (int64_t row = 0; row < of->rows; row++) {
             const int64_t id = of->ids[row];
-            if (!(of->ignores && id == of->ignore_index) && (id < 0 || id >= of->classes)) return row;
+            if (!(of->ignores && id == of->ignore_index) && !in_range(id, of->classes)) return row;
         }
-    const auto with = [&](auto* z) {
-        using T = std::remove_const_t<std::remove_pointer_t<decltype(z)>>;
-        const Targets<T> targets = {static_cast<const T*>(of->dense), of->ids, of->classes, of->inners,
-                                    of->classes_last != 0, of->ignores != 0, of->ignore_index};
-        const Results<T> into = {static_cast<T*>(losses), sums, static_cast<T*>(gradient), grad_output,
-                                 grad_output_stride};
-        const int64_t blocks = (of->count + BLOCK - 1) / BLOCK, bytes = BLOCK * int64_t(sizeof(T));
-        void* result = losses ? losses : gradient;
-        const int64_t bytes_written = result ? bytes : 0;
-        in_parallel_into(result, bytes_written, (1 << 20) / bytes, blocks, threads, [&](int64_t from, int64_t to) {
-            const int64_t end = to * BLOCK < of->count ? to * BLOCK : of->count;
-            sigmoids(z, of->polynomial, of->both, targets, from * BLOCK, end, into);
-        });
-    };
-    if (of->in_bfloat16)
-        with(static_cast<const bfloat16*>(of->z));
-    else
-        with(static_cast<const float*>(of->z));
+    const Results into = {losses, sums, gradient, grad_output, grad_output_stride};
+    const int64_t group = GROUP * BLOCK, groups = (of->count + group - 1) / group;
+    void* result = losses ? losses : gradient;
+    const int64_t bytes = group * (of->result_in_bfloat16 ? 2 : 4);
+    if (sum)
+        for (int64_t k = 0; k < groups; k++) sums[k] = 0;
+    in_parallel_into(result, result ? bytes : 0, (1 << 20) / bytes, groups, threads, [=](int64_t from, int64_t to) {
+        const int64_t end = to * group < of->count ? to * group : of->count;
+        if (into.gradient)
+            sigmoid_gradients(*of, from * group, end, into);
+        else
+            sigmoid_losses(*of, from * group, end, into);
+    });
+    if (sum) {
+        double total = 0;
+        for (int64_t k = 0; k < groups; k++) total += sums[k];
+        *sum = float(total);
+    }
     return -1;
 }
 
