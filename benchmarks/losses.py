@@ -59,6 +59,13 @@ SOFTMAX: dict[str, Loss] = {
     "Poly-3": partial(poly_cross_entropy, epsilon=(1.0, 0.5, 0.25), **KERNEL),
     "Poly-1, plain": partial(poly_cross_entropy, epsilon=1.0, implementation="plain"),
 }
+if torch.cuda.is_available():
+    SOFTMAX |= {
+        "F.cross_entropy, smoothing": partial(F.cross_entropy, label_smoothing=0.1),
+        "Poly-1, smoothing": partial(poly_cross_entropy, epsilon=1.0, label_smoothing=0.1, **KERNEL),
+        "F.cross_entropy, probabilities": F.cross_entropy,
+        "Poly-1, probabilities": partial(poly_cross_entropy, epsilon=1.0, **KERNEL),
+    }
 SOFTMAX_PEERS = {"timm": "timm", "Holocron": "Holocron", "spells": "pytorch-lightning-spells", "polyloss": "polyloss"}
 SOFTMAX_SHAPES: list[Shape] = [(1024, 1000), (1024, 21843), (512, 50257), (8, 150, 128, 128), (65536, 21)]
 # (package, module, function)
@@ -142,6 +149,8 @@ def given(shape: Shape, name: str, link: str, device: str) -> tuple[Tensor, Tens
     target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator, device=device)
     if link == "sigmoid" and "class ids" not in name:
         target = torch.zeros(shape, device=device).scatter_(1, target.unsqueeze(1), 1.0)
+    elif "probabilities" in name:
+        target = logits.flip(0).softmax(1)
     return logits.requires_grad_(), target
 
 

@@ -14,6 +14,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from polylosses import asymmetric
 from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy
 from polylosses.torch.kernels import triton, triton_kernels
 
@@ -74,6 +75,17 @@ def main() -> None:
             numbers.backward()  # type: ignore[no-untyped-call]
         learned = poly_cross_entropy(z, y, epsilon=torch.tensor(1.0, requires_grad=True), implementation="triton")
         learned.backward()  # type: ignore[no-untyped-call]
+    for dtype, shape, dense in (
+        (torch.float32, (8, 32000), True),
+        (torch.bfloat16, (8, 32000), False),
+        (torch.bfloat16, (4, 150, 16, 16), True),
+        (torch.float32, (300, 21), False),
+    ):
+        z = torch.zeros(shape, dtype=dtype, requires_grad=True)
+        y = torch.zeros(shape, dtype=dtype) if dense else torch.zeros((shape[0], *shape[2:]), dtype=torch.int64)
+        options: Any = {"epsilon": (1.0, 2.0), "gamma": 0.5, "label_smoothing": 0.1, "implementation": "triton"}
+        loss = poly_cross_entropy(z, y, torch.ones(shape[1], dtype=dtype), **options)
+        loss.backward()  # type: ignore[no-untyped-call]
     for dtype, dense, reduction in (
         (torch.float32, True, "mean"),
         (torch.float32, False, "mean"),
@@ -86,6 +98,11 @@ def main() -> None:
             z, y, gamma=2.0, alpha=0.25, ignore_index=7, reduction=reduction, implementation="triton"
         )
         loss.sum().backward()  # type: ignore[no-untyped-call]
+        two_sided = poly_binary_cross_entropy_with_logits(
+            *(z, y, torch.ones(64, 1, dtype=dtype)), pos_weight=torch.ones(80), polynomial=asymmetric(4.0, 0.5),
+            reduction=reduction, implementation="triton",
+        )  # fmt: skip
+        two_sided.sum().backward()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ SIGMOID_DTYPES = "test_torch_sigmoid_kernels.py -k dtypes"
 SOFT = "test_torch_soft_targets.py"
 SOFT_TARGETS = "torch/kernels/cpu/soft_targets.cpp"
 TRITON = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k triton"
+SOFT_TRITON = "test_torch_soft_targets.py -k triton"
 
 MUTANTS = [
     Mutant("polynomial.py", "loss - self.log_weight * logp", "loss + self.log_weight * logp", "test_polynomial.py"),
@@ -331,12 +332,29 @@ MUTANTS = [
     ),
     Mutant(
         "torch/kernels/triton_kernels.py",
-        "inners, gradient_by_outer, gradient_by_inner, ROWS)",
-        "inners, by_outer, by_inner, ROWS)",
+        "inners, gradient_by_outer, gradient_by_inner, ROWS)\n    label = tl.load(",
+        "inners, by_outer, by_inner, ROWS)\n    label = tl.load(",
         TRITON,
     ),
     Mutant("torch/kernels/triton_kernels.py", "slope *= sign", "pass", TRITON),
     Mutant("torch/kernels/triton_kernels.py", "-q[:, None], p)", "p - 1.0, p)", TRITON),
+    Mutant("torch/kernels/triton_kernels.py", "rescaled = (others + ties) *", "rescaled = others *", SOFT_TRITON),
+    Mutant("torch/kernels/triton_kernels.py", "& (q < 0.5)[:, None]", "", SOFT_TRITON),
+    Mutant(
+        "torch/kernels/triton_kernels.py", "(rest - q * scale)[:, None]", "p * scale[:, None] - t * slope", SOFT_TRITON
+    ),
+    Mutant(
+        "torch/kernels/triton_kernels.py",
+        "tl.where(t == 0.0, 0.0, distance",
+        "tl.where(t < 0.0, 0.0, distance",
+        SOFT_TRITON,
+    ),
+    Mutant(
+        "torch/kernels/triton_kernels.py",
+        "tile_of(program // class_tiles, tiles, inners, target_by_outer, target_by_inner, ROWS)",
+        "tile_of(program // class_tiles, tiles, inners, by_outer, by_inner, ROWS)",
+        SOFT_TRITON,
+    ),
     Mutant(
         "jax/softmax.py",
         "(1.0 - label_smoothing) * losses + label_smoothing * smoothing_losses",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from random import Random
 from typing import Any
 
 import torch
@@ -68,12 +69,51 @@ def softmaxes(device: str) -> None:
             same(what, found, right, 2 * DTYPES[dtype])
 
 
+def soft_targets(device: str) -> None:
+    """One loss, dtype and kind of target for each shape and layout: most combinations have to be compiled."""
+    random = Random(0)
+    for shape, layout in product([(7,), (300, 21), (2, 15, 9, 11), (3, 5000), (4, 150, 17, 33)], LAYOUTS):
+        loss, dtype, smooth = random.choice(SURE), random.choice(list(DTYPES)), random.random() < 0.5
+        reduction = random.choice(["none", "mean", "sum"])
+        z = LAYOUTS[layout](3 * torch.randn(shape, device=device)).to(dtype)
+        positions = () if len(shape) == 1 else (shape[0], *shape[2:])
+        classes = shape[0 if len(shape) == 1 else 1]
+        options: Any = {"polynomial": loss, "reduction": reduction}
+        weight = None
+        if smooth:
+            y = torch.randint(classes, positions, device=device)
+            y = y.masked_fill(torch.rand(positions, device=device) < 0.1, -100)
+            options["label_smoothing"] = 0.1
+            weight = torch.rand(classes, device=device).to(dtype)
+        else:
+            y = torch.randn(shape, device=device).softmax(min(1, len(shape) - 1))
+            y = y.bfloat16() if dtype == torch.bfloat16 else y
+        grad_output = torch.rand(positions if reduction == "none" else (), device=device, dtype=torch.float64)
+        found, right = (
+            gradients(
+                lambda z, y=y, weight=weight, options=options, which=which: poly_cross_entropy(
+                    z,
+                    y.double() if y.is_floating_point() and which == "plain" else y,
+                    None if weight is None else weight.to(z.dtype),
+                    **options,
+                    implementation=which,
+                ),
+                (logits,),
+                grad_output,
+            )
+            for logits, which in ((z, "triton"), (z.double(), "plain"))
+        )
+        same(f"{shape} {layout} {dtype} {loss} {reduction} {smooth}", found, right, 2 * DTYPES[dtype])
+
+
 def digits(device: str) -> None:
     margins = torch.tensor([*range(-4, 81, 4), 0.1, 1.5, 17.3])
-    for loss, others in product(SURE, (1, 130, 5000)):
+    for loss, others, one_hot in [*product(SURE, (1, 130, 5000), [False]), *product(SURE, [130], [True])]:
         z = torch.full((len(margins), others + 1), 7.25)
         z[:, 0] += margins
         target = torch.zeros(len(margins), dtype=torch.int64, device=device)
+        if one_hot:
+            target = torch.nn.functional.one_hot(target, others + 1).float()
         options: Any = {"polynomial": loss, "reduction": "none", "implementation": "triton"}
         value, by_z = gradients(lambda z, y=target, of=options: poly_cross_entropy(z, y, **of), (z.to(device),), None)
         found = zip((z[:, 0] - 7.25).tolist(), value.tolist(), by_z[:, 0].tolist(), strict=True)
@@ -134,6 +174,8 @@ def nothing_waits(device: str) -> None:
     losses: list[Loss] = [
         partial(softmax, gamma=0.5),
         partial(softmax, epsilon=torch.tensor(0.5, device=device)),
+        partial(softmax, label_smoothing=0.1),
+        partial(poly_cross_entropy, target=z.softmax(1), implementation="triton"),
         partial(sigmoid, gamma=2.0, alpha=0.25),
     ]
     for loss in losses:
@@ -165,7 +207,7 @@ def nothing_waits(device: str) -> None:
 def main() -> None:
     device = sys.argv[1]
     torch.manual_seed(0)
-    for check in (softmaxes, digits, sigmoids, heads, *([nothing_waits] if device == "cuda" else [])):
+    for check in (softmaxes, soft_targets, digits, sigmoids, heads, *([nothing_waits] if device == "cuda" else [])):
         check(device)
         print(check.__name__, flush=True)
 

@@ -446,12 +446,14 @@ def test_a_target_out_of_range_is_torchs_error(label: int) -> None:
         poly_cross_entropy(Z, wrong, implementation="native")
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("implementation", [pytest.param("triton", marks=needs_triton)])
-def test_a_target_out_of_range_is_not_followed(implementation: str) -> None:
+def test_a_target_out_of_range_is_not_followed(implementation: str, label_smoothing: float) -> None:
     """The interpreter returns nan. A GPU stops at an assertion, as for F.cross_entropy (test_torch_triton.py)."""
     z = Z[:12].clone().requires_grad_()
     target = Y[:12].index_put((torch.tensor([2, 3, 7, 11]),), torch.tensor(OUT_OF_RANGE))
-    value = poly_cross_entropy(z, target, torch.ones(1000), reduction="none", implementation=implementation)
+    options: Any = {"label_smoothing": label_smoothing, "reduction": "none", "implementation": implementation}
+    value = poly_cross_entropy(z, target, torch.ones(1000), **options)
     assert value.isnan().nonzero().flatten().tolist() == [2, 3, 7, 11]
     assert gradients(value, z)[0].isnan().any(1).nonzero().flatten().tolist() == [2, 3, 7, 11]
 
@@ -476,8 +478,9 @@ def test_the_number_of_threads_changes_nothing() -> None:
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @each_kernel
-def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) -> None:
+def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str, label_smoothing: float) -> None:
     z = Z[:8].clone().requires_grad_()
     kept: dict[int, int] = {}
 
@@ -486,7 +489,7 @@ def test_nothing_of_the_logits_size_is_kept_but_the_logits(implementation: str) 
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        value = poly_cross_entropy(z, Y[:8], gamma=0.5, implementation=implementation)
+        value = poly_cross_entropy(z, Y[:8], gamma=0.5, label_smoothing=label_smoothing, implementation=implementation)
     kept.pop(z.untyped_storage().data_ptr())
     assert sum(kept.values()) < 0.1 * z.untyped_storage().nbytes()
     assert value.requires_grad

@@ -59,8 +59,8 @@ def poly_cross_entropy(
         polynomial: any other loss of the family, such as ``polylosses.taylor_cross_entropy(3)``, instead of
             ``epsilon`` and ``gamma``.
         implementation: ``"plain"`` is made of torch's own operations and serves everything. ``"native"`` is a kernel
-            for CPUs, for logits of float32 or bfloat16; ``"triton"`` one for CUDA devices, for class indices without
-            label smoothing, and for float16 too. Default None: the kernel where it serves.
+            for CPUs, for logits of float32 or bfloat16; ``"triton"`` one for CUDA devices, for float16 too. Default
+            None: the kernel where it serves.
 
     Returns:
         The loss, in the dtype that ``F.cross_entropy`` gives (autocast included): a scalar, or the shape of the
@@ -117,9 +117,8 @@ def dispatch(polynomial: Polynomial, input: Tensor, targets: ClassTargets, imple
             f"{kernels.MOST_COEFFICIENTS} coefficients, a gamma that is a number, and no gradient of the class weights"
         )
     fewest_logits = 0 if soft or fuses else kernels.FEWEST_LOGITS
-    operator = "soft_target_loss" if soft else "softmax_loss"
     tensors = (targets.target, targets.weight)
-    return kernels.choose(implementation, input, tensors, targets.ignore_index, unsupported, fewest_logits, operator)
+    return kernels.choose(implementation, input, tensors, targets.ignore_index, unsupported, fewest_logits)
 
 
 def _fuses(polynomial: Polynomial, targets: ClassTargets) -> bool:

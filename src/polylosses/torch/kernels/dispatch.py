@@ -91,7 +91,6 @@ def choose(
     ignore_index: int | None,
     unsupported: str | None,
     fewest_logits: int = 0,
-    operator: str = "softmax_loss",
 ) -> str:
     """Which implementation serves: ``"plain"``, or one of the kernels.
 
@@ -102,7 +101,6 @@ def choose(
         ignore_index: the user's.
         unsupported: why no kernel supports the options; None if one does.
         fewest_logits: the number of logits from which on the CPU's kernel is faster.
-        operator: the function of a kernel that would be called.
 
     Raises:
         ValueError: the user's implementation does not exist, or does not serve.
@@ -114,8 +112,6 @@ def choose(
     wanted = "triton" if asked and logits.device.type == "cuda" else "native"
     wanted = known(implementation) if forced else wanted
     reason = unsupported or KERNELS[wanted].why_not(logits) or why_not(logits, others, ignore_index)
-    if reason is None and not hasattr(KERNELS[wanted], operator):
-        reason = "it takes class indices without label smoothing"
     if forced and reason is not None:
         raise ValueError(f"implementation={implementation!r} can't serve here: {reason}.")
     if forced or reason is not None:

@@ -12,6 +12,13 @@ def as_rows(logits: Tensor) -> Tensor:
     return rows if _classes_contiguous(rows) or _inner_contiguous(rows) else rows.contiguous()
 
 
+def as_rows_like(tensor: Tensor, rows: Tensor) -> Tensor:
+    """:func:`as_rows` of a tensor of the same elements, with the same contiguous axis as ``rows``; copies any other."""
+    own = as_rows(tensor)
+    same = _classes_contiguous(own) if _classes_contiguous(rows) else _inner_contiguous(own)
+    return own if same else empty_like_rows(rows, own.dtype).copy_(own)
+
+
 def empty_like_rows(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """An empty tensor of the shape of ``rows``, dense, with the same contiguous axis; of their dtype by default.
 

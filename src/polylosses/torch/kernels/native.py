@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polylosses.torch.kernels import native_library
-from polylosses.torch.kernels.layout import as_rows, empty_like_rows, in_order, memory_format
+from polylosses.torch.kernels.layout import as_rows, as_rows_like, empty_like_rows, in_order, memory_format
 from polylosses.torch.targets import batch_shape
 
 # at::parallel_for's own: less is not worth a thread.
@@ -327,11 +327,7 @@ def _soft_targets(
         y = target.resolve_neg()
         strides: tuple[int, ...] = (y.stride(0), 1, 1)
     else:
-        y = target.unsqueeze(0) if target.dim() == 1 else target
-        y = y.flatten(2) if y.dim() > 2 else y.unsqueeze(2)
-        like = rows if rows.dim() == 3 else rows.unsqueeze(2)
-        same = y.stride(1) == 1 if like.stride(1) == 1 else y.stride(2) == 1
-        y = y.resolve_neg() if same else empty_like_rows(like, y.dtype).copy_(y)
+        y = as_rows_like(target, rows if rows.dim() == 3 else rows.unsqueeze(2))
         strides = y.stride()
     description = (y.data_ptr(), y.dtype == torch.bfloat16, *strides, None, 0, *numbers)
     return (y, weight), _SoftTargets(*description)

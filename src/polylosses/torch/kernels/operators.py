@@ -616,8 +616,7 @@ def _register() -> None:
     for name, (operator, fake) in operators.items():
         torch.library.define(f"polylosses::{name}", schemas[name])
         torch.library.impl(f"polylosses::{name}", "cpu", partial(operator, native))
-        if hasattr(triton, name):
-            torch.library.impl(f"polylosses::{name}", "cuda", partial(operator, triton))
+        torch.library.impl(f"polylosses::{name}", "cuda", partial(operator, triton))
         torch.library.register_fake(f"polylosses::{name}", fake)
     for name, backward, save in (
         ("softmax_loss", _backward_softmax_loss, _save_loss),

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from polylosses.torch.kernels.layout import as_rows, empty_like_rows, in_order, memory_format
+from polylosses.torch.kernels.layout import as_rows, as_rows_like, empty_like_rows, in_order, memory_format
+from polylosses.torch.targets import batch_shape
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _INSTALLED = importlib.util.find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
 
-# Logits of a tile: of rows that are read to their end, one long one or several short ones; of rows side by side; and of
-# sigmoids. Not timed. More of short rows or of sigmoids took over 100 registers a thread (Triton 3.9, for an H100).
-_LONG, _SHORT, _BESIDE, _SIGMOIDS = 4096, 512, 2048, 512
+# Logits of a tile: of rows that are read to their end, one long one or several short ones; of rows side by side; of
+# sigmoids; and of soft targets. Not timed. More of short rows or of sigmoids took over 100 registers a thread, and
+# 2048 of soft targets spilled some (Triton 3.9, for an H100).
+_LONG, _SHORT, _BESIDE, _SIGMOIDS, _SOFT = 4096, 512, 2048, 512, 1024
 
 # Targets out of range stop the kernel, as they do in torch's; without `debug` Triton leaves that out.
 _OPTIONS = {"debug": True, "sanitize_overflow": False, "enable_fp_fusion": True}
@@ -103,6 +105,73 @@ def softmax_gradient(logits: Tensor, target: Tensor, row_stats: Tensor, grad_out
     return gradient.view(logits.shape)
 
 
+def soft_target_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    numbers: Sequence[float],
+    summed: bool,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`polylosses.torch.kernels.operators.soft_target_loss`."""
+    x, y, weight, dense = _soft_targets(logits, target, weight)
+    ((outers, classes, inners), of_logits), (_, of_target) = _merged(x, y if dense else x)
+    row_stats = torch.empty((5, *batch_shape(logits)), dtype=torch.float32, device=x.device)
+    losses = torch.empty_like(row_stats[0])
+    tile = _tile(classes, inners, of_logits[1], _SOFT)
+    tiles = -(-inners // tile["ROWS"])
+    _launch(
+        *("soft_target_loss", outers * tiles, x, y, weight, row_stats, losses),
+        *(*_soft_numbers(label_smoothing, classes, numbers), losses.numel(), classes, inners, tiles),
+        *(*of_logits, *of_target, int(ignore_index)),
+        DENSE=dense,
+        **tile,
+    )
+    return losses.sum(dtype=torch.float64).float() if summed else losses, row_stats
+
+
+def soft_target_gradient(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    numbers: Sequence[float],
+    row_stats: Tensor,
+    grad_output: Tensor,
+) -> Tensor:
+    """See :func:`polylosses.torch.kernels.operators.soft_target_gradient`."""
+    x, y, weight, dense = _soft_targets(logits, target, weight)
+    gradient = empty_like_rows(x)
+    grad_output = grad_output.contiguous().resolve_neg()
+    ((outers, classes, inners), of_logits), (_, of_target), (_, of_gradient) = _merged(x, y if dense else x, gradient)
+    tile = _tile(classes, inners, of_logits[1], _SOFT)
+    tiles, class_tiles = -(-inners // tile["ROWS"]), -(-classes // tile["CLASSES"])
+    _launch(
+        *("soft_target_gradient", outers * tiles * class_tiles, x, y, weight, row_stats),
+        *(grad_output, gradient, *_soft_numbers(label_smoothing, classes, numbers)),
+        *(row_stats[0].numel(), classes, inners, tiles, class_tiles, *of_logits, *of_target, *of_gradient),
+        0 if grad_output.dim() == 0 else 1,
+        DENSE=dense,
+        **tile,
+    )
+    return gradient.view(logits.shape)
+
+
+def _soft_targets(logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+    """The logits, targets and class weights as the kernels read them, and whether the targets are probabilities."""
+    x, dense = as_rows(logits), target.shape == logits.shape
+    target = as_rows_like(target, x) if dense else target.contiguous().resolve_neg()
+    return x, target, None if weight is None else weight.contiguous().resolve_neg(), dense
+
+
+def _soft_numbers(label_smoothing: float, classes: int, numbers: Sequence[float]) -> tuple[Any, ...]:
+    gamma, log_weight, *coefficients = numbers
+    spread = label_smoothing / classes if classes else 0.0
+    return 1.0 - label_smoothing, spread, gamma, log_weight, *_powers(coefficients)
+
+
 def sigmoid_loss(
     logits: Tensor,
     target: Tensor,
@@ -164,7 +233,7 @@ def _sigmoids(
     rows = logits.flatten()[None, :, None] if dense and not given else as_rows(logits)
     ((outers, classes, inners), by), *merged = _merged(rows, *given)
     strides_of = iter([strides for _, strides in merged])
-    strides = [(0, 0, 0) if factor is None else next(strides_of) for factor in factors]
+    strides = tuple((0, 0, 0) if factor is None else next(strides_of) for factor in factors)
     tile = _tile(classes, inners, by[1], _SIGMOIDS)
     tiles, class_tiles = -(-inners // tile["ROWS"]), -(-classes // tile["CLASSES"])
     programs = outers * tiles * class_tiles

@@ -160,6 +160,166 @@ def softmax_gradient(
 
 
 @triton.jit
+def weights_of_classes(
+    target, base, by_class, label, weight, k, inside, classes, keep, spread, DENSE: tl.constexpr
+):  # fmt: skip
+    """The weights t of a tile's classes: of probabilities if ``DENSE``, or else of labels. 0 outside of the tensor."""
+    if DENSE:
+        y = tl.load(target + base[:, None] + k.to(tl.int64)[None, :] * by_class, inside, 0.0).to(tl.float32)
+        t = keep * y + spread
+    else:
+        t = tl.where(k[None, :] == label[:, None], keep, 0.0) + spread
+    if weight is not None:
+        t *= tl.load(weight + k, k < classes, 0.0).to(tl.float32)[None, :]
+    return tl.where(inside, t, 0.0)
+
+
+@triton.jit
+def evaluated_classes(
+    z, t, maximum, inverse, log_total, gamma, log_weight, first, values, slopes, slopes_near_one
+):  # fmt: skip
+    """``p``, and :func:`value_and_slope` there: finite where t is 0, and with all digits where p is at most 1/2."""
+    distance = maximum[:, None] - z
+    p = tl.exp2(-distance * LOG2_E) * inverse[:, None]
+    # The logits of classes without a weight may be infinite.
+    nll = tl.where(t == 0.0, 0.0, distance + log_total[:, None])
+    value, slope = value_and_slope(p, 1.0 - p, nll, gamma, log_weight, first, values, slopes, slopes_near_one)
+    return p, value, slope
+
+
+@triton.jit
+def soft_target_loss(
+    logits, target, weight, row_stats, losses, keep, spread, gamma, log_weight, first, values, slopes, slopes_near_one,
+    count, classes, inners, tiles, by_outer, by_class, by_inner,
+    target_by_outer, target_by_class, target_by_inner, ignore_index,
+    DENSE: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """Writes the loss and five numbers of every row, one array of ``count`` after another: sum of t s; that without the
+    largest logit; 1 - p of the largest logit; that logit; 1 over the sum.
+
+    Only the class of the largest logit can have p > 1/2, where 1 - p would cancel. It is left out of all sums over
+    classes, and added at the end from q, the sum of the others.
+    """
+    row, base, there = tile_of(tl.program_id(0), tiles, inners, by_outer, by_inner, ROWS)
+    _, target_base, _ = tile_of(tl.program_id(0), tiles, inners, target_by_outer, target_by_inner, ROWS)
+    others = tl.full([ROWS], 0.0, tl.float32)
+    if DENSE:
+        label = row  # not read
+        valid = there
+    else:
+        label = tl.load(target + row, there, ignore_index)
+        valid = there & (label != ignore_index)
+        right = (label >= 0) & (label < classes)
+        tl.device_assert(right | (label == ignore_index), "a target is out of bounds")
+        others = tl.where(valid & (right == 0), float("nan"), others)
+        label = label.to(tl.int32)
+
+    maximum = tl.full([ROWS], float("-inf"), tl.float32)
+    ties = tl.full([ROWS], 0.0, tl.float32)
+    for start in range(0, classes, CLASSES):
+        k = start + tl.arange(0, CLASSES)
+        at = logits + base[:, None] + k.to(tl.int64)[None, :] * by_class
+        z = tl.load(at, valid[:, None] & (k < classes)[None, :], float("-inf")).to(tl.float32)
+        larger = tl.maximum(maximum, tl.max(z, 1))
+        # While all classes are masked, the sum stays 0.
+        shift = tl.where(larger == float("-inf"), 0.0, larger)
+        distance = shift[:, None] - z
+        of_largest = distance == 0.0
+        part = tl.where(of_largest, 0.0, tl.exp2(-distance * LOG2_E))
+        # What was the largest is one of the others now.
+        rescaled = (others + ties) * tl.exp2((maximum - shift) * LOG2_E)
+        others = tl.where(larger > maximum, rescaled, others) + tl.sum(part, 1)
+        ties = tl.where(larger > maximum, 0.0, ties) + tl.sum(tl.where(of_largest, 1.0, 0.0), 1)
+        maximum = larger
+
+    total = ties + others
+    p = 1.0 / total
+    q = (ties - 1.0 + others) / total
+    log_total = tl.log2(total) * LOG_2
+
+    of_others = tl.full([ROWS], 0.0, tl.float32)
+    rest = tl.full([ROWS], 0.0, tl.float32)
+    top = tl.full([ROWS], 0.0, tl.float32)
+    for start in range(0, classes, CLASSES):
+        k = start + tl.arange(0, CLASSES)
+        inside = valid[:, None] & (k < classes)[None, :]
+        at = logits + base[:, None] + k.to(tl.int64)[None, :] * by_class
+        z = tl.load(at, inside, float("-inf")).to(tl.float32)
+        t = weights_of_classes(
+            target, target_base, target_by_class, label, weight, k, inside, classes, keep, spread, DENSE
+        )
+        of_largest = z == maximum[:, None]
+        top += tl.sum(tl.where(of_largest, t, 0.0), 1)
+        t = tl.where(of_largest, 0.0, t)
+        _p, value, slope = evaluated_classes(
+            z, t, maximum, p, log_total, gamma, log_weight, first, values, slopes, slopes_near_one
+        )
+        of_others += tl.sum(t * value, 1)
+        rest += tl.sum(t * slope, 1)
+
+    nll = tl.where(q < 0.25, q + tail_of(q, q), log_total)
+    value, slope = value_and_slope(p, q, nll, gamma, log_weight, first, values, slopes, slopes_near_one)
+    tl.store(losses + row, tl.where(valid, top * value + of_others, 0.0), there)
+    at = row_stats + row
+    tl.store(at, tl.where(valid, top * slope + rest, 0.0), there)
+    at += count
+    tl.store(at, tl.where(valid, rest, 0.0), there)
+    at += count
+    tl.store(at, tl.where(valid, q, 0.0), there)
+    at += count
+    tl.store(at, tl.where(valid, maximum, 0.0), there)
+    at += count
+    tl.store(at, tl.where(valid, p, 0.0), there)
+
+
+@triton.jit
+def soft_target_gradient(
+    logits, target, weight, row_stats, grad_output, gradient,
+    keep, spread, gamma, log_weight, first, values, slopes, slopes_near_one,
+    count, classes, inners, tiles, class_tiles, by_outer, by_class, by_inner,
+    target_by_outer, target_by_class, target_by_inner,
+    gradient_by_outer, gradient_by_class, gradient_by_inner, grad_output_stride,
+    DENSE: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """``p A - t s`` times ``grad_output``, with A the sum of t s. For the largest logit it is ``(A - t s) - q A``."""
+    program = tl.program_id(0)
+    row, base, there = tile_of(program // class_tiles, tiles, inners, by_outer, by_inner, ROWS)
+    _, target_base, _ = tile_of(program // class_tiles, tiles, inners, target_by_outer, target_by_inner, ROWS)
+    _, gradient_base, _ = tile_of(program // class_tiles, tiles, inners, gradient_by_outer, gradient_by_inner, ROWS)
+    label = row  # not read if DENSE
+    if not DENSE:
+        label = tl.load(target + row, there, -1).to(tl.int32)
+    factor = tl.load(grad_output + row * grad_output_stride, there, 0.0).to(tl.float32)
+    at = row_stats + row
+    scale = tl.load(at, there, 0.0)
+    at += count
+    rest = tl.load(at, there, 0.0)
+    at += count
+    q = tl.load(at, there, 0.0)
+    at += count
+    maximum = tl.load(at, there, 0.0)
+    at += count
+    inverse = tl.load(at, there, 0.0)
+
+    k = (program % class_tiles) * CLASSES + tl.arange(0, CLASSES)
+    inside = there[:, None] & (k < classes)[None, :]
+    at = logits + base[:, None] + k.to(tl.int64)[None, :] * by_class
+    z = tl.load(at, inside, 0.0).to(tl.float32)
+    t = weights_of_classes(target, target_base, target_by_class, label, weight, k, inside, classes, keep, spread, DENSE)
+    log_total = -tl.log2(inverse) * LOG_2
+    p, _, slope = evaluated_classes(
+        z, t, maximum, inverse, log_total, gamma, log_weight, first, values, slopes, slopes_near_one
+    )
+    # Several classes may have the largest logit; then q is at least 1/2.
+    alone = (z == maximum[:, None]) & (q < 0.5)[:, None]
+    result = tl.where(alone, (rest - q * scale)[:, None], p * scale[:, None] - t * slope)
+    # Ignored rows may hold anything.
+    result = tl.where((inverse == 0.0)[:, None], 0.0, factor[:, None] * result)
+    at = gradient + gradient_base[:, None] + k.to(tl.int64)[None, :] * gradient_by_class
+    tl.store(at, result.to(gradient.dtype.element_ty), inside)
+
+
+@triton.jit
 def side(s, target_weight, of, margin, SHIFTED: tl.constexpr):
     """The loss at logit ``s`` of the side's class, times ``target_weight``, and its derivative by s.
 
@@ -190,9 +350,7 @@ def side(s, target_weight, of, margin, SHIFTED: tl.constexpr):
 
 @triton.jit
 def factor_of(weight, by, outer_tile, tiles, inners, k, inside, ROWS: tl.constexpr):
-    """The weights of a tile's elements; 1 if there are none."""
-    if weight is None:
-        return 1.0
+    """The weights of a tile's elements."""
     _, base, _ = tile_of(outer_tile, tiles, inners, by[0], by[2], ROWS)
     return tl.load(weight + base[:, None] + k[None, :] * by[1], inside, 1.0).to(tl.float32)
 
@@ -228,9 +386,14 @@ def sigmoids(
         valid = inside & valid_rows[:, None]
         y = tl.where(k[None, :] == label[:, None], 1.0, 0.0)
     z = tl.where(valid, z, 0.0)
-    both = factor_of(weight, strides[0], rows, tiles, inners, k, inside, ROWS)
-    of_yes = both * factor_of(pos_weight, strides[1], rows, tiles, inners, k, inside, ROWS)
-    of_no = both * factor_of(neg_weight, strides[2], rows, tiles, inners, k, inside, ROWS)
+    of_yes = tl.full(z.shape, 1.0, tl.float32)
+    if weight is not None:
+        of_yes *= factor_of(weight, strides[0], rows, tiles, inners, k, inside, ROWS)
+    of_no = of_yes
+    if pos_weight is not None:
+        of_yes *= factor_of(pos_weight, strides[1], rows, tiles, inners, k, inside, ROWS)
+    if neg_weight is not None:
+        of_no *= factor_of(neg_weight, strides[2], rows, tiles, inners, k, inside, ROWS)
     if DENSE or not ALIKE:
         value, slope = side(z, y * of_yes, positive, margin, False)
         value_of_no, slope_of_no = side(-z, (1.0 - y) * of_no, negative, margin, SHIFTED)
