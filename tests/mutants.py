@@ -40,6 +40,7 @@ class Mutant(NamedTuple):
 
 
 ORACLES = "test_softmax_laws.py -k 'oracles and {}'"
+HEAD = "test_torch_linear.py -k softcapping"
 BINARY = "test_sigmoid_laws.py -k 'oracles and {}'"
 KERNELS = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k native"
 TWO_SIDED = "test_torch_two_sided.py -k 'not triton'"
@@ -163,7 +164,7 @@ MUTANTS = [
     ),
     Mutant("torch/linear.py", "ctx.ready = ()", "ctx.ready = ready", "test_torch_linear.py"),
     Mutant(
-        "torch/linear.py", "mean(loss, rows.shape[0], None)", "mean(loss, chunk_rows, None)", "test_torch_linear.py"
+        "torch/linear.py", "count(row_weight, rows.shape[0])", "count(row_weight, chunk_rows)", "test_torch_linear.py"
     ),
     Mutant("torch/linear.py", ".mul_(grad_output)", "", "test_torch_linear.py"),
     Mutant(
@@ -180,6 +181,26 @@ MUTANTS = [
     ),
     Mutant("torch/linear.py", "        rows.shape[0] <= chunk_rows\n", "        True\n", "test_torch_linear.py"),
     Mutant("torch/linear.py", "upcast(a), upcast(b)\n", "a, b\n", "test_torch_linear.py"),
+    Mutant("torch/linear.py", "targets.ignore_index, 0.0) if", "targets.ignore_index, 1.0) if", HEAD),
+    Mutant("torch/linear.py", "row_weight * row_scale, row_scale == 0", "row_scale, None", HEAD),
+    Mutant(
+        "torch/linear.py",
+        "torch.tanh(upcast(logits) / softcap)",
+        "torch.tanh(logits / softcap)",
+        "test_torch_linear.py -k autocast",
+    ),
+    Mutant(
+        "torch/linear.py",
+        "(along_chunk, *along_tensors)",
+        "(None, *along_tensors)",
+        "test_torch_linear.py -k derivatives",
+    ),
+    Mutant(
+        "torch/linear.py",
+        "logsumexp(upcast(logits), 1)",
+        "torch.logsumexp(upcast(logits), 1)",
+        "test_torch_distributed.py -k two",
+    ),
     Mutant("torch/modules.py", "alpha: Any = 0.25,", "alpha: Any = 0.75,", "test_torch_modules.py"),
     Mutant(
         "torch/modules.py",

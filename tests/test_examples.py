@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import nn
 
+import polylosses
 from polylosses.torch import (
     PolyBCEWithLogitsLoss,
     PolyCrossEntropyLoss,
@@ -244,8 +245,6 @@ class TestSkorch:
         import skorch  # noqa: PLC0415
         from sklearn.base import clone  # noqa: PLC0415
 
-        import polylosses  # noqa: PLC0415
-
         options = {f"criterion__{k}": polylosses.focal() if v == "focal" else v for k, v in chosen.items()}
         net = skorch.NeuralNetClassifier(
             nn.Linear(4, 3), criterion=PolyCrossEntropyLoss, train_split=None, verbose=0, max_epochs=1, **options
@@ -333,3 +332,59 @@ class TestTokenLogProbabilities:
                 right = poly_cross_entropy(logits.transpose(1, 2), target, **chosen)
                 torch.testing.assert_close(found, right)
                 torch.testing.assert_close(torch.autograd.grad(found, logits), torch.autograd.grad(right, logits))
+
+
+class TestLanguageModelsPage:
+    """The trainers of docs/language-models.md, whose head is computed in chunks, make the right steps."""
+
+    pytestmark = needs("trl")
+
+    @pytest.fixture(scope="class")
+    def page(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+        page = EXAMPLES.parent / "docs" / "language-models.md"
+        code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+        names: dict[str, Any] = {}
+        before = Path.cwd()
+        os.chdir(tmp_path_factory.mktemp("page"))
+        exec(code, names)
+        os.chdir(before)
+        return names
+
+    @pytest.fixture(autouse=True)
+    def _chunked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        linear = importlib.import_module("polylosses.torch.linear")
+        monkeypatch.setattr(linear, "_CHUNK_BYTES_ON_CPU", 1)
+        monkeypatch.setattr(linear, "_FEWEST_ROWS", 20)
+
+    @pytest.mark.parametrize("steps", [1, 3])
+    def test_without_epsilon_it_is_the_models_own_loss(
+        self, page: dict[str, Any], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from transformers import Trainer  # noqa: PLC0415
+
+        example = load("transformers_causal_lm")
+        plain = type("Plain", (page["PolyTrainer"],), {"options": {"epsilon": 0.0}})
+        ends = []
+        for trainer in (Trainer, plain):
+            monkeypatch.setattr(example, "Trainer", trainer)
+            model = example.make_model()
+            made = example.train(
+                str(tmp_path), model, None, gradient_accumulation_steps=steps, max_steps=6, logging_steps=1
+            )
+            logged = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+            ends.append((torch.tensor(logged), torch.cat([p.detach().flatten() for p in model.parameters()])))
+        torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-4)  # Adam divides by small numbers
+
+    def test_dft_is_trls(self, page: dict[str, Any], tmp_path: Path) -> None:
+        from trl import SFTTrainer  # noqa: PLC0415
+
+        example = load("trl_token_log_probabilities")
+        options = {"polynomial": polylosses.mean_absolute_error()}
+        of_the_head = type("OfTheHead", (page["PolyHeadSFTTrainer"],), {"options": options})
+        ends = []
+        for trainer, chosen in ((SFTTrainer, "dft"), (page["PolySFTTrainer"], "nll"), (of_the_head, "nll")):
+            model = example.make_model()
+            example.train(str(tmp_path), model, trainer, gradient_accumulation_steps=2, max_steps=4, loss_type=chosen)
+            ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        for ours in ends[1:]:
+            torch.testing.assert_close(ours, ends[0], rtol=1e-4, atol=1e-4)

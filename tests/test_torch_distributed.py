@@ -323,21 +323,25 @@ def head_in_chunks(rank: int, world: int) -> list[str]:
                 wrong.append(f"{name}: {key} is off by {(found - right).abs().max()}")
 
     hidden, weight = torch.randn(8, 6, generator=generator).double(), single.head.linear.weight.detach()
-    spread: list[Any] = [
-        distribute_tensor(hidden, mesh, [Replicate()]).requires_grad_(),
-        distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_(),
-    ]
-    alone: list[Any] = [hidden.requires_grad_(), weight.clone().requires_grad_()]
-    with loss_parallel(), Exchanged() as exchanged:
-        loss: Any = linear_poly_cross_entropy(spread[0], spread[1], y[:8], epsilon=2.0, gamma=0.5)
+    target = y[:8].masked_fill(torch.arange(8) == 3, -100)
+    extra = {"sample_weight": torch.linspace(-0.5, 2.0, 8), "softcap": 3.0, "z_loss_weight": 0.1}
+    for more in ({}, extra):
+        spread: list[Any] = [
+            distribute_tensor(hidden, mesh, [Replicate()]).requires_grad_(),
+            distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_(),
+        ]
+        alone: list[Any] = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+        options: dict[str, Any] = {"epsilon": 2.0, "gamma": 0.5, **more}
+        with loss_parallel(), Exchanged() as exchanged:
+            loss: Any = linear_poly_cross_entropy(spread[0], spread[1], target, **options)
+            loss.backward()
+        loss = linear_poly_cross_entropy(alone[0], alone[1], target, **options)
         loss.backward()
-    loss = linear_poly_cross_entropy(alone[0], alone[1], y[:8], epsilon=2.0, gamma=0.5)
-    loss.backward()
-    for tensor, other in zip(spread, alone, strict=True):
-        if not torch.allclose(tensor.grad.full_tensor(), other.grad, rtol=1e-12, atol=1e-13):
-            wrong.append(f"spread classes: {tensor.grad.full_tensor()}, not {other.grad}")
-    if set(exchanged.elements) != {"all_reduce"}:
-        wrong.append(f"spread classes: exchanged by {exchanged.elements}")
+        for tensor, other in zip(spread, alone, strict=True):
+            if not torch.allclose(tensor.grad.full_tensor(), other.grad, rtol=1e-12, atol=1e-13):
+                wrong.append(f"spread classes, {options}: {tensor.grad.full_tensor()}, not {other.grad}")
+        if set(exchanged.elements) != {"all_reduce"}:
+            wrong.append(f"spread classes, {options}: exchanged by {exchanged.elements}")
     return wrong
 
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import polylosses
+import reference
 from cases import LOSSES, covering
 from polylosses.torch import LinearPolyCrossEntropyLoss, linear_poly_cross_entropy, poly_cross_entropy
 from polylosses.torch.kernels import dispatch
@@ -48,8 +49,51 @@ def reference_loss(input: Tensor, linear_weight: Tensor, target: Tensor, **optio
     """A linear layer, then the loss, with all rows in the first dimension."""
     logits = F.linear(input, linear_weight, options.pop("linear_bias", None)).reshape(-1, linear_weight.shape[0])
     soft = target.dim() == input.dim()
-    loss = poly_cross_entropy(logits, target.reshape(logits.shape if soft else -1), **options)
+    labels = target.reshape(logits.shape if soft else -1)
+    if EXTRA & set(options):
+        loss = reference_with_extra(logits, labels, **options)
+    else:
+        loss = poly_cross_entropy(logits, labels, **options)
     return loss.reshape(input.shape[:-1]) if options.get("reduction") == "none" else loss
+
+
+EXTRA = {"sample_weight", "softcap", "z_loss_weight"}
+
+
+def reference_with_extra(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    sample_weight: Tensor | None = None,
+    softcap: float | None = None,
+    z_loss_weight: float = 0.0,
+    reduction: str = "mean",
+    **options: Any,
+) -> Tensor:
+    """``s (L + z_loss_weight logsumexp^2)`` of every row, and for the mean the sum of ``s weight[y]`` of kept rows."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    z = logits.to(wide)
+    z = z if softcap is None else softcap * torch.tanh(z / softcap)
+    soft, weight = labels.dim() == 2, options.get("weight")
+    kept = torch.ones(len(z), dtype=torch.bool) if soft else labels != options.get("ignore_index", -100)
+    s = torch.ones(len(z), dtype=wide) if sample_weight is None else sample_weight.reshape(-1).to(wide)
+    s = torch.where(kept, s, 0.0)
+    counted = s if soft or weight is None else s * weight.to(wide)[torch.where(kept, labels, 0)]
+    if weight is not None:
+        options["weight"] = weight.to(wide)
+    losses = poly_cross_entropy(z, labels, reduction="none", **options)
+    losses = s * (losses + z_loss_weight * z.exp().sum(1).log() ** 2)
+    if reduction != "none":
+        losses = losses.sum() / (counted.sum() if reduction == "mean" else 1.0)
+    return losses.to(torch.float32 if torch.is_autocast_enabled("cpu") and wide == torch.float32 else logits.dtype)
+
+
+def with_extra(rows: int) -> dict[str, Any]:
+    """All options that ``poly_cross_entropy`` does not have."""
+    return {"sample_weight": torch.linspace(-0.5, 2.0, rows), "softcap": 3.0, "z_loss_weight": 0.1}
+
+
+each_options = pytest.mark.parametrize("extra", [False, True], ids=["", "softcap, z-loss, sample weights"])
 
 
 def layer(
@@ -117,6 +161,96 @@ def test_numbers_are_those_of_a_linear_layer_and_the_loss(name: str) -> None:
     assert not wrong, "\n".join([f"{len(wrong)} differ", *wrong[:5]])
 
 
+# (targets, weighted, label_smoothing, reduction, sample_weight, softcap, z_loss_weight)
+EXTRA_CELLS = list(
+    itertools.product(
+        ["indices", "some ignored", "probabilities"],
+        [False, True],
+        [0.0, 0.125],
+        ["none", "mean", "sum"],
+        [None, "positive", "negative too", "mask"],
+        [None, 1.5],
+        [0.0, 0.25],
+    )
+)
+SAMPLE_WEIGHTS = {
+    None: None,
+    "positive": torch.linspace(0.5, 2.0, 8, dtype=torch.float64),
+    "negative too": torch.linspace(-1.0, 2.0, 8, dtype=torch.float64),
+    "mask": torch.arange(8) % 3 != 1,
+}
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("name", SOME)
+def test_sample_weights_softcapping_and_z_loss(name: str) -> None:
+    """Values are the oracle's, gradients those of torch's operations on the whole logits."""
+    wrong = []
+    for cell in covering(EXTRA_CELLS, 31 * SOME.index(name)):
+        kind, weighted, smoothing, reduction, sample, softcap, z_loss_weight = cell
+        x, w, b = layer((4, 2))
+        assert b is not None
+        target = targets((4, 2), soft=kind == "probabilities", ignored=-100 if kind == "some ignored" else None)
+        weight, s = WEIGHT if weighted else None, SAMPLE_WEIGHTS[sample]
+        s = None if s is None else s.reshape(4, 2).clone()
+        if s is not None and s.is_floating_point():
+            if kind == "some ignored":
+                s.reshape(-1)[::3] = torch.nan  # what ignored rows are weighted by does not matter
+            s.requires_grad_()
+        options: dict[str, Any] = {"linear_bias": b, "label_smoothing": smoothing, "weight": weight}
+        options |= {"softcap": softcap, "z_loss_weight": z_loss_weight, "sample_weight": s}
+        options |= {"reduction": reduction, "polynomial": LOSSES[name]}
+        found, right = linear_poly_cross_entropy(x, w, target, **options), reference_loss(x, w, target, **options)
+
+        z = (x @ w.T + b).detach().reshape(8, V).numpy()
+        z = z if softcap is None else softcap * np.tanh(z / softcap)
+        y = target.reshape(8, -1).squeeze(1).numpy()
+        exact = reference.cross_entropy(
+            *(LOSSES[name], z, y, None if weight is None else weight.numpy()),
+            label_smoothing=smoothing,
+            reduction="none",
+        ).value
+        scale = np.ones(8) if s is None else s.detach().reshape(-1).double().numpy()
+        kept = y != -100 if y.ndim == 1 else np.full(8, True)
+        counts = scale * (WEIGHT.numpy()[np.where(kept, y, 0)] if weighted and y.ndim == 1 else 1.0)
+        rows = np.where(kept, scale * (exact + z_loss_weight * np.log(np.exp(z).sum(1)) ** 2), 0.0)
+        value = rows.reshape(4, 2) if reduction == "none" else rows.sum()
+        value = value / counts[kept].sum() if reduction == "mean" else value
+
+        of = [x, w, b] if s is None or not s.requires_grad else [x, w, b, s]
+        for what, one, other in [
+            ("value", found, torch.tensor(value)),
+            *zip(["input", "weight", "bias", "sample"], gradients(found, of), gradients(right, of), strict=False),
+        ]:
+            if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-12, atol=1e-12):
+                wrong.append(f"{cell}: {what} {one}, not {other}")
+    assert not wrong, "\n".join([f"{len(wrong)} differ", *wrong[:5]])
+
+
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        return result
+
+
+@pytest.mark.parametrize(("reduction", "products"), [("none", 4), ("mean", 3), ("sum", 3)])
+def test_sample_weights_need_no_fourth_product(reduction: str, products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chunks_of(2, monkeypatch)
+    x, w, _ = layer((8,), torch.float32)
+    noted = Products()
+    with noted:
+        loss = linear_poly_cross_entropy(x, w, targets((8,), soft=False), reduction=reduction, **with_extra(8))
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert noted.count == 1 + 4 * products  # the first one, of no rows, checks the arguments
+
+
 @pytest.mark.usefixtures("_chunked")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_gradients_of_the_polynomial(reduction: str) -> None:
@@ -161,12 +295,14 @@ def test_soft_targets_and_class_weights_get_gradients() -> None:
 @pytest.mark.usefixtures("_chunked")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_low_precision(dtype: torch.dtype, reduction: str) -> None:
+@each_options
+def test_low_precision(extra: bool, dtype: torch.dtype, reduction: str) -> None:
     """The logits are rounded to this dtype. After that, everything is in float32 until the result is rounded."""
     eps = torch.finfo(dtype).eps
     x, w, b = layer((8,), dtype)
     target = targets((8,), soft=False, ignored=-100)
     options: dict[str, Any] = {"linear_bias": b, "reduction": reduction, "epsilon": 2.0}
+    options |= with_extra(8) if extra else {}
     found, right = linear_poly_cross_entropy(x, w, target, **options), reference_loss(x, w, target, **options)
     assert found.dtype == right.dtype == dtype
     torch.testing.assert_close(found, right, rtol=2 * eps, atol=0)
@@ -201,7 +337,7 @@ def test_a_kernel_is_given_bfloat16_as_it_is(
             *(x, w, target),
             linear_bias=b,
             weight=weight,
-            epsilon=torch.tensor(2.0) if learned else 2.0,
+            epsilon=torch.tensor(2.0, requires_grad=True) if learned else 2.0,
             implementation=implementation,
         )
     options: dict[str, Any] = {"linear_bias": exact[2], "weight": weight.double(), "epsilon": 2.0}
@@ -231,12 +367,14 @@ def test_gradients_of_the_weight_are_added_up_in_float32(monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("_chunked")
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_autocast(dtype: torch.dtype, low: torch.dtype) -> None:
+@each_options
+def test_autocast(extra: bool, dtype: torch.dtype, low: torch.dtype) -> None:
     x, w, b = layer((8,), dtype)
     target = targets((8,), soft=False, ignored=-100)
     for reduction in ("none", "mean"):
         with torch.autocast("cpu", dtype=low):
             options: dict[str, Any] = {"linear_bias": b, "reduction": reduction, "epsilon": 2.0}
+            options |= with_extra(8) if extra else {}
             found, right = linear_poly_cross_entropy(x, w, target, **options), reference_loss(x, w, target, **options)
         assert found.dtype == right.dtype
         torch.testing.assert_close(found, right)
@@ -315,13 +453,17 @@ def largest(function: Callable[[], Any]) -> int:
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_logits_are_never_held(smoothing: float, reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@each_options
+def test_the_logits_are_never_held(
+    extra: bool, smoothing: float, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_chunks_of(16, monkeypatch)
     sizes = {}
     for rows in (64, 256):
         x, w = torch.randn(rows, 4, requires_grad=True), torch.randn(1000, 4, requires_grad=True)
         target = torch.zeros(rows, dtype=torch.long)
         chosen: dict[str, Any] = {"label_smoothing": smoothing, "reduction": reduction}
+        chosen |= with_extra(rows) if extra else {}
 
         def backward(x: Tensor, w: Tensor, target: Tensor, loss: Callable[..., Tensor], **chosen: Any) -> None:
             loss(x, w, target, **chosen).sum().backward()  # type: ignore[no-untyped-call]
@@ -352,12 +494,13 @@ def resident(what):
     return int(Path("/proc/self/status").read_text().partition(what + ":")[2].split()[0]) * 1024
 
 torch.set_num_threads(1)
-for rows, hidden, classes, reduction in CASES:
+for rows, hidden, classes, reduction, extra in CASES:
     x, w = torch.randn(rows, hidden, requires_grad=True), torch.randn(classes, hidden, requires_grad=True)
     target = torch.zeros(rows, dtype=torch.long)
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    linear_poly_cross_entropy(x, w, target, reduction=reduction).sum().backward()
+    more = {"softcap": 30.0, "z_loss_weight": 1e-4, "sample_weight": torch.ones(rows)} if extra else {}
+    linear_poly_cross_entropy(x, w, target, reduction=reduction, **more).sum().backward()
     print(resident("VmHWM") - before)
     del x, w, target
 """
@@ -368,16 +511,17 @@ for rows, hidden, classes, reduction in CASES:
 def test_the_peak_of_memory() -> None:
     """Of forward and backward in a child process, with chunks of 16 MiB."""
     few, many, wide = (1024, 8, 8192), (6 * 1024, 8, 8192), (160, 1024, 32768)
-    cases = [(*sizes, reduction) for reduction in ("none", "mean") for sizes in (few, many, wide)]
+    kinds = [("none", False), ("mean", False), ("mean", True)]
+    cases = [(*sizes, *kind) for kind in kinds for sizes in (few, many, wide)]
     # The first case loads libraries. The malloc threshold returns freed memory to the system at once.
-    command = [sys.executable, "-c", f"CASES = {[(8, 8, 8192, 'mean'), *cases]}{PEAK}"]
+    command = [sys.executable, "-c", f"CASES = {[(8, 8, 8192, 'mean', False), *cases]}{PEAK}"]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     peaks = dict(zip(cases, map(int, done.stdout.split()[1:]), strict=True))
     gradients = 4 * wide[1] * (wide[0] + wide[2])
-    for reduction in ("none", "mean"):
-        of_few, of_many, of_wide = (peaks[*sizes, reduction] for sizes in (few, many, wide))
+    for kind in kinds:
+        of_few, of_many, of_wide = (peaks[*sizes, *kind] for sizes in (few, many, wide))
         assert of_few > 2**24, "a chunk at least, or nothing is measured"
         # Independent of the number of rows (32 KiB of logits each): small saved tensors must not fragment the memory.
         assert of_many < of_few + 2**24, f"{of_few} and {of_many} bytes"
@@ -402,24 +546,31 @@ def test_autocast_casts_the_weight_once_a_pass(reduction: str, monkeypatch: pyte
 
 @forward_mode
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_derivatives_of_derivatives_and_a_second_backward(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@each_options
+def test_derivatives_of_derivatives_and_a_second_backward(
+    extra: bool, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_chunks_of(3, monkeypatch)
     x, w, b = layer((5,))
     assert b is not None
+    s = torch.linspace(0.5, 2.0, 5, dtype=torch.float64, requires_grad=True)
+    options = {"softcap": 3.0, "z_loss_weight": 0.1, "sample_weight": s} if extra else {}
+    of = (s,) if extra else ()
     target = targets((5,), soft=False, ignored=-100)
     epsilon = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
 
-    def loss(x: Tensor, w: Tensor, b: Tensor, epsilon: Tensor) -> Tensor:
-        return linear_poly_cross_entropy(
-            x, w, target, linear_bias=b, epsilon=epsilon, gamma=1.5, label_smoothing=0.1, reduction=reduction
-        )
+    def loss(x: Tensor, w: Tensor, b: Tensor, epsilon: Tensor, *sample_weight: Tensor) -> Tensor:
+        chosen: dict[str, Any] = {"linear_bias": b, "epsilon": epsilon, "gamma": 1.5, "reduction": reduction}
+        chosen |= options | ({"sample_weight": sample_weight[0]} if sample_weight else {})
+        return linear_poly_cross_entropy(x, w, target, label_smoothing=0.1, **chosen)
 
-    fast = reduction != "mean"
-    assert torch.autograd.gradcheck(loss, (x, w, b, epsilon), check_forward_ad=True, fast_mode=fast)
-    assert torch.autograd.gradgradcheck(loss, (x, w, b, epsilon), fast_mode=True)
-    total = loss(x, w, b, epsilon).sum()
-    first = torch.autograd.grad(total, (x, w, b, epsilon), retain_graph=True)
-    second = torch.autograd.grad(total, (x, w, b, epsilon))
+    fast = extra or reduction != "mean"
+    given = (x, w, b, epsilon, *of)
+    assert torch.autograd.gradcheck(loss, given, check_forward_ad=True, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(loss, given, fast_mode=True)
+    total = loss(*given).sum()
+    first = torch.autograd.grad(total, given, retain_graph=True)
+    second = torch.autograd.grad(total, given)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
@@ -498,16 +649,19 @@ def test_forward_mode_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 @forward_mode
 @pytest.mark.usefixtures("_chunked")
 @pytest.mark.parametrize("reduction", ["none", "mean"])
-def test_transforms(reduction: str) -> None:
+@each_options
+def test_transforms(extra: bool, reduction: str) -> None:
     x, w, b = (t.detach() for t in layer((8,)) if t is not None)
     target = targets((8,), soft=False, ignored=-100)
     epsilons = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)
 
+    options: dict[str, Any] = {"reduction": reduction, **(with_extra(8) if extra else {})}
+
     def ours(x: Tensor, w: Tensor, b: Tensor, epsilon: Tensor) -> Tensor:
-        return linear_poly_cross_entropy(x, w, target, linear_bias=b, epsilon=epsilon, reduction=reduction).sum()
+        return linear_poly_cross_entropy(x, w, target, linear_bias=b, epsilon=epsilon, **options).sum()
 
     def plain(x: Tensor, w: Tensor, b: Tensor, epsilon: Tensor) -> Tensor:
-        return reference_loss(x, w, target, linear_bias=b, epsilon=epsilon, reduction=reduction).sum()
+        return reference_loss(x, w, target, linear_bias=b, epsilon=epsilon, **options).sum()
 
     func: Any = torch.func
     transforms: list[Callable[[Callable[..., Tensor]], Any]] = [
@@ -528,7 +682,8 @@ def test_transforms(reduction: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # from torch.compile
-def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+@each_options
+def test_compiled(extra: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     in_chunks_of(4, monkeypatch)
     torch._dynamo.reset()
     x, w, b = layer((8,))
@@ -537,6 +692,7 @@ def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     for reduction in ("none", "mean"):
         for epsilon in (torch.tensor(2.0, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)):
             options: dict[str, Any] = {"linear_bias": b, "epsilon": epsilon, "reduction": reduction}
+            options |= with_extra(8) if extra else {}
             found, right = compiled(x, w, target, **options), reference_loss(x, w, target, **options)
             torch.testing.assert_close(found, right)
             torch.testing.assert_close(gradients(found, [x, w, b]), gradients(right, [x, w, b]))
@@ -598,6 +754,33 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]]
         RuntimeError,
         "label_smoothing",
     ),
+    "sample weights of another shape": (
+        (torch.zeros(4, 2, H), torch.zeros(V, H), torch.zeros(4, 2, dtype=torch.long)),
+        {"sample_weight": torch.ones(4)},
+        ValueError,
+        r"sample_weight must be a tensor of shape \(4, 2\), one number for each row; got \(4,\)",
+    ),
+    "sample weights as a list": (
+        (torch.zeros(2, H), torch.zeros(V, H), torch.zeros(2, dtype=torch.long)),
+        {"sample_weight": [1.0, 2.0]},
+        ValueError,
+        r"sample_weight must be a tensor .*got \[1.0, 2.0\]",
+    ),
+    **{
+        f"softcap {softcap}": (
+            (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+            {"softcap": softcap},
+            ValueError,
+            f"softcap must be a number above 0, or None for no softcapping; got {softcap!r}",
+        )
+        for softcap in (0.0, -30.0, float("nan"), float("inf"), "30")
+    },
+    "z-loss below 0": (
+        (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
+        {"z_loss_weight": -1e-4},
+        ValueError,
+        "z_loss_weight must be a number, at least 0; got -0.0001",
+    ),
     "polynomial and epsilon": (
         (torch.zeros(8, H), torch.zeros(V, H), torch.zeros(8, dtype=torch.long)),
         {"polynomial": polylosses.focal(), "epsilon": 2.0},
@@ -616,15 +799,29 @@ def test_mistakes(given: Any, options: dict[str, Any], error: type[Exception], m
 
 @pytest.mark.usefixtures("_chunked")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_nothing_and_nothing_kept(reduction: str) -> None:
+@each_options
+def test_nothing_and_nothing_kept(extra: bool, reduction: str) -> None:
     for rows, hidden in ((0, H), (8, H), (8, 0)):
         x, w, b = layer((rows,))
         x, w = (tensor[:, :hidden].detach().requires_grad_() for tensor in (x, w))
         target = torch.full((rows,), -100)
-        found = linear_poly_cross_entropy(x, w, target, linear_bias=b, reduction=reduction)
+        options = with_extra(rows) if extra else {}
+        found = linear_poly_cross_entropy(x, w, target, linear_bias=b, reduction=reduction, **options)
         right = reference_loss(x, w, target, linear_bias=b, reduction=reduction)
         torch.testing.assert_close(found, right, equal_nan=True)
         torch.testing.assert_close(gradients(found, [x, w]), gradients(right, [x, w]), equal_nan=True)
+
+
+@pytest.mark.usefixtures("_chunked")
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_sample_weights_of_0_everywhere_are_as_ignored_rows(reduction: str) -> None:
+    x, w, b = layer((8,))
+    target = targets((8,), soft=False)
+    options: dict[str, Any] = {"linear_bias": b, "reduction": reduction, "z_loss_weight": 0.1}
+    found = linear_poly_cross_entropy(x, w, target, sample_weight=torch.zeros(8), **options)
+    right = linear_poly_cross_entropy(x, w, torch.full((8,), -100), **options)
+    torch.testing.assert_close(found, right, equal_nan=True)
+    assert all((gradient == 0).all() for gradient in gradients(found, [x, w, b]))
 
 
 @pytest.fixture
@@ -641,19 +838,23 @@ def test_the_module_is_the_function() -> None:
     for soft, chosen in itertools.product([False, True], polynomials):
         for reduction in ("none", "mean", "sum"):
             options: dict[str, Any] = {"weight": torch.ones(V), "reduction": reduction, "label_smoothing": 0.1}
+            options |= {"softcap": 3.0, "z_loss_weight": 0.1}
             module = LinearPolyCrossEntropyLoss(H, V, bias=True, **options, **chosen)
             target = targets((8,), soft=soft).to(torch.float32 if soft else torch.long)
-            right = linear_poly_cross_entropy(
-                x, module.linear.weight, target, linear_bias=module.linear.bias, **options, **chosen
-            )
-            assert torch.equal(module(x, target), right)
-            assert torch.equal(copy.deepcopy(module)(x, target), right)
+            for s in (None, torch.linspace(-0.5, 2.0, 8)):
+                options["sample_weight"] = s
+                right = linear_poly_cross_entropy(
+                    x, module.linear.weight, target, linear_bias=module.linear.bias, **options, **chosen
+                )
+                assert torch.equal(module(x, target, s), right)
+                assert torch.equal(copy.deepcopy(module)(x, target, s), right)
+            del options["sample_weight"]
 
 
 def test_the_module_has_torchs_names() -> None:
     torchs = inspect.signature(nn.LinearCrossEntropyLoss).parameters
     ours = inspect.signature(LinearPolyCrossEntropyLoss).parameters
-    beyond = {"epsilon", "gamma", "polynomial", "implementation"}
+    beyond = {"softcap", "z_loss_weight", "epsilon", "gamma", "polynomial", "implementation"}
     # Ours has a single output dimension, and chooses its chunks itself.
     assert set(ours) - beyond == set(torchs) - {"out_features", "options"}
     assert list(ours)[:2] == list(torchs)[:2]
@@ -667,5 +868,8 @@ def test_the_module_has_torchs_names() -> None:
     mine.linear.weight = tied.weight
     assert mine(x, target).requires_grad
     assert repr(mine).startswith("LinearPolyCrossEntropyLoss(\n  epsilon=0.0, gamma=0.0\n  (linear): Linear(")
+    assert "softcap=30.0" in repr(LinearPolyCrossEntropyLoss(H, V, softcap=30.0))
     with pytest.raises(ValueError, match="'avg'"):
         LinearPolyCrossEntropyLoss(H, V, reduction="avg")
+    with pytest.raises(ValueError, match="softcap must be a number above 0"):
+        LinearPolyCrossEntropyLoss(H, V, softcap=0.0)

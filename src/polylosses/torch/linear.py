@@ -1,5 +1,6 @@
 """A linear layer and a softmax loss, computed in chunks of rows so that all logits never exist at once."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
@@ -20,11 +21,11 @@ from polylosses.torch.cross_entropy import (
     poly_cross_entropy,
     upcast_loss,
 )
-from polylosses.torch.kernels import is_by_address
+from polylosses.torch.kernels import is_by_address, with_numbers
 from polylosses.torch.likelihood import given_polynomial
-from polylosses.torch.precision import autocast_dtype, upcast
+from polylosses.torch.precision import autocast_dtype, upcast, upcast_dtype
 from polylosses.torch.reduction import count, mean
-from polylosses.torch.sharded import as_sharded_as, is_sharded
+from polylosses.torch.sharded import as_sharded_as, is_sharded, logsumexp
 from polylosses.torch.targets import ClassTargets, as_int64
 
 # The size of a chunk of logits in float32. On a CPU, 16 MiB were faster than half of it and four times it (2 cores of
@@ -46,9 +47,12 @@ def linear_poly_cross_entropy(
     *,
     linear_bias: Tensor | None = None,
     weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    softcap: float | None = None,
+    z_loss_weight: float = 0.0,
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
@@ -61,21 +65,33 @@ def linear_poly_cross_entropy(
     for ``reduction="none"`` they are made again in the backward pass: four). So what is held besides the arguments and
     their gradients is a few chunks, however many rows there are. Gradients are added up in float32.
 
+    With ``s`` the sample weight of a row and ``z`` its logits, after ``z = softcap * tanh(z / softcap)``, the loss of
+    the row is ``s * (poly_cross_entropy(z, y, weight) + z_loss_weight * logsumexp(z)^2)``.
+
     Args:
         input: hidden states of shape :math:`(H)`, :math:`(N, H)` or :math:`(B, T, H)`, or with more leading dimensions.
         linear_weight: of shape :math:`(V, H)`, as in :class:`torch.nn.Linear`.
         target: class indices in [0, V) of ``input``'s leading shape, such as :math:`(B, T)`; or class probabilities,
             with :math:`V` as one more dimension at the end.
         linear_bias: of shape :math:`(V)`.
-        weight, ignore_index, reduction, label_smoothing, epsilon, gamma, polynomial: as for
-            :func:`poly_cross_entropy`.
+        weight, ignore_index, label_smoothing, epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
+        sample_weight: a factor for each row, of ``input``'s leading shape and any dtype, bool included. It may be
+            negative (an advantage), and gets a gradient if it wants one. With ``reduction="sum"`` and ``"mean"`` there
+            are three matrix products; multiplying the result of ``"none"`` takes four.
+        reduction: as for :func:`poly_cross_entropy`. With sample weights, ``"mean"`` divides by the sum over kept rows
+            of ``sample_weight``, for class indices times ``weight[y]``. For another denominator, divide a ``"sum"``.
+        softcap: bounds the logits by ``softcap * tanh(logits / softcap)``, computed in float32 at least, as Gemma 2
+            does (``final_logit_softcapping``).
+        z_loss_weight: the coefficient of the z-loss, ``logsumexp(logits)^2`` (``lse_square_scale`` in Liger-Kernel and
+            FlashAttention). Neither ``weight`` nor label smoothing enters it.
         implementation: as for :func:`poly_cross_entropy`: of the loss, not of the layer.
 
     Returns:
         The loss as :func:`poly_cross_entropy` gives it; for ``reduction="none"`` of ``input``'s leading shape.
 
     Raises:
-        TypeError, ValueError: an argument is no tensor, or the shapes do not fit each other.
+        TypeError, ValueError: an argument is no tensor, or the shapes do not fit each other; ``softcap`` is no positive
+            number or ``z_loss_weight`` none from 0 on.
         TypeError, ValueError, RuntimeError, IndexError: as for :func:`poly_cross_entropy`.
         NotImplementedError: a forward-mode derivative by ``target`` or ``weight``, of more than one chunk.
 
@@ -85,7 +101,9 @@ def linear_poly_cross_entropy(
         spread over devices (DTensor).
 
     Source: for making the gradients in the forward pass, Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for
-    LLM Training" (arXiv 2410.10989), section 3.2.
+    LLM Training" (arXiv 2410.10989), section 3.2. For the z-loss, Chowdhery et al., 2022, "PaLM: Scaling Language
+    Modeling with Pathways" (arXiv 2204.02311), section 5. For softcapping, Gemma Team, 2024, "Gemma 2" (arXiv
+    2408.00118), section 2.
 
     Example:
         >>> hidden = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])  # one sequence of two tokens
@@ -95,8 +113,8 @@ def linear_poly_cross_entropy(
         >>> poly_cross_entropy((hidden @ head.T)[0], torch.tensor([0, 2]), epsilon=2.0)
         tensor(1.1521)
     """
-    polynomial = given_polynomial(epsilon, gamma, polynomial)
-    _check(input, linear_weight, linear_bias, target)
+    polynomial = with_numbers(given_polynomial(epsilon, gamma, polynomial))
+    _check(input, linear_weight, linear_bias, target, sample_weight, softcap, z_loss_weight)
     rows = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
     classes = linear_weight.shape[0]
     labels = target.reshape(rows.shape[0], classes) if target.dim() == input.dim() else target.reshape(-1)
@@ -111,8 +129,10 @@ def linear_poly_cross_entropy(
         or is_sharded(linear_weight)
         or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # it would record no gradient
     )
-    if in_one:
-        logits = F.linear(_without_ignored(rows, labels, ignore_index), linear_weight, linear_bias)
+    # Of no rows where there are chunks, so that wrong arguments are found before much is computed.
+    x, y = (rows, labels) if in_one else (rows[:0], labels[:0])
+    logits = F.linear(_without_ignored(x, y, ignore_index), linear_weight, linear_bias)
+    if in_one and sample_weight is None and softcap is None and z_loss_weight == 0.0:
         loss = poly_cross_entropy(
             logits,
             labels,
@@ -123,11 +143,14 @@ def linear_poly_cross_entropy(
             polynomial=polynomial,
             implementation=implementation,
         )
+        return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
+    check(logits, y, weight, ignore_index, reduction, label_smoothing)
+    targets = class_targets(logits, labels, weight, ignore_index, label_smoothing)
+    row_scale = _row_scale(sample_weight, z_loss_weight, logits, targets)
+    if in_one:
+        loss = _row_losses(polynomial, logits, targets, implementation, softcap, z_loss_weight, row_scale)
+        loss = loss if reduction == "none" else loss.sum()
     else:
-        # Of no rows, so that wrong arguments are found before much is computed.
-        logits = F.linear(rows[:0], linear_weight, linear_bias)
-        check(logits, labels[:0], weight, ignore_index, reduction, label_smoothing)
-        targets = class_targets(rows, labels, weight, ignore_index, label_smoothing)
         upcast_loss(polynomial, logits, targets._replace(target=targets.target[:0]), reduction, "plain")
         # What autocast would cast to before F.linear is cast to inside, so that gradients keep their own dtype.
         dtype = rows.dtype if rows.dtype == torch.float64 else autocast_dtype(rows) or rows.dtype
@@ -136,19 +159,37 @@ def linear_poly_cross_entropy(
         logits_dtype = dtype if dtype == torch.bfloat16 else wide
         of_chunk = rows.new_empty((1, classes), dtype=logits_dtype).expand(chunk_rows, classes)
         on_chunk = dispatch(polynomial, of_chunk, targets._replace(target=targets.target[:chunk_rows]), implementation)
-        logits_dtype = wide if on_chunk == "plain" else logits_dtype
-        how = _How(polynomial, *targets[2:], implementation, chunk_rows, dtype, logits_dtype)
-        loss = _in_chunks(how, targets, reduction == "none", (rows, linear_weight, linear_bias))
-        if reduction == "mean" and labels.dim() == 1:
-            ignored = targets.ignored()
-            loss = mean(loss, count(targets.row_weight(ignored, loss.dtype), labels.shape[0]), ignored)
-        elif reduction == "mean":
-            loss = mean(loss, rows.shape[0], None)
-        loss = loss.to(dtype_of_the_loss(rows, targets.target, weight))
+        how = _How(
+            polynomial=polynomial,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            softcap=softcap,
+            z_loss_weight=z_loss_weight,
+            implementation=implementation,
+            chunk_rows=chunk_rows,
+            dtype=dtype,
+            logits_dtype=wide if on_chunk == "plain" else logits_dtype,
+        )
+        loss = _in_chunks(how, targets, reduction == "none", (rows, linear_weight, linear_bias, row_scale))
+    if reduction == "mean":
+        ignored = targets.ignored() if labels.dim() == 1 else None
+        row_weight = targets.row_weight(ignored, loss.dtype) if labels.dim() == 1 else 1
+        if row_scale is not None:
+            row_weight, ignored = row_weight * row_scale, row_scale == 0
+        loss = mean(loss, count(row_weight, rows.shape[0]), ignored)
+    loss = loss.to(dtype_of_the_loss(rows, targets.target, weight))
     return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
 
 
-def _check(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor) -> None:
+def _check(
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    sample_weight: Tensor | None,
+    softcap: float | None,
+    z_loss_weight: float,
+) -> None:
     for name, tensor in (("input", input), ("linear_weight", linear_weight), ("target", target)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor; got {tensor!r}.")
@@ -167,13 +208,60 @@ def _check(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, tar
             f"target must have shape {places} (class indices) or {(*places, classes)} (class probabilities); "
             f"got {tuple(target.shape)}."
         )
+    if sample_weight is not None and (not isinstance(sample_weight, Tensor) or tuple(sample_weight.shape) != places):
+        got = tuple(sample_weight.shape) if isinstance(sample_weight, Tensor) else sample_weight
+        raise ValueError(f"sample_weight must be a tensor of shape {places}, one number for each row; got {got}.")
+    check_logit_options(softcap, z_loss_weight)
+
+
+def check_logit_options(softcap: float | None, z_loss_weight: float) -> None:
+    """Raises a ValueError unless they are numbers that mean something."""
+    if softcap is not None and not (isinstance(softcap, (int, float)) and 0.0 < softcap < math.inf):
+        raise ValueError(f"softcap must be a number above 0, or None for no softcapping; got {softcap!r}.")
+    if not (isinstance(z_loss_weight, (int, float)) and 0.0 <= z_loss_weight < math.inf):
+        raise ValueError(f"z_loss_weight must be a number, at least 0; got {z_loss_weight!r}.")
+
+
+def _row_scale(
+    sample_weight: Tensor | None, z_loss_weight: float, logits: Tensor, targets: ClassTargets
+) -> Tensor | None:
+    """The factor of each row's loss in its dtype, 0 for ignored ones; None if the loss needs none."""
+    if sample_weight is None and z_loss_weight == 0.0:
+        return None
+    dtype = upcast_dtype(logits)
+    if sample_weight is None:
+        scale = torch.ones(targets.target.shape[:1], dtype=dtype, device=logits.device)
+    else:
+        scale = sample_weight.reshape(-1).to(dtype)
+    scale = as_sharded_as(logits, scale)
+    # The z-loss of an ignored row would not be 0.
+    return scale.masked_fill(targets.target == targets.ignore_index, 0.0) if targets.target.dim() == 1 else scale
+
+
+def _row_losses(
+    polynomial: Polynomial,
+    logits: Tensor,
+    targets: ClassTargets,
+    implementation: str | None,
+    softcap: float | None,
+    z_loss_weight: float,
+    row_scale: Tensor | None,
+) -> Tensor:
+    """The loss of each row, in float32 or float64."""
+    if softcap is not None:
+        logits = softcap * torch.tanh(upcast(logits) / softcap)
+    chosen = dispatch(polynomial, logits, targets, implementation)
+    losses = upcast_loss(polynomial, logits, targets, "none", chosen)
+    if z_loss_weight != 0.0:
+        losses = losses + z_loss_weight * logsumexp(upcast(logits), 1).square()
+    return losses if row_scale is None else losses * row_scale
 
 
 class _How(NamedTuple):
     """The options that all chunks share.
 
     Attributes:
-        polynomial, ignore_index, label_smoothing, implementation: the user's.
+        polynomial, ignore_index, label_smoothing, softcap, z_loss_weight, implementation: the user's.
         chunk_rows: how many rows a chunk has.
         dtype: in which the layer is computed.
         logits_dtype: in which the logits are given to the loss.
@@ -182,14 +270,16 @@ class _How(NamedTuple):
     polynomial: Polynomial
     ignore_index: int
     label_smoothing: float
+    softcap: float | None
+    z_loss_weight: float
     implementation: str | None
     chunk_rows: int
     dtype: torch.dtype
     logits_dtype: torch.dtype
 
 
-def _in_chunks(how: _How, targets: ClassTargets, per_row: bool, layer: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
-    """The loss of each row, or their sum."""
+def _in_chunks(how: _How, targets: ClassTargets, per_row: bool, layer: tuple[Tensor | None, ...]) -> Tensor:
+    """The loss of each row, or their sum. ``layer``: rows, weight, bias, and a factor for each row's loss."""
     numbers = (*how.polynomial.coefficients, how.polynomial.gamma, how.polynomial.log_weight)
     tensors = [number for number in numbers if isinstance(number, Tensor)]
     inputs = (*layer, *(tensor if tensor.is_floating_point() else tensor.float() for tensor in tensors))
@@ -203,14 +293,17 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(how: _How, wanted: Any, per_row: bool, target: Any, weight: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        rows, linear_weight, *others = inputs
+        rows, linear_weight, linear_bias, row_scale, *tensors = inputs
         with _without_autocast(rows):
             if not per_row and any(wanted):
                 # Of the sum, also for the mean: a factor of 1 over the number of rows would make gradients vanish in
                 # float16, before the scale of a GradScaler has come.
                 return _loss_and_gradients(how, wanted, _one(rows), target, weight, *inputs)
             linear_weight = linear_weight.to(how.dtype)
-            losses = (_of_logits(how, y, weight, x, linear_weight, *others) for x, y in _chunks(how, rows, target))
+            losses = (
+                _of_logits(how, y, weight, x, linear_weight, linear_bias, s, *tensors)
+                for x, y, s in _chunks(how, rows, target, row_scale)
+            )
             loss = torch.cat([of(*given) for of, given in losses])
             return (loss if per_row else loss.sum(),)
 
@@ -265,9 +358,9 @@ class _ChunkedBothWays(_Chunked):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        target, weight, rows, linear_weight, linear_bias, *tensors = ctx.saved_tensors
-        *_, along_target, along_class_weight, along_rows, along_weight, along_bias = tangents[:8]
-        along_tensors = tangents[8:]
+        target, weight, rows, linear_weight, linear_bias, row_scale, *tensors = ctx.saved_tensors
+        along_target, along_class_weight, along_rows, along_weight, along_bias, along_scale = tangents[3:9]
+        along_tensors = tangents[9:]
         if along_target is not None or along_class_weight is not None:
             raise NotImplementedError(
                 "linear_poly_cross_entropy has no forward-mode derivatives by target and weight; "
@@ -276,9 +369,10 @@ class _ChunkedBothWays(_Chunked):
         chunk_rows, dtype = ctx.how.chunk_rows, ctx.how.dtype
         linear_weight = linear_weight.to(dtype)
         parts = []
-        for k, (x, y) in zip(range(0, rows.shape[0], chunk_rows), _chunks(ctx.how, rows, target), strict=True):
+        chunks = _chunks(ctx.how, rows, target, row_scale)
+        for k, (x, y, s) in zip(range(0, rows.shape[0], chunk_rows), chunks, strict=True):
             with _without_autocast(rows):
-                of, given = _of_logits(ctx.how, y, weight, x, linear_weight, linear_bias, *tensors)
+                of, given = _of_logits(ctx.how, y, weight, x, linear_weight, linear_bias, s, *tensors)
                 along = torch.zeros_like(given[0])
                 if along_rows is not None:
                     along = along + _linear(dtype, along_rows[k : k + chunk_rows], linear_weight, None)
@@ -286,8 +380,10 @@ class _ChunkedBothWays(_Chunked):
                     along = along + _linear(dtype, x, along_weight, None)
                 if along_bias is not None:
                     along = along + along_bias
+                along_chunk = None if along_scale is None else along_scale[k : k + chunk_rows]
+                along_others = along_tensors if s is None else (along_chunk, *along_tensors)
                 others = [
-                    torch.zeros_like(t) if to is None else to for t, to in zip(tensors, along_tensors, strict=True)
+                    torch.zeros_like(t) if to is None else to for t, to in zip(given[1:], along_others, strict=True)
                 ]
                 # What pulls back is linear, so that its own pullback pushes forward.
                 some, pull, *_ = torch.func.vjp(of, *given)
@@ -321,32 +417,37 @@ def _without_ignored(rows: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     return rows if is_known_false(ignored.any()) else rows.masked_fill(as_sharded_as(rows, ignored.unsqueeze(1)), 0.0)
 
 
-def _chunks(how: _How, rows: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    for x, y in zip(torch.split(rows, how.chunk_rows), torch.split(target, how.chunk_rows), strict=True):
-        yield _without_ignored(x, y, how.ignore_index), y
+def _chunks(
+    how: _How, rows: Tensor, target: Tensor, row_scale: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    xs, ys = torch.split(rows, how.chunk_rows), torch.split(target, how.chunk_rows)
+    scales = [None] * len(xs) if row_scale is None else torch.split(row_scale, how.chunk_rows)
+    for x, y, s in zip(xs, ys, scales, strict=True):
+        yield _without_ignored(x, y, how.ignore_index), y, s
 
 
 def _loss_and_gradients(
-    how: _How, wanted: Any, scale: Tensor, target: Tensor, weight: Tensor | None, *inputs: Any
+    how: _How, wanted: Any, grad_output: Tensor, target: Tensor, weight: Tensor | None, *inputs: Any
 ) -> tuple[Tensor, ...]:
-    """The sum of the losses, and the gradients of ``(losses * scale).sum()``, with a scalar or per-row ``scale``."""
-    rows, linear_weight, linear_bias, *tensors = inputs
+    """The sum of the losses, and the gradients of ``(losses * grad_output).sum()``; that is a scalar or one a row."""
+    rows, linear_weight, linear_bias, row_scale, *tensors = inputs
     chunk_rows, dtype = how.chunk_rows, how.dtype
     linear_weight = linear_weight.to(dtype)  # once, and not for every chunk
     # Gradients that are to be differentiated again are made anew; others are written and added up in place. (Some
     # transforms have no rule for that; and small pieces kept between large ones that come and go scatter the memory.)
-    again = torch.is_grad_enabled() or not (torch.compiler.is_compiling() or is_by_address(scale))
+    again = torch.is_grad_enabled() or not (torch.compiler.is_compiling() or is_by_address(grad_output))
     loss: Any = 0.0
     by_rows = torch.empty_like(rows)
     by_weight: Any = 0.0 if again else None  # never twice: it is as large as the weight
     by_bias: Any = 0.0
+    by_scale: list[Tensor] = []
     by_tensors: list[Any] = [0.0] * len(tensors)
     pieces = []
-    pieces_of = (torch.split(tensor, chunk_rows) for tensor in (scale.expand(rows.shape[0]), by_rows))
-    for (x, y), s, by_x in zip(_chunks(how, rows, target), *pieces_of, strict=True):
-        some, pull = _value_and_pullback(*_of_logits(how, y, weight, x, linear_weight, linear_bias, *tensors))
+    pieces_of = (torch.split(tensor, chunk_rows) for tensor in (grad_output.expand(rows.shape[0]), by_rows))
+    for (x, y, s), grad, by_x in zip(_chunks(how, rows, target, row_scale), *pieces_of, strict=True):
+        some, pull = _value_and_pullback(*_of_logits(how, y, weight, x, linear_weight, linear_bias, s, *tensors))
         loss = loss + some.sum()
-        by_logits, *more = pull(s.to(some.dtype), retain_graph=again)
+        by_logits, *more = pull(grad.to(some.dtype), retain_graph=again)
         if wanted[0]:
             piece = (by_logits.to(dtype) @ linear_weight).to(x.dtype)
             pieces.append(piece) if again else by_x.copy_(piece)
@@ -357,9 +458,14 @@ def _loss_and_gradients(
                 by_weight = _plus_product(by_weight, by_logits.t(), x.to(by_logits.dtype))
         if wanted[2]:
             by_bias = by_bias + upcast(by_logits).sum(0)
+        if s is not None:
+            by_s = more.pop(0)
+            if wanted[3]:
+                by_scale.append(by_s)
         by_tensors = [total + part for total, part in zip(by_tensors, more, strict=True)]
         del some, pull, by_logits  # before the next chunk is made
-    gradients = [torch.cat(pieces) if pieces else by_rows, by_weight, by_bias, *by_tensors]
+    by_row_scale = torch.cat(by_scale) if by_scale else None
+    gradients = [torch.cat(pieces) if pieces else by_rows, by_weight, by_bias, by_row_scale, *by_tensors]
     return loss, *(gradient for gradient, want in zip(gradients, wanted, strict=True) if want)
 
 
@@ -379,18 +485,28 @@ def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _of_logits(
-    how: _How, target: Tensor, weight: Tensor | None, rows: Tensor, *inputs: Any
+    how: _How,
+    target: Tensor,
+    weight: Tensor | None,
+    rows: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    row_scale: Tensor | None,
+    *tensors: Tensor,
 ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The losses of a chunk as a function of its logits and the polynomial's tensors, and these arguments."""
-    linear_weight, linear_bias, *tensors = inputs
+    """The losses of a chunk as a function of its logits, ``row_scale`` if there is one, and the polynomial's tensors.
+
+    Also these arguments.
+    """
     targets = ClassTargets(target, weight, how.ignore_index, how.label_smoothing)
+    scales = () if row_scale is None else (row_scale,)
 
-    def of(logits: Tensor, *tensors: Tensor) -> Tensor:
-        polynomial = _with_tensors(how.polynomial, tensors)
-        chosen = dispatch(polynomial, logits, targets, how.implementation)
-        return upcast_loss(polynomial, logits, targets, "none", chosen)
+    def of(logits: Tensor, *others: Tensor) -> Tensor:
+        polynomial = _with_tensors(how.polynomial, others[len(scales) :])
+        options = (how.implementation, how.softcap, how.z_loss_weight)
+        return _row_losses(polynomial, logits, targets, *options, others[0] if scales else None)
 
-    return of, (_linear(how.dtype, rows, linear_weight, linear_bias).to(how.logits_dtype), *tensors)
+    return of, (_linear(how.dtype, rows, linear_weight, linear_bias).to(how.logits_dtype), *scales, *tensors)
 
 
 def _linear(dtype: torch.dtype, rows: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> Tensor:

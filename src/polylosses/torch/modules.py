@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, parse
 from polylosses.torch.binary_cross_entropy import Loss, binary_cross_entropy, check_alpha, given_with_balance
 from polylosses.torch.cross_entropy import poly_cross_entropy
-from polylosses.torch.linear import linear_poly_cross_entropy
+from polylosses.torch.linear import check_logit_options, linear_poly_cross_entropy
 from polylosses.torch.reduction import check_reduction
 from polylosses.torch.targets import BinaryTargets
 from polylosses.two_sided import asymmetric, asymmetric_polynomial
@@ -181,6 +181,7 @@ class LinearPolyCrossEntropyLoss(_PolynomialModule):
         in_features, num_classes: the sizes :math:`H` and :math:`V` of :func:`linear_poly_cross_entropy`.
         bias, device, dtype: of the layer, as for :class:`torch.nn.Linear`. By default there is no bias.
         weight, ignore_index, reduction, label_smoothing: as for :class:`torch.nn.CrossEntropyLoss`.
+        softcap, z_loss_weight: as for :func:`linear_poly_cross_entropy`. The logits of ``loss.linear`` have no softcap.
         epsilon, gamma, polynomial, implementation: as for :class:`PolyCrossEntropyLoss`.
 
     Shape:
@@ -208,12 +209,15 @@ class LinearPolyCrossEntropyLoss(_PolynomialModule):
         ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
+        softcap: float | None = None,
+        z_loss_weight: float = 0.0,
         epsilon: Any = DEFAULT_EPSILON,
         gamma: Any = 0.0,
         polynomial: Polynomial | None = None,
         implementation: str | None = None,
     ) -> None:
         check_reduction(reduction)
+        check_logit_options(softcap, z_loss_weight)
         from_arguments(epsilon, gamma, polynomial)
         super().__init__()
         self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
@@ -221,20 +225,25 @@ class LinearPolyCrossEntropyLoss(_PolynomialModule):
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
+        self.softcap = softcap
+        self.z_loss_weight = z_loss_weight
         self.implementation = implementation
         self._keep(epsilon, gamma, polynomial)
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of hidden states ``input`` and ``target``."""
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """The loss of hidden states ``input`` and ``target``, with a factor ``sample_weight`` for each row."""
         return linear_poly_cross_entropy(
             input,
             self.linear.weight,
             target,
             linear_bias=self.linear.bias,
             weight=self.weight,
+            sample_weight=sample_weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            softcap=self.softcap,
+            z_loss_weight=self.z_loss_weight,
             implementation=self.implementation,
             polynomial=self._kept(),
         )
@@ -242,7 +251,7 @@ class LinearPolyCrossEntropyLoss(_PolynomialModule):
     def extra_repr(self) -> str:
         """The polynomial, and the options that are not at their defaults."""
         usual = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "implementation": None}
-        return _shown(self, usual)
+        return _shown(self, usual | {"softcap": None, "z_loss_weight": 0.0})
 
 
 class Poly1CrossEntropyLoss(PolyCrossEntropyLoss):

@@ -26,12 +26,21 @@ def log_softmax(input: Tensor, dim: int) -> Tensor:
     """:func:`torch.log_softmax`, also where the classes are sharded over devices.
 
     There, torch's own has a wrong gradient inside ``loss_parallel`` for everything but ``F.cross_entropy`` of class
-    indices, and gathers all logits outside of it. Here, devices exchange one maximum and one sum for every row.
+    indices, and gathers all logits outside of it.
     """
-    if not is_sharded(input):
-        return torch.log_softmax(input, dim)
-    shifted = input - input.detach().amax(dim, keepdim=True)
+    return _shifted_by_logsumexp(input, dim)[0] if is_sharded(input) else torch.log_softmax(input, dim)
+
+
+def logsumexp(input: Tensor, dim: int) -> Tensor:
+    """:func:`torch.logsumexp`, also where the classes are sharded over devices: torch's own gathers all logits."""
+    return _shifted_by_logsumexp(input, dim)[1].squeeze(dim) if is_sharded(input) else torch.logsumexp(input, dim)
+
+
+def _shifted_by_logsumexp(input: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """``input - logsumexp`` and ``logsumexp``. Devices exchange one maximum and one sum for every row."""
+    maximum = input.detach().amax(dim, keepdim=True)
+    shifted = input - maximum
     logsumexp: Any = shifted.exp().sum(dim, keepdim=True).log()
     # To the placements that it has, so that its gradient is summed over devices before it has the logits' size.
-    logp: Tensor = shifted - logsumexp.redistribute(placements=logsumexp.placements)
-    return logp
+    logsumexp = logsumexp.redistribute(placements=logsumexp.placements)
+    return shifted - logsumexp, maximum + logsumexp
