@@ -56,8 +56,9 @@ jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KNOWN = jit(with_gradients, static_argnames=("how", "polynomial"))
 TRACED = jit(with_gradients, static_argnames="how")
 
-# One loss for each combination of zeros among the constants, since each combination compiles to a different program.
-OF_EACH_KIND = {(bool(p.coefficients), p.gamma == 0, p.log_weight == 0): p for p in LOSSES.values()}.values()
+# One loss for each combination of zeros among the constants, and of none, one and more coefficients, since each
+# combination compiles to a different program.
+OF_EACH_KIND = {(len(p.coefficients[:2]), p.gamma == 0, p.log_weight == 0): p for p in LOSSES.values()}.values()
 
 
 def padded(loss: Polynomial) -> Polynomial:

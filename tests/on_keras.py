@@ -1,6 +1,6 @@
 """Adapter of ``polylosses.keras`` for the tests that run on every backend. It uses Keras's current backend.
 
-The functions of ``polylosses.keras`` have no reductions and no class weights: the adapter adds both, as a user would.
+The functions of ``polylosses.keras`` have no reductions: the adapter adds them, as a user would.
 """
 
 from collections.abc import Callable
@@ -123,26 +123,20 @@ def cross_entropy(
     elif reduction == "mean":
         with np.errstate(divide="ignore"):
             factor = factor / (np.float64(valid.size) if soft else (valid * weights[indices]).sum())
-    class_weight = weights.reshape([-1 if k == axis else 1 for k in range(logits.ndim)])
     if soft or label_smoothing:
-        # Class weights multiply the smoothed labels, so that label smoothing comes first.
         labels = target if indices is None else np.moveaxis(np.eye(len(weights))[indices], -1, axis)
-        counts = np.expand_dims(valid, axis)
-        given = [np.where(counts, logits, 0), counts * class_weight * label_smoothing / len(weights)]
-        factors = [counts * class_weight * (1 - label_smoothing), labels]
 
-        def dense(z: Any, *y: Any) -> Any:
-            constants = [keras.ops.convert_to_tensor(array, dtype) for array in (given[1], *factors)]
-            target_weight = constants[0] + constants[1] * (y[0] if y else constants[2])
-            return poly_categorical_crossentropy(target_weight, z, True, axis=axis, polynomial=loss)
+        def dense(z: Any, y: Any = labels) -> Any:
+            return poly_categorical_crossentropy(y, z, True, label_smoothing, axis, alpha=weight, polynomial=loss)
 
-        found = with_gradients(dense, factor, [given[0], target] if soft else [given[0]], dtype)
+        given = [np.where(np.expand_dims(valid, axis), logits, 0), *([target] if soft else [])]
+        found = with_gradients(dense, np.where(valid, factor, 0), given, dtype)
+        found = Found(found.value * valid, found.gradient, found.target_gradient)
     else:
 
         def sparse(z: Any) -> Any:
             y = keras.ops.convert_to_tensor(target, "int32")
-            of_label = poly_sparse_categorical_crossentropy(y, z, True, ignore_index, axis, polynomial=loss)
-            return of_label * keras.ops.convert_to_tensor(weights[indices], dtype)
+            return poly_sparse_categorical_crossentropy(y, z, True, ignore_index, axis, alpha=weight, polynomial=loss)
 
         found = with_gradients(sparse, factor, [logits], dtype)
     if reduction == "mean" and not found.value.size:

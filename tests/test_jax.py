@@ -334,6 +334,38 @@ def test_axes_are_moved_to_the_end(shape: tuple[int, ...], axis: Any) -> None:
     close(posterior.sum(given), np.ones(labels.shape))
 
 
+@pytest.mark.parametrize("chosen", [{"epsilon": 2.0}, {"gamma": 0.5}], ids=str)
+def test_labels_broadcast_with_logits(chosen: dict[str, Any]) -> None:
+    """And Poly-1, which is computed from sums, is the loss of a traced gamma of 0, which is not."""
+    z, labels = np.random.default_rng(1).normal(size=(3, 4, 5)), np.random.default_rng(2).random((3, 4, 5))
+    parts = [labels[0, 0], labels[0], labels[:1, :1, :1], labels[:, :1], labels[..., :1], labels[:, :1, :1]]
+
+    def of(labels: Any, axis: Any, **options: Any) -> Any:
+        losses, pull = jax.vjp(lambda z, y: poly_cross_entropy(z, y, axis=axis, **options), z, labels)
+        gradient, by_labels = pull(jnp.cos(losses))
+        # The gradient of broadcast labels is the sum over what they were broadcast to.
+        return losses, gradient, by_labels.sum()
+
+    @jax.jit
+    def both(parts: list[Any], gamma: Any) -> Any:
+        traced = {**chosen, "gamma": gamma}
+        pairs = product(parts, (-1, 1, (1, 2), (0, 2)))
+        return [(of(part, axis, **chosen), of(jnp.broadcast_to(part, z.shape), axis, **traced)) for part, axis in pairs]
+
+    with jax.enable_x64(True):
+        for found, right in both(parts, chosen.get("gamma", 0.0)):
+            for numbers, correct in zip(found, right, strict=True):
+                close(numbers, correct, 1e-12)
+
+
+def test_a_share_of_an_impossible_class_is_an_infinite_loss() -> None:
+    z, labels = np.array([[0.0, 1.0, -INF]] * 3, "float32"), np.array([[1, 0, 0], [0.5, 0.5, 0], [0.9, 0, 0.1]], "f")
+    for chosen in ({"epsilon": 2.0}, {"epsilon": 0.0}, {"gamma": 2.0}, {"epsilon": (1.0, 2.0)}):
+        losses = poly_cross_entropy(z, labels, **chosen)
+        assert np.isfinite(losses).tolist() == [True, True, False]
+        assert losses[2] == INF
+
+
 @pytest.mark.parametrize("name", slow_but([ALL, "poly1", "everything"], "everything"))
 def test_an_index_is_its_one_hot_row(name: str) -> None:
     masks = (None, LABELS > 1, SOFT > 0.1, (SOFT > 0.1)[:1], (LABELS > 1)[:, None])

@@ -148,6 +148,43 @@ def test_with_epsilon_0_value_and_gradient_are_kerass(name: str, from_logits: bo
         close(found.gradient, right.gradient)
 
 
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_with_alpha_it_is_kerass_focal_loss(from_logits: bool) -> None:
+    weights, one_hot = np.array([0.0, 1.0, 2.0, 0.5, 1.0, 3.0], "float32"), np.eye(5, dtype="float32")[LABELS]
+    several: Any = [0.25, [0.1, 0.2, 0.0, 2.0, 1.0], np.arange(5.0)]
+    z = LOGITS if from_logits else PROBABILITIES
+    for alpha, smoothing, reduction in product(several, (0.0, 0.1), ("none", "sum_over_batch_size")):
+        options: dict[str, Any] = {"from_logits": from_logits, "alpha": alpha, "gamma": 2.0, "reduction": reduction}
+        ours = PolyCategoricalCrossentropy(label_smoothing=smoothing, epsilon=0.0, **options)
+        kerass = keras.losses.CategoricalFocalCrossentropy(label_smoothing=smoothing, **options)
+        sparse = PolySparseCategoricalCrossentropy(epsilon=0.0, **options)
+        for weight, y in product((None, weights), (one_hot, SOFT)):
+            close(ours(y, z, sample_weight=weight), kerass(y, z, sample_weight=weight))
+        if not smoothing:
+            close(sparse(LABELS, z, sample_weight=weights), ours(one_hot, z, sample_weight=weights))
+
+
+def test_alpha_belongs_to_the_class_axis_and_may_be_a_tensor() -> None:
+    alpha, factor = [0.5, 0.0, 2.0, 1.0, 4.0], np.random.default_rng(2).random((2, 5))
+    z = np.random.default_rng(1).normal(size=(2, 5, 5)).astype("float32")  # as many positions as classes
+    z[0, 1] = -INF  # alpha leaves nothing of this class, whose loss is infinite
+    labels = np.array([[1, 0, 2, 3, 4], [4, 1, 2, 2, 0]])
+    y = np.moveaxis(np.eye(5, dtype="float32")[labels], -1, 1)
+    chosen: dict[str, Any] = {"axis": 1, "epsilon": 2.0}
+    with np.errstate(invalid="ignore"):
+        right = array(poly_sparse_categorical_crossentropy(labels, z, True, **chosen)) * np.array(alpha)[labels]
+    right[labels == 1] = 0
+    for given in (alpha, np.array(alpha), keras.Variable(alpha), ops.convert_to_tensor(alpha, "float32")):
+        for function, target in ((poly_sparse_categorical_crossentropy, labels), (poly_categorical_crossentropy, y)):
+
+            def of_logits(z: Any, function: Any = function, target: Any = target, alpha: Any = given) -> Any:
+                return function(target, z, True, alpha=alpha, **chosen)
+
+            found = on_keras.with_gradients(of_logits, factor, [z], "float32")
+            close(found.value, right)
+            assert np.isfinite(found.gradient).all()
+
+
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 def test_with_epsilon_0_it_is_kerass_after_an_activation(link: str) -> None:
     """Also for probabilities of 0 and 1: on TensorFlow, Keras recovers the logits if the activation comes last."""
@@ -330,6 +367,7 @@ def test_shapes_that_are_not_known_yet() -> None:
         z = keras.Input((5,))
         options: dict[str, Any] = {"from_logits": from_logits, "epsilon": 2.0, "gamma": 0.5}
         options |= {"ignore_class": 2} if labels is LABELS else {"label_smoothing": 0.1}
+        options |= {"alpha": 0.25 if labels is YES else [0.25, 0.5, 1.0, 2.0, 4.0]}
         given, right = PROBABILITIES, ours(labels, PROBABILITIES, **options)
         symbolic = ours(y, z, **options)
         assert symbolic.shape == (None,)
@@ -475,7 +513,9 @@ def test_it_learns() -> None:
 CONFIGURED: list[Any] = [
     PolyCategoricalCrossentropy(True, 0.25, -1, "sum", "mine", epsilon=2.0, gamma=0.5),
     PolyCategoricalCrossentropy(epsilon=(1.0, 0.5)),
-    PolySparseCategoricalCrossentropy(True, 3, polynomial=polylosses.taylor_cross_entropy(3)),
+    PolyCategoricalCrossentropy(alpha=(0.25, 1.0, 2.0, 0.0, 4.0), gamma=2.0),
+    PolySparseCategoricalCrossentropy(True, alpha=np.arange(5.0)),
+    PolySparseCategoricalCrossentropy(True, 3, alpha=np.float32(0.25), polynomial=polylosses.taylor_cross_entropy(3)),
     PolySparseCategoricalCrossentropy(epsilon=np.float32(2.0)),
     PolySparseCategoricalCrossentropy(True, np.int64(255), "none", np.int64(1), "numpys", "float64"),  # type: ignore[arg-type]
     PolyBinaryCrossentropy(True, 0.1, 1, "mean_with_sample_weight", "sided", "float64", alpha=0.25, gamma=2.0),
@@ -586,6 +626,31 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "gamma below 0": (lambda: PolySparseCategoricalCrossentropy(gamma=-1.0), ValueError, "gamma must be at least 0"),
     "alpha": (lambda: PolyBinaryCrossentropy(alpha=2.0), ValueError, "alpha must be between 0 and 1, or None"),
     "alpha of a string": (lambda: PolyBinaryCrossentropy(alpha="1"), TypeError, "got '1'"),  # type: ignore[arg-type]
+    "alpha of too few classes": (
+        lambda: poly_categorical_crossentropy(SOFT, LOGITS, alpha=[1.0, 2.0]),
+        ValueError,
+        "one number for each of the 5 classes along axis -1; got 2 numbers",
+    ),
+    "alpha of too many classes": (
+        lambda: PolySparseCategoricalCrossentropy(alpha=np.ones(6))(LABELS, LOGITS),
+        ValueError,
+        "one number for each of the 5 classes along axis -1; got 6 numbers",
+    ),
+    "alpha of rows": (
+        lambda: PolyCategoricalCrossentropy(alpha=np.ones((6, 5))),
+        ValueError,
+        r"alpha must be a number, or one number for each class; got shape \(6, 5\)",
+    ),
+    "alpha below 0": (
+        lambda: PolySparseCategoricalCrossentropy(alpha=[1.0, -2.0]),
+        ValueError,
+        r"alpha\[1\] must be at least 0; got -2.0",
+    ),
+    "alpha of classes by name": (
+        lambda: PolyCategoricalCrossentropy(alpha={0: 1.0}),
+        TypeError,
+        r"alpha must be a number, one number for each class, or None; got \{0: 1.0\}",
+    ),
     "smoothing": (
         lambda: PolyCategoricalCrossentropy(label_smoothing=-0.1),
         ValueError,

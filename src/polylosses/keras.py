@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 from keras import ops
 from keras.src.backend import set_keras_mask  # not public, but the only way to leave samples out of the mean
 
-from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, is_zero, parse, unchecked
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, as_nonnegative, from_arguments, is_zero, parse, unchecked
 
 __all__ = [
     "PolyBinaryCrossentropy",
@@ -45,6 +45,7 @@ def poly_categorical_crossentropy(
     label_smoothing: float = 0.0,
     axis: int = -1,
     *,
+    alpha: Any = None,
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
@@ -52,7 +53,9 @@ def poly_categorical_crossentropy(
     """PolyLoss of one-hot labels or class probabilities: :func:`keras.losses.categorical_crossentropy` for the family.
 
     With ``p`` the predicted probabilities and ``L`` the polynomial (by default Poly-1, ``-log p + epsilon (1 - p)``),
-    the loss of one sample is ``sum_c y_true[c] * L(p[c])``. With ``epsilon=0`` and ``gamma=0`` it is Keras's.
+    the loss of one sample is ``sum_c alpha[c] * y_true[c] * L(p[c])``, without ``alpha`` if it is not given. With
+    ``epsilon=0`` and ``gamma=0`` it is Keras's; with ``epsilon=0``, ``gamma=2`` and ``alpha=0.25`` it is
+    :func:`keras.losses.categorical_focal_crossentropy`.
 
     Args:
         y_true: one-hot labels or class probabilities, of the shape of ``y_pred``.
@@ -61,6 +64,9 @@ def poly_categorical_crossentropy(
             to 1 and clipped to between ``keras.config.epsilon()`` and 1 minus that, as Keras does.
         label_smoothing: in [0, 1]: the fraction of the label that is spread evenly over all classes.
         axis: the class axis.
+        alpha: the weight of every class, at least 0, on all terms of the polynomial: a sequence, array or tensor of one
+            number for each class, or a number for all of them. Smoothed labels are weighted too. Default None: no
+            weights.
         epsilon: the coefficient of ``1 - p``, or a sequence for Poly-N: of ``(1 - p)^1, (1 - p)^2, ...`` A tensor or a
             ``keras.Variable`` gets a gradient.
         gamma: the focal exponent, at least 0: multiplies the loss by ``(1 - p)^gamma``.
@@ -73,8 +79,8 @@ def poly_categorical_crossentropy(
 
     Raises:
         TypeError, ValueError: as for :class:`polylosses.Polynomial`; the shapes differ; ``axis`` is out of bounds;
-            ``label_smoothing`` is out of range; ``polynomial`` is given together with an ``epsilon`` or ``gamma`` that
-            is not the default.
+            ``label_smoothing`` is out of range; ``alpha`` is negative, or not one number for each class;
+            ``polynomial`` is given together with an ``epsilon`` or ``gamma`` that is not the default.
 
     Note:
         On the TensorFlow backend, if ``y_pred`` is the output of a softmax (for the binary loss, of a sigmoid), the
@@ -83,9 +89,13 @@ def poly_categorical_crossentropy(
     Source: Leng et al., ICLR 2022 (arXiv 2204.12511), equations 3 and 4 and listing 1.
 
     Example:
-        >>> loss = poly_categorical_crossentropy([[1.0, 0.0, 0.0]], [[4.0, 2.0, 1.0]], from_logits=True, epsilon=2.0)
+        >>> labels, logits = [[1.0, 0.0, 0.0]], [[4.0, 2.0, 1.0]]
+        >>> loss = poly_categorical_crossentropy(labels, logits, from_logits=True, epsilon=2.0)
         >>> print(f"{float(loss[0]):.4f}")
         0.4823
+        >>> loss = poly_categorical_crossentropy(labels, logits, from_logits=True, epsilon=2.0, alpha=[0.5, 1.0, 2.0])
+        >>> print(f"{float(loss[0]):.4f}")
+        0.2411
     """
     y_pred, axis = _check_predictions(y_pred, axis)
     polynomial = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
@@ -94,6 +104,8 @@ def poly_categorical_crossentropy(
     if label_smoothing:
         classes = ops.cast(_num_classes(y_pred, axis), target_weight.dtype)
         target_weight = target_weight * (1.0 - label_smoothing) + label_smoothing / classes
+    if alpha is not None:
+        target_weight = target_weight * _class_weight(alpha, y_pred, axis)
     predictions, from_logits = _logits_before_activation(y_pred, from_logits, "Softmax")
     logp = _log_softmax(predictions, from_logits, axis)
     losses = _weighted_loss(polynomial, target_weight, *_with_complement(logp))
@@ -108,16 +120,19 @@ def poly_sparse_categorical_crossentropy(
     ignore_class: int | None = None,
     axis: int = -1,
     *,
+    alpha: Any = None,
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
     polynomial: Polynomial | None = None,
 ) -> Any:
     """PolyLoss of class indices: :func:`keras.losses.sparse_categorical_crossentropy` for the family.
 
+    With ``y`` the label, the loss of one sample is ``alpha[y] * L(p[y])``, without ``alpha`` if it is not given.
+
     Args:
         y_true: class indices, of the shape of ``y_pred`` without ``axis``. A class axis of size 1, at ``axis`` or at
             the end, is removed. Floats are truncated to integers, as in Keras.
-        y_pred, from_logits, axis, epsilon, gamma, polynomial: as for :func:`poly_categorical_crossentropy`.
+        y_pred, from_logits, axis, alpha, epsilon, gamma, polynomial: as for :func:`poly_categorical_crossentropy`.
         ignore_class: samples with this label, which may be any integer, have a loss and gradient of 0, and are left out
             of the mean.
 
@@ -156,7 +171,13 @@ def poly_sparse_categorical_crossentropy(
         predictions, from_logits = ops.log(_clip(_upcast(predictions))), True
     logp = _log_softmax(predictions, from_logits, axis)
     logp = ops.squeeze(ops.take_along_axis(logp, ops.expand_dims(index, axis), axis=axis), axis)
-    losses = ops.cast(_polynomial_at(polynomial, *_with_complement(logp)), y_pred.dtype)
+    if alpha is None:
+        losses = _polynomial_at(polynomial, *_with_complement(logp))
+    else:
+        class_weight = _class_weight(alpha, y_pred, axis)
+        target_weight = ops.take(ops.reshape(class_weight, [-1]), index) if len(class_weight.shape) else class_weight
+        losses = _weighted_loss(polynomial, target_weight, *_with_complement(logp))
+    losses = ops.cast(losses, y_pred.dtype)
     # Backends differ in what they gather for an index out of range.
     losses = ops.where(in_range, losses, ops.cast(float("nan"), losses.dtype))
     if valid is not None:
@@ -227,13 +248,13 @@ def poly_binary_crossentropy(
 
 
 class _PolyLoss(keras.losses.Loss):  # type: ignore[misc]
-    """Base class of the losses: holds the polynomial and serializes it."""
+    """Base class of the losses: holds alpha and the polynomial, and serializes them."""
 
-    def __init__(self, epsilon: Any, gamma: Any, polynomial: Any, **loss: Any) -> None:
+    def __init__(self, alpha: Any, epsilon: Any, gamma: Any, polynomial: Any, **loss: Any) -> None:
         super().__init__(**loss)
         if isinstance(polynomial, dict):  # from get_config
             polynomial = Polynomial(**polynomial)
-        self.epsilon, self.gamma, self.polynomial = epsilon, gamma, polynomial
+        self.alpha, self.epsilon, self.gamma, self.polynomial = alpha, epsilon, gamma, polynomial
         _polynomial(epsilon, gamma, polynomial, self.dtype)  # checks and warns
         self._checked = epsilon, gamma, polynomial
 
@@ -250,19 +271,23 @@ class _PolyLoss(keras.losses.Loss):  # type: ignore[misc]
         polynomial = None
         if self.polynomial is not None:
             polynomial = {name: _serialize(value) for name, value in vars(self.polynomial).items()}
+        alpha = None if self.alpha is None else _serialize(self.alpha)
         own = {"epsilon": _serialize(self.epsilon), "gamma": _serialize(self.gamma), "polynomial": polynomial}
-        return config | own | {"dtype": self.dtype}
+        return config | own | {"alpha": alpha, "dtype": self.dtype}
 
 
 @_registered
 class PolyCategoricalCrossentropy(_PolyLoss):
     """:func:`poly_categorical_crossentropy` as a loss to compile a model with.
 
-    It takes what :class:`keras.losses.CategoricalCrossentropy` takes, and ``epsilon``, ``gamma`` or ``polynomial``.
-    Class weights and sample weights in ``fit``, masks and saved models work as with Keras's own losses.
+    It takes what :class:`keras.losses.CategoricalCrossentropy` takes, and ``alpha``, ``epsilon``, ``gamma`` or
+    ``polynomial``. With ``epsilon=0``, ``gamma=2`` and ``alpha=0.25`` it is
+    :class:`keras.losses.CategoricalFocalCrossentropy`, whose mean divides by the number of samples whatever ``alpha``
+    is. Class weights and sample weights in ``fit``, masks and saved models work as with Keras's own losses.
 
     Args:
-        from_logits, label_smoothing, axis, epsilon, gamma, polynomial: as for :func:`poly_categorical_crossentropy`.
+        from_logits, label_smoothing, axis, alpha, epsilon, gamma, polynomial: as for
+            :func:`poly_categorical_crossentropy`.
         reduction, name, dtype: as for :class:`keras.losses.Loss`.
 
     Raises:
@@ -283,12 +308,14 @@ class PolyCategoricalCrossentropy(_PolyLoss):
         name: str = "poly_categorical_crossentropy",
         dtype: Any = None,
         *,
+        alpha: Any = None,
         epsilon: Any = DEFAULT_EPSILON,
         gamma: Any = 0.0,
         polynomial: Polynomial | None = None,
     ) -> None:
-        super().__init__(epsilon, gamma, polynomial, reduction=reduction, name=name, dtype=dtype)
+        super().__init__(alpha, epsilon, gamma, polynomial, reduction=reduction, name=name, dtype=dtype)
         _check_label_smoothing(label_smoothing)
+        _check_class_alpha(alpha)
         self.from_logits, self.label_smoothing, self.axis = from_logits, label_smoothing, axis
 
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
@@ -299,6 +326,7 @@ class PolyCategoricalCrossentropy(_PolyLoss):
             self.from_logits,
             self.label_smoothing,
             self.axis,
+            alpha=self.alpha,
             polynomial=self._current_polynomial(y_pred),
         )
 
@@ -311,11 +339,11 @@ class PolyCategoricalCrossentropy(_PolyLoss):
 class PolySparseCategoricalCrossentropy(_PolyLoss):
     """:func:`poly_sparse_categorical_crossentropy` as a loss to compile a model with.
 
-    It takes what :class:`keras.losses.SparseCategoricalCrossentropy` takes, and ``epsilon``, ``gamma`` or
+    It takes what :class:`keras.losses.SparseCategoricalCrossentropy` takes, and ``alpha``, ``epsilon``, ``gamma`` or
     ``polynomial``.
 
     Args:
-        from_logits, ignore_class, axis, epsilon, gamma, polynomial: as for
+        from_logits, ignore_class, axis, alpha, epsilon, gamma, polynomial: as for
             :func:`poly_sparse_categorical_crossentropy`.
         reduction, name, dtype: as for :class:`keras.losses.Loss`.
 
@@ -337,18 +365,26 @@ class PolySparseCategoricalCrossentropy(_PolyLoss):
         name: str = "poly_sparse_categorical_crossentropy",
         dtype: Any = None,
         *,
+        alpha: Any = None,
         epsilon: Any = DEFAULT_EPSILON,
         gamma: Any = 0.0,
         polynomial: Polynomial | None = None,
     ) -> None:
-        super().__init__(epsilon, gamma, polynomial, reduction=reduction, name=name, dtype=dtype)
+        super().__init__(alpha, epsilon, gamma, polynomial, reduction=reduction, name=name, dtype=dtype)
         _check_ignore_class(ignore_class)
+        _check_class_alpha(alpha)
         self.from_logits, self.ignore_class, self.axis = from_logits, ignore_class, axis
 
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
         y_true, y_pred = _match_ranks(y_true, y_pred)
         return poly_sparse_categorical_crossentropy(
-            y_true, y_pred, self.from_logits, self.ignore_class, self.axis, polynomial=self._current_polynomial(y_pred)
+            y_true,
+            y_pred,
+            self.from_logits,
+            self.ignore_class,
+            self.axis,
+            alpha=self.alpha,
+            polynomial=self._current_polynomial(y_pred),
         )
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
@@ -391,10 +427,10 @@ class PolyBinaryCrossentropy(_PolyLoss):
         gamma: Any = 0.0,
         polynomial: Polynomial | None = None,
     ) -> None:
-        super().__init__(epsilon, gamma, polynomial, reduction=reduction, name=name, dtype=dtype)
+        super().__init__(alpha, epsilon, gamma, polynomial, reduction=reduction, name=name, dtype=dtype)
         _check_label_smoothing(label_smoothing)
         _check_alpha(alpha)
-        self.from_logits, self.label_smoothing, self.axis, self.alpha = from_logits, label_smoothing, axis, alpha
+        self.from_logits, self.label_smoothing, self.axis = from_logits, label_smoothing, axis
 
     def call(self, y_true: Any, y_pred: Any) -> Any:  # noqa: D102
         y_true, y_pred = _match_ranks(y_true, y_pred)
@@ -409,12 +445,7 @@ class PolyBinaryCrossentropy(_PolyLoss):
         )
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
-        own = {
-            "from_logits": self.from_logits,
-            "label_smoothing": self.label_smoothing,
-            "axis": self.axis,
-            "alpha": self.alpha,
-        }
+        own = {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing, "axis": self.axis}
         return super().get_config() | own
 
 
@@ -610,6 +641,36 @@ def _check_alpha(alpha: Any) -> None:
         raise TypeError(f"alpha must be a number between 0 and 1, or None; got {alpha!r}.")
     if not 0.0 <= float(alpha) <= 1.0:
         raise ValueError(f"alpha must be between 0 and 1, or None for no balance; got {alpha!r}.")
+
+
+def _check_class_alpha(alpha: Any) -> None:
+    """Raises unless ``alpha`` is None, or numbers of at most one dimension; tensors' values are not read."""
+    if alpha is None:
+        return
+    if isinstance(alpha, bool | str) or not (isinstance(alpha, Real | list | tuple) or hasattr(alpha, "dtype")):
+        raise TypeError(f"alpha must be a number, one number for each class, or None; got {alpha!r}.")
+    if hasattr(alpha, "shape") and len(alpha.shape) > 1:
+        raise ValueError(f"alpha must be a number, or one number for each class; got shape {tuple(alpha.shape)}.")
+    if isinstance(alpha, list | tuple) or (type(alpha).__module__ == "numpy" and alpha.ndim == 1):
+        for k, number in enumerate(alpha):
+            as_nonnegative(f"alpha[{k}]", number)
+    else:
+        as_nonnegative("alpha", alpha)
+
+
+def _class_weight(alpha: Any, y_pred: Any, axis: int) -> Any:
+    """``alpha`` as a tensor that broadcasts with ``y_pred``; one number for all classes has no dimensions."""
+    _check_class_alpha(alpha)
+    weight = ops.cast(alpha, _compute_dtype(y_pred.dtype))
+    if len(weight.shape) == 0:
+        return weight
+    rank, classes = len(y_pred.shape), y_pred.shape[axis]
+    if classes is not None and weight.shape[0] != classes:
+        raise ValueError(
+            f"alpha must be a number, or one number for each of the {classes} classes along axis {axis}; "
+            f"got {weight.shape[0]} numbers."
+        )
+    return ops.reshape(weight, [-1 if k == axis % rank else 1 for k in range(rank)])
 
 
 def _check_ignore_class(ignore_class: Any) -> None:
