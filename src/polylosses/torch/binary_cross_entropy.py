@@ -43,7 +43,7 @@ def poly_binary_cross_entropy_with_logits(
 
     ``weight * (pos_weight * alpha * y * L(p) + (1 - alpha) * (1 - y) * L(1 - p))``
 
-    without the factors that are not given. With ``epsilon=0`` and ``gamma=0`` it *is*
+    without the factors that are not given. Positives and negatives may have different polynomials. With ``epsilon=0`` and ``gamma=0`` it *is*
     ``F.binary_cross_entropy_with_logits``; with ``epsilon=0`` and ``gamma=2`` it is focal loss.
 
     Args:
@@ -56,7 +56,8 @@ def poly_binary_cross_entropy_with_logits(
         pos_weight: a factor for the positive part; broadcasts to ``input``. For classes, of shape :math:`(C)`, or
             :math:`(C, 1, ..., 1)` where ``input`` has :math:`d_1, ..., d_K`.
         alpha: in [0, 1]: focal loss's balance, a factor ``alpha`` for positives and ``1 - alpha`` for negatives; a
-            number or a tensor (whose values are checked on CPUs only, outside of transformations and compilers).
+            number, or a tensor that broadcasts to ``input`` (whose values are checked on CPUs only, outside of
+            transformations and compilers).
             Default None: neither.
         alpha_on_epsilon: whether ``alpha`` multiplies the whole loss, which is the balanced listing of the paper.
             False is the variant of most published copies, where it multiplies the logarithm alone and the powers of
@@ -66,10 +67,10 @@ def poly_binary_cross_entropy_with_logits(
             target holds it rounded to its dtype, and one that an integer dtype can't hold ignores nothing. Default
             None: nothing is ignored.
         reduction: ``"mean"`` over all elements that are kept, ``"sum"`` or ``"none"``.
-        epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
-        implementation: as for :func:`poly_cross_entropy`. The kernels serve numbers (not tensors) as
-            ``epsilon``, ``gamma`` and ``alpha``, no ``weight`` and ``pos_weight``, and dense targets of ``input``'s
-            dtype.
+        epsilon, gamma: as for :func:`poly_cross_entropy`.
+        polynomial: as for :func:`poly_cross_entropy`; or a pair, of positives and negatives; or a
+            :class:`polylosses.TwoSided`, such as ``polylosses.asymmetric()``, in which negatives may have a margin.
+        implementation: as for :func:`poly_cross_entropy`.
 
     Returns:
         The loss, a scalar or of ``input``'s shape for ``reduction="none"``, in the dtype that

@@ -46,7 +46,8 @@ def poly_cross_entropy(
             float16 and bfloat16 are computed in float32. Logits of minus infinity mask a class.
         target: class indices in [0, C), of shape :math:`()`, :math:`(N)` or :math:`(N, d_1, ..., d_K)` and dtype int64
             or uint8; or class probabilities, of ``input``'s shape and a floating dtype (a sparse tensor is made dense).
-        weight: one factor for each class, of shape :math:`(C)`. It multiplies the whole loss.
+        weight: one factor for each class, of shape :math:`(C)`. It multiplies the whole loss: the ``alpha`` of
+            softmax focal losses, but that a mean over class indices divides by the weights.
         ignore_index: positions with this target give no loss and no gradient, whatever their logits are, and don't
             count in the mean. It may be any number, a class included; one that the target's dtype can't hold ignores
             nothing. Class indices only.

@@ -54,7 +54,7 @@ class _PolynomialModule(nn.Module):
 class PolyCrossEntropyLoss(_PolynomialModule, nn.CrossEntropyLoss):
     """:func:`poly_cross_entropy` as a module, in the place of :class:`torch.nn.CrossEntropyLoss`.
 
-    ``weight`` is a buffer, as in torch. ``epsilon`` and ``gamma`` may be numbers, which can be set to others at any
+    ``weight`` is a buffer, as in torch, and is what softmax focal losses call ``alpha``. ``epsilon`` and ``gamma`` may be numbers, which can be set to others at any
     time; tensors, which become buffers; or an :class:`torch.nn.Parameter`, which is learned along with the model.
     ``polynomial`` can be set, too, and takes the place of both; setting them is an AttributeError then.
 
@@ -118,7 +118,8 @@ class PolyBCEWithLogitsLoss(_PolynomialModule, nn.BCEWithLogitsLoss):
     Args:
         weight, reduction, pos_weight: as for :class:`torch.nn.BCEWithLogitsLoss`.
         alpha, alpha_on_epsilon, ignore_index, epsilon, gamma, polynomial, implementation: as for
-            :func:`poly_binary_cross_entropy_with_logits`, formula and errors too.
+            :func:`poly_binary_cross_entropy_with_logits`, formula and errors too. A pair of polynomials becomes a
+            :class:`polylosses.TwoSided`.
 
     Shape:
         As for :func:`poly_binary_cross_entropy_with_logits`: targets may be class ids.
