@@ -1,12 +1,15 @@
 """Runs the Triton kernels on a CUDA device, and compares them with the plain path in float64.
 
-test_torch_triton.py runs this script, without TRITON_INTERPRET, if there is a CUDA device.
+test_torch_triton.py runs this script, without TRITON_INTERPRET, if there is a CUDA device. Several processes share the
+cases, since compiling their kernels, some 600, takes one about ten minutes.
 """
 
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from random import Random
 from typing import Any
 
@@ -14,11 +17,11 @@ import torch
 from torch import Tensor
 
 from kernel_cases import LAYOUTS, SHAPES, SURE, of_margin
-from polylosses import Polynomial
+from polylosses import Polynomial, TwoSided
 from polylosses.torch import linear_poly_cross_entropy, poly_binary_cross_entropy_with_logits, poly_cross_entropy
 
 DTYPES = {torch.float32: 2e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-LOSSES = [*SURE, Polynomial((0.5, torch.tensor(-0.25)), 0.5)]
+LOSSES = [*SURE, Polynomial((0.5, torch.tensor(-0.25, requires_grad=True)), 0.5)]
 Loss = Callable[..., Tensor]
 
 
@@ -43,8 +46,14 @@ def same(what: str, found: tuple[Tensor, ...], right: tuple[Tensor, ...], relati
             assert off <= relative * largest + limits.tiny * limits.eps, f"{what}: {off} of {largest}"
 
 
+def share(cases: Iterable[Any]) -> Iterator[Any]:
+    """The cases of this process: every n-th, from the k-th on."""
+    k, n = map(int, sys.argv[2:4])
+    return islice(cases, k, None, n)
+
+
 def softmaxes(device: str) -> None:
-    for shape, layout, dtype in product([*SHAPES, (3, 128256), (4, 150, 17, 33)], LAYOUTS, DTYPES):
+    for shape, layout, dtype in share(product([*SHAPES, (3, 128256), (4, 150, 17, 33)], LAYOUTS, DTYPES)):
         z = LAYOUTS[layout](3 * torch.randn(shape, device=device)).to(dtype)
         positions = () if len(shape) == 1 else (shape[0], *shape[2:])
         classes = shape[0 if len(shape) == 1 else 1]
@@ -72,7 +81,7 @@ def softmaxes(device: str) -> None:
 def soft_targets(device: str) -> None:
     """One loss, dtype and kind of target for each shape and layout: most combinations have to be compiled."""
     random = Random(0)
-    for shape, layout in product([(7,), (300, 21), (2, 15, 9, 11), (3, 5000), (4, 150, 17, 33)], LAYOUTS):
+    for shape, layout in share(product([(7,), (300, 21), (2, 15, 9, 11), (3, 5000), (4, 150, 17, 33)], LAYOUTS)):
         loss, dtype, smooth = random.choice(SURE), random.choice(list(DTYPES)), random.random() < 0.5
         reduction = random.choice(["none", "mean", "sum"])
         z = LAYOUTS[layout](3 * torch.randn(shape, device=device)).to(dtype)
@@ -108,7 +117,7 @@ def soft_targets(device: str) -> None:
 
 def digits(device: str) -> None:
     margins = torch.tensor([*range(-4, 81, 4), 0.1, 1.5, 17.3])
-    for loss, others, one_hot in [*product(SURE, (1, 130, 5000), [False]), *product(SURE, [130], [True])]:
+    for loss, others, one_hot in share([*product(SURE, (1, 130, 5000), [False]), *product(SURE, [130], [True])]):
         z = torch.full((len(margins), others + 1), 7.25)
         z[:, 0] += margins
         target = torch.zeros(len(margins), dtype=torch.int64, device=device)
@@ -123,8 +132,10 @@ def digits(device: str) -> None:
 
 
 def sigmoids(device: str) -> None:
+    """One loss for each shape, layout, dtype and kind of target; every second one with weights and two sides."""
+    random = Random(0)
     shapes = [(7,), (5, 3), (300, 81), (3, 5000), (2, 15, 9, 11)]
-    for shape, layout, dtype, kind in product(shapes, LAYOUTS, DTYPES, ("ids", "hard", "soft")):
+    for shape, layout, dtype, kind in share(product(shapes, LAYOUTS, DTYPES, ("ids", "hard", "soft"))):
         if kind == "ids" and len(shape) == 1:
             continue
         z = LAYOUTS[layout](3 * torch.randn(shape, device=device)).to(dtype)
@@ -133,20 +144,24 @@ def sigmoids(device: str) -> None:
             y = (y < 0.1).to(dtype)
         elif kind == "ids":
             y = torch.randint(shape[1], (shape[0], *shape[2:]), device=device)
-        for loss, reduction in zip(SURE, ["none", "mean", "sum"] * len(SURE), strict=False):
-            options: Any = {"polynomial": loss, "reduction": reduction, "alpha": 0.25, "ignore_index": 1}
-            grad_output = torch.rand(shape if reduction == "none" else (), device=device, dtype=torch.float64)
-            found, right = (
-                gradients(
-                    lambda z, y=y, options=options, which=which: poly_binary_cross_entropy_with_logits(
-                        z, y.to(z.dtype) if y.is_floating_point() else y, **options, implementation=which
-                    ),
-                    (logits,),
-                    grad_output,
-                )
-                for logits, which in ((z, "triton"), (z.double(), "plain"))
+        loss, reduction = random.choice(SURE), random.choice(["none", "mean", "sum"])
+        options: Any = {"polynomial": loss, "reduction": reduction, "alpha": 0.25, "ignore_index": 1}
+        if random.random() < 0.5:
+            options["polynomial"] = TwoSided(random.choice(SURE), loss, random.choice([0.0, 0.05]))
+            options["weight"] = torch.rand(shape[0], *[1] * (len(shape) - 1), device=device)
+            options["pos_weight"] = torch.rand(shape[1:2] + (1,) * (len(shape) - 2), device=device)
+        grad_output = torch.rand(shape if reduction == "none" else (), device=device, dtype=torch.float64)
+        found, right = (
+            gradients(
+                lambda z, y=y, options=options, which=which: poly_binary_cross_entropy_with_logits(
+                    z, y.to(z.dtype) if y.is_floating_point() else y, **options, implementation=which
+                ),
+                (logits,),
+                grad_output,
             )
-            same(f"{shape} {layout} {dtype} {kind} {loss} {reduction}", found, right, 2 * DTYPES[dtype])
+            for logits, which in ((z, "triton"), (z.double(), "plain"))
+        )
+        same(f"{shape} {layout} {dtype} {kind} {loss} {reduction}", found, right, 2 * DTYPES[dtype])
 
 
 def heads(device: str) -> None:
@@ -206,8 +221,20 @@ def nothing_waits(device: str) -> None:
 
 def main() -> None:
     device = sys.argv[1]
+    if len(sys.argv) == 2:
+        n = min(12, os.cpu_count() or 1)
+        processes = [subprocess.Popen([sys.executable, __file__, device, str(k), str(n)]) for k in range(n)]
+        sys.exit(max(abs(process.wait()) for process in processes))
     torch.manual_seed(0)
-    for check in (softmaxes, soft_targets, digits, sigmoids, heads, *([nothing_waits] if device == "cuda" else [])):
+    alone = sys.argv[2] == "0"
+    for check in (
+        softmaxes,
+        soft_targets,
+        digits,
+        sigmoids,
+        *([heads] if alone else []),
+        *([nothing_waits] if alone and device == "cuda" else []),
+    ):
         check(device)
         print(check.__name__, flush=True)
 
