@@ -185,7 +185,6 @@ def test_a_missing_framework_is_named_with_the_line_that_installs_it(backend: st
 PUBLIC = [
     "polylosses",
     "polylosses.catalogue",
-    "polylosses.two_sided",
     *(f"polylosses.{backend}" for backend in BACKENDS),
 ]
 NAMES = [(module, name) for module in PUBLIC for name in importlib.import_module(module).__all__]

@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import mpmath as mp
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +17,7 @@ from torch import Tensor
 import polylosses
 from cases import LOSSES
 from polylosses import Polynomial, TwoSided, asymmetric, asymmetric_polynomial, focal, poly1
+from polylosses.jax import sigmoid_poly_cross_entropy
 from polylosses.torch import (
     AsymmetricLoss,
     AsymmetricPolynomialLoss,
@@ -147,6 +152,37 @@ def test_a_pair_is_a_two_sided_loss_and_a_pair_of_one_is_that_one(implementation
     assert torch.equal(of((poly1(2.0), focal(2.0))), of(TwoSided(poly1(2.0), focal(2.0))))
     for target in (y, y.round()):
         assert torch.equal(of((focal(2.0), focal(2.0)), target), of(focal(2.0), target))
+
+
+PAIRS: dict[str, Any] = {
+    "asymmetric()": asymmetric(),
+    "asymmetric_polynomial(gamma_neg=0.5)": asymmetric_polynomial(0.5),
+    "a pair": (poly1(2.0), focal(0.5)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_jax_has_the_same_numbers(name: str) -> None:
+    logits = np.linspace(-6.0, 6.0, 49)
+    for label in (0.0, 1.0, 0.25):
+        labels = np.full_like(logits, label)
+        z = torch.tensor(logits, requires_grad=True)
+        right = poly_binary_cross_entropy_with_logits(
+            z, torch.tensor(labels), alpha=0.3, polynomial=PAIRS[name], reduction="none"
+        )
+        (by_z,) = torch.autograd.grad(right.sum(), z)
+        loss = partial(sigmoid_poly_cross_entropy, labels=labels, alpha=0.3, polynomial=PAIRS[name])
+        with jax.enable_x64(True):
+            found, pull = jax.vjp(loss, jnp.asarray(logits))
+            np.testing.assert_allclose(found, right.detach().numpy(), rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(pull(jnp.ones(49))[0], by_z.numpy(), rtol=1e-11, atol=1e-14)
+
+
+def test_jax_has_finite_derivatives_below_the_margin() -> None:
+    below = jnp.linspace(-30.0, -2.95, 20)
+    for derivative in (jax.grad, jax.hessian):
+        of = derivative(lambda z: sigmoid_poly_cross_entropy(z, 0.0 * z, polynomial=asymmetric(0.5)).sum())
+        assert (of(below) == 0).all()
 
 
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

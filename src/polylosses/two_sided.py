@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from polylosses.polynomial import Polynomial, as_nonnegative, as_numbers
+from polylosses.polynomial import Polynomial, as_nonnegative, as_numbers, parse
 
 __all__ = ["TwoSided", "asymmetric", "asymmetric_polynomial"]
 
@@ -54,6 +54,16 @@ class TwoSided:
         """The formulas of both sides."""
         margin = f", margin {self.margin:g}" if self.margin else ""
         return f"positives {self.positive}, negatives {self.negative}{margin}"
+
+
+def given_pair(epsilon: Any, gamma: Any, polynomial: Any) -> TwoSided | None:
+    """The two-sided loss among the arguments of a public function, if there is one; raises if there are others, too."""
+    if isinstance(polynomial, tuple) and len(polynomial) == 2:
+        polynomial = TwoSided(*polynomial)
+    if not isinstance(polynomial, TwoSided):
+        return None
+    parse(epsilon, gamma, polynomial.positive)
+    return polynomial
 
 
 def asymmetric(gamma_neg: Any = 4.0, gamma_pos: Any = 1.0, margin: float = 0.05) -> TwoSided:

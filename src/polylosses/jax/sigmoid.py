@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from polylosses.jax.likelihood import as_floating_array, log_density, polynomial_at, upcast
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments
+from polylosses.two_sided import TwoSided, given_pair
 
 
 def sigmoid_poly_cross_entropy(
@@ -19,7 +20,7 @@ def sigmoid_poly_cross_entropy(
     alpha: Any = None,
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
-    polynomial: Polynomial | None = None,
+    polynomial: Polynomial | TwoSided | tuple[Polynomial, Polynomial] | None = None,
 ) -> Array:
     """PolyLoss of sigmoid probabilities, elementwise: ``optax.losses.sigmoid_binary_cross_entropy`` for the family.
 
@@ -33,7 +34,9 @@ def sigmoid_poly_cross_entropy(
             class against all others), pass ``jax.nn.one_hot(labels, logits.shape[-1])``: jitted, it costs nothing.
         alpha: the class balance of focal loss, in [0, 1]: the weight of positives, ``1 - alpha`` being that of
             negatives; a number or an array. Default None: no weights.
-        epsilon, gamma, polynomial: as for :func:`poly_cross_entropy`.
+        epsilon, gamma: as for :func:`poly_cross_entropy`.
+        polynomial: as for :func:`poly_cross_entropy`; or a pair, of positives and negatives; or a
+            :class:`polylosses.TwoSided`, such as ``polylosses.asymmetric()``, in which negatives may have a margin.
 
     Returns:
         The loss of every element, in the shape and dtype of ``logits``.
@@ -56,7 +59,12 @@ def sigmoid_poly_cross_entropy(
         [[0.0009 0.0316]
          [0.0746 2.723 ]]
     """
-    polynomial = from_arguments(epsilon, gamma, polynomial)
+    pair = given_pair(epsilon, gamma, polynomial)
+    if pair is None:
+        of_yes = of_no = from_arguments(epsilon, gamma, polynomial)  # type: ignore[arg-type]
+    else:
+        of_yes, of_no = pair.positive, pair.negative
+    margin = 0.0 if pair is None else pair.margin
     logits, labels = as_floating_array("logits", logits), jnp.asarray(labels)
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise TypeError(f"labels must be real; got {labels.dtype}.")
@@ -73,7 +81,7 @@ def sigmoid_poly_cross_entropy(
         positive, negative = labels, 1.0 - labels
         if alpha is not None:
             positive, negative = alpha * positive, (1.0 - alpha) * negative
-        return _weighted_loss(polynomial, logits, positive) + _weighted_loss(polynomial, -logits, negative)
+        return _weighted_loss(of_yes, logits, positive) + _weighted_loss(of_no, -logits, negative, margin)
 
     dtype, logits = logits.dtype, upcast(logits)
     # Rematerialized: the backward pass saves the arguments only.
@@ -112,8 +120,11 @@ def poly_sigmoid(
     return jax.nn.sigmoid(log_odds).astype(dtype)
 
 
-def _weighted_loss(polynomial: Polynomial, logits: Array, target_weight: Array) -> Array:
-    """``target_weight * L(sigmoid(logits))``; 0 for a weight of 0, even where the loss is infinite."""
+def _weighted_loss(polynomial: Polynomial, logits: Array, target_weight: Array, margin: float = 0.0) -> Array:
+    """``target_weight * L(p)``, ``1 - p`` being ``sigmoid(-logits)`` less ``margin``, or 0; 0 for a weight of 0."""
     floor = -(float(jnp.finfo(logits.dtype).max) ** 0.5)
     logits = jnp.where((target_weight == 0.0) & (logits < floor), 0.0, logits)
+    if margin:
+        q = jax.nn.relu(jax.nn.sigmoid(-logits) - margin)
+        return target_weight * polynomial_at(polynomial, -jnp.log1p(-q), q)
     return target_weight * polynomial_at(polynomial, -jax.nn.log_sigmoid(logits), jax.nn.sigmoid(-logits))

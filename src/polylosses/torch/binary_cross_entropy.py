@@ -15,7 +15,7 @@ from polylosses.torch.precision import result_dtype, upcast_dtype
 from polylosses.torch.reduction import check_reduction, mean, reduce
 from polylosses.torch.sigmoid import Side, Sides, losses_of_elements, sides_of
 from polylosses.torch.targets import BinaryTargets, batch_shape, held_by
-from polylosses.two_sided import TwoSided
+from polylosses.two_sided import TwoSided, given_pair
 
 # What ``polynomial`` takes here: one for both sides, or a pair, of positives and negatives.
 Loss = Polynomial | TwoSided | tuple[Polynomial, Polynomial]
@@ -43,7 +43,7 @@ def poly_binary_cross_entropy_with_logits(
 
     ``weight * (pos_weight * alpha * y * L(p) + (1 - alpha) * (1 - y) * L(1 - p))``
 
-    without the factors that are not given. Positives and negatives may have different polynomials. With ``epsilon=0`` and ``gamma=0`` it *is*
+    without the factors that are not given. With ``epsilon=0`` and ``gamma=0`` it *is*
     ``F.binary_cross_entropy_with_logits``; with ``epsilon=0`` and ``gamma=2`` it is focal loss.
 
     Args:
@@ -106,17 +106,16 @@ def given_with_balance(
     """The given loss; warns below the bound for ``epsilon``, which ``alpha`` on the logarithm moves."""
     check_alpha(alpha)
     moves = not alpha_on_epsilon and isinstance(alpha, Real) and not torch.compiler.is_compiling()
-    if isinstance(polynomial, tuple) and len(polynomial) == 2:
-        polynomial = TwoSided(*polynomial)
-    if isinstance(polynomial, TwoSided):
-        parse(epsilon, gamma, polynomial.positive)  # raises if epsilon or gamma is given, too
+    pair = given_pair(epsilon, gamma, polynomial)
+    if pair is not None:
         if moves:
-            _warn_with_balance(polynomial.positive, float(alpha))
-            _warn_with_balance(polynomial.negative, 1.0 - float(alpha))
-        return polynomial
+            _warn_with_balance(pair.positive, float(alpha))
+            _warn_with_balance(pair.negative, 1.0 - float(alpha))
+        return pair
+    one: Any = polynomial
     if not moves:
-        return given_polynomial(epsilon, gamma, polynomial)
-    parsed = parse(epsilon, gamma, polynomial)
+        return given_polynomial(epsilon, gamma, one)
+    parsed = parse(epsilon, gamma, one)
     _warn_with_balance(parsed, min(float(alpha), 1.0 - float(alpha)))
     return parsed
 

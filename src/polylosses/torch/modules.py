@@ -54,9 +54,10 @@ class _PolynomialModule(nn.Module):
 class PolyCrossEntropyLoss(_PolynomialModule, nn.CrossEntropyLoss):
     """:func:`poly_cross_entropy` as a module, in the place of :class:`torch.nn.CrossEntropyLoss`.
 
-    ``weight`` is a buffer, as in torch, and is what softmax focal losses call ``alpha``. ``epsilon`` and ``gamma`` may be numbers, which can be set to others at any
-    time; tensors, which become buffers; or an :class:`torch.nn.Parameter`, which is learned along with the model.
-    ``polynomial`` can be set, too, and takes the place of both; setting them is an AttributeError then.
+    ``weight`` is a buffer, as in torch; softmax focal losses call it ``alpha``. ``epsilon`` and ``gamma`` may be
+    numbers, which can be set to others at any time; tensors, which become buffers; or an :class:`torch.nn.Parameter`,
+    which is learned along with the model. ``polynomial`` can be set, too, and takes the place of both; setting them is
+    an AttributeError then.
 
     Args:
         weight, ignore_index, reduction, label_smoothing: as for :class:`torch.nn.CrossEntropyLoss`.
