@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 import polylosses
+
+T = TypeVar("T")
 
 
 def interleaved(
@@ -54,12 +56,12 @@ def ratios(taken: dict[str, list[float]], name: str, baseline: str) -> tuple[flo
     return low, middle, high
 
 
-def peak_in_another_process(function: Callable[..., int], *arguments: Any) -> int:
+def peak_in_another_process(function: Callable[..., T], *arguments: Any) -> T:
     """Calls the function in a child process whose malloc returns freed memory to the system at once.
 
     Otherwise, resident memory varies by tens of MB.
     """
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # for child processes
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "100000"  # for child processes
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
