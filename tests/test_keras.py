@@ -20,7 +20,7 @@ import polylosses
 import reference
 from cases import BINARY_CELLS, CELLS, LOSSES, arrays, binary_arrays
 from found import SPACING, compare, report
-from polylosses import Polynomial
+from polylosses import Polynomial, asymmetric, focal, poly1
 from polylosses.keras import (
     PolyBinaryCrossentropy,
     PolyCategoricalCrossentropy,
@@ -521,7 +521,26 @@ CONFIGURED: list[Any] = [
     PolyBinaryCrossentropy(True, 0.1, 1, "mean_with_sample_weight", "sided", "float64", alpha=0.25, gamma=2.0),
     PolyBinaryCrossentropy(alpha=np.float32(0.25), label_smoothing=np.float32(0.5)),  # type: ignore[arg-type]
     PolyBinaryCrossentropy(polynomial=Polynomial((np.array(2.0),), 0.5, 2.0)),
+    PolyBinaryCrossentropy(alpha=0.25, polynomial=asymmetric()),
+    PolyBinaryCrossentropy(from_logits=True, polynomial=(poly1(2.0), focal(1.5))),
 ]
+
+
+def test_asymmetric_loss_is_the_published_formula() -> None:
+    z, y = np.linspace(-8.0, 8.0, 33), np.linspace(0.0, 1.0, 33)
+    for gamma_neg, gamma_pos, margin in ((4.0, 1.0, 0.05), (0.5, 0.0, 0.2), (2.0, 0.5, 0.0)):
+        p = 1 / (1 + np.exp(-z))
+        shifted = np.maximum(p - margin, 0.0)
+        right = -y * (1 - p) ** gamma_pos * np.log(p) - (1 - y) * shifted**gamma_neg * np.log1p(-shifted)
+        loss = asymmetric(gamma_neg, gamma_pos, margin)
+        for predictions, from_logits in ((z, True), (p, False)):
+            found = poly_binary_crossentropy(y[:, None], predictions[:, None], from_logits, polynomial=loss)
+            close(found, right, 1e-5)
+    with pytest.raises(TypeError, match="polynomial must be"):
+        PolyCategoricalCrossentropy(polynomial=asymmetric())  # type: ignore[arg-type]
+    changed = PolyBinaryCrossentropy(from_logits=True)
+    changed.polynomial = asymmetric()
+    close(changed(y, z), PolyBinaryCrossentropy(from_logits=True, polynomial=asymmetric())(y, z), 0)
 
 
 @once

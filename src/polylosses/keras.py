@@ -17,6 +17,7 @@ from keras import ops
 from keras.src.backend import set_keras_mask  # not public, but the only way to leave samples out of the mean
 
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, as_nonnegative, from_arguments, is_zero, parse, unchecked
+from polylosses.two_sided import TwoSided, given_pair
 
 __all__ = [
     "PolyBinaryCrossentropy",
@@ -197,7 +198,7 @@ def poly_binary_crossentropy(
     alpha: float | None = None,
     epsilon: Any = DEFAULT_EPSILON,
     gamma: Any = 0.0,
-    polynomial: Polynomial | None = None,
+    polynomial: Polynomial | TwoSided | tuple[Polynomial, Polynomial] | None = None,
 ) -> Any:
     """PolyLoss of sigmoid probabilities: :func:`keras.losses.binary_crossentropy` for the family.
 
@@ -206,7 +207,9 @@ def poly_binary_crossentropy(
 
     Args:
         y_true: in [0, 1], hard or soft, of the shape of ``y_pred``.
-        y_pred, from_logits, epsilon, gamma, polynomial: as for :func:`poly_categorical_crossentropy`.
+        y_pred, from_logits, epsilon, gamma: as for :func:`poly_categorical_crossentropy`.
+        polynomial: as for :func:`poly_categorical_crossentropy`; or a pair, of positives and negatives; or a
+            :class:`polylosses.TwoSided`, such as ``polylosses.asymmetric()``, in which negatives may have a margin.
         label_smoothing: in [0, 1]: how far labels are moved towards 0.5.
         axis: the axis along which the mean is taken.
         alpha: the class balance of focal loss, in [0, 1], on all terms: the weight of positives, ``1 - alpha`` being
@@ -224,7 +227,11 @@ def poly_binary_crossentropy(
         0.6082
     """
     y_pred, axis = _check_predictions(y_pred, axis)
-    polynomial = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
+    pair = given_pair(epsilon, gamma, polynomial)
+    if pair is None:
+        of_yes = of_no = _polynomial(epsilon, gamma, polynomial, y_pred.dtype)
+    else:
+        of_yes, of_no = pair.positive, pair.negative
     _check_label_smoothing(label_smoothing)
     _check_alpha(alpha)
     labels = _dense_targets(y_true, y_pred)
@@ -242,7 +249,11 @@ def poly_binary_crossentropy(
         p = _clip(predictions)
         q = 1.0 - p
         logp, logq = ops.log(p), ops.log(q)
-    losses = _weighted_loss(polynomial, positive, logp, q, logq) + _weighted_loss(polynomial, negative, logq, p, logp)
+    losses = _weighted_loss(of_yes, positive, logp, q, logq)
+    if pair is not None and pair.margin:
+        p = ops.relu(p - pair.margin)
+        logp, logq = ops.log(ops.where(ops.less(p, _TINY), 1.0, p)), ops.log1p(-p)
+    losses = losses + _weighted_loss(of_no, negative, logq, p, logp)
     # Not ops.mean, which rounds float64 to float32 on torch (Keras 3.15).
     return ops.cast(ops.sum(losses, axis=axis) / ops.cast(ops.shape(losses)[axis], losses.dtype), y_pred.dtype)
 
@@ -250,16 +261,24 @@ def poly_binary_crossentropy(
 class _PolyLoss(keras.losses.Loss):  # type: ignore[misc]
     """Base class of the losses: holds alpha and the polynomial, and serializes them."""
 
+    _takes_pairs = False
+
     def __init__(self, alpha: Any, epsilon: Any, gamma: Any, polynomial: Any, **loss: Any) -> None:
         super().__init__(**loss)
-        if isinstance(polynomial, dict):  # from get_config
-            polynomial = Polynomial(**polynomial)
+        polynomial = _from_config(polynomial) if isinstance(polynomial, dict) else polynomial
         self.alpha, self.epsilon, self.gamma, self.polynomial = alpha, epsilon, gamma, polynomial
-        _polynomial(epsilon, gamma, polynomial, self.dtype)  # checks and warns
+        if self._pair() is None:
+            _polynomial(epsilon, gamma, polynomial, self.dtype)  # checks and warns
         self._checked = epsilon, gamma, polynomial
 
-    def _current_polynomial(self, y_pred: Any) -> Polynomial:
+    def _pair(self) -> TwoSided | None:
+        return given_pair(self.epsilon, self.gamma, self.polynomial) if self._takes_pairs else None
+
+    def _current_polynomial(self, y_pred: Any) -> Any:
         """The polynomial of the attributes as they are now; warns only if they were replaced since the last check."""
+        pair = self._pair()
+        if pair is not None:
+            return pair
         arguments = self.epsilon, self.gamma, self.polynomial
         unchanged = all(a is b for a, b in zip(self._checked, arguments, strict=True))
         polynomial = _polynomial(*arguments, _as_float_tensor(y_pred).dtype, warn=not unchanged)
@@ -268,9 +287,7 @@ class _PolyLoss(keras.losses.Loss):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
-        polynomial = None
-        if self.polynomial is not None:
-            polynomial = {name: _serialize(value) for name, value in vars(self.polynomial).items()}
+        polynomial = None if self.polynomial is None else _as_config(self._pair() or self.polynomial)
         alpha = None if self.alpha is None else _serialize(self.alpha)
         own = {"epsilon": _serialize(self.epsilon), "gamma": _serialize(self.gamma), "polynomial": polynomial}
         return config | own | {"alpha": alpha, "dtype": self.dtype}
@@ -413,6 +430,8 @@ class PolyBinaryCrossentropy(_PolyLoss):
         0.0162
     """
 
+    _takes_pairs = True
+
     def __init__(
         self,
         from_logits: bool = False,
@@ -425,7 +444,7 @@ class PolyBinaryCrossentropy(_PolyLoss):
         alpha: float | None = None,
         epsilon: Any = DEFAULT_EPSILON,
         gamma: Any = 0.0,
-        polynomial: Polynomial | None = None,
+        polynomial: Polynomial | TwoSided | tuple[Polynomial, Polynomial] | None = None,
     ) -> None:
         super().__init__(alpha, epsilon, gamma, polynomial, reduction=reduction, name=name, dtype=dtype)
         _check_label_smoothing(label_smoothing)
@@ -449,9 +468,7 @@ class PolyBinaryCrossentropy(_PolyLoss):
         return super().get_config() | own
 
 
-def _polynomial(
-    epsilon: Any, gamma: Any, polynomial: Polynomial | None, dtype: Any, *, warn: bool = True
-) -> Polynomial:
+def _polynomial(epsilon: Any, gamma: Any, polynomial: Any, dtype: Any, *, warn: bool = True) -> Polynomial:
     """The polynomial of a loss's arguments, with tensors and variables cast to the dtype of the computation.
 
     Args:
@@ -680,6 +697,19 @@ def _check_ignore_class(ignore_class: Any) -> None:
         raise TypeError(f"ignore_class must be an integer, or None; got {ignore_class!r}.")
     if not float(ignore_class).is_integer():
         raise ValueError(f"ignore_class must be an integer, or None; got {ignore_class!r}.")
+
+
+def _as_config(loss: Polynomial | TwoSided) -> dict[str, Any]:
+    return {
+        name: _as_config(value) if isinstance(value, Polynomial) else _serialize(value)
+        for name, value in vars(loss).items()
+    }
+
+
+def _from_config(config: dict[str, Any]) -> Polynomial | TwoSided:
+    if "positive" not in config:
+        return Polynomial(**config)
+    return TwoSided(Polynomial(**config["positive"]), Polynomial(**config["negative"]), config["margin"])
 
 
 def _serialize(value: Any) -> Any:
