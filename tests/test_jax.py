@@ -403,6 +403,18 @@ def test_masked_classes_are_as_if_they_were_not_there(name: str) -> None:
     assert (gradient[..., ~mask] == 0).all()
 
 
+def test_logits_that_stand_for_minus_infinity() -> None:
+    """Several classes have the least number there is, as masks of attention do: sums of these would overflow."""
+    least = float(jnp.finfo(jnp.float32).min)
+    logits, labels = jnp.array([[1.0, 0.0, least, least, least]]), jnp.array([0])
+    right = poly_cross_entropy_with_integer_labels(logits[:, :2], labels)
+    for smoothing in (0.0, jnp.array(0.0)):
+        found = poly_cross_entropy_with_integer_labels(logits, labels, label_smoothing=smoothing)
+        np.testing.assert_allclose(found, right, rtol=1e-6)
+    smoothed = poly_cross_entropy_with_integer_labels(logits, labels, label_smoothing=0.1)
+    np.testing.assert_allclose(smoothed, [-0.1 * 3 / 5 * least], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", slow_but([ALL, "focal(0.5)", "everything"], "focal(0.5)"))
 def test_masked_examples_count_nothing_whatever_they_are(name: str) -> None:
     """There are as many examples as classes, so that masks of examples and of classes could be mixed up."""

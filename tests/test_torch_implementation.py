@@ -65,7 +65,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str 
         poly_cross_entropy,
         (Z, Y),
         {"label_smoothing": 0.1, "gamma": torch.tensor(1.0, requires_grad=True)},
-        "with soft targets or label smoothing, kernels take at most 64 coefficients, a gamma that is a number",
+        "with soft targets or label smoothing, kernels take at most 64 coefficients, of these 3 scalar tensors",
     ),
     "probabilities": (poly_cross_entropy, (Z, SOFT), {}, None),
     "probabilities in float64": (poly_cross_entropy, (Z, SOFT.double()), {}, "and these are torch.float64"),

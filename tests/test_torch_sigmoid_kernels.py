@@ -313,7 +313,7 @@ REFUSED: dict[str, tuple[Tensor, Tensor, dict[str, Any], str]] = {
     "alpha": (Z, SOFT, {"alpha": torch.full((), 0.5, requires_grad=True)}, "no derivatives by alpha"),
     "alpha on the logarithm": (
         *(Z, SOFT, {"alpha": torch.full((30,), 0.5), "alpha_on_epsilon": False}),
-        "tensors in a polynomial if these are scalars",
+        "of these 3 scalar tensors on the CPU",
     ),
     "epsilons that differ": (
         *(Z, SOFT, {"polynomial": (poly1(torch.ones((), requires_grad=True)), poly1(1.0))}),

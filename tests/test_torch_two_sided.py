@@ -186,6 +186,23 @@ def test_jax_has_finite_derivatives_below_the_margin() -> None:
 
 
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "text as margin": (lambda: asymmetric(margin="0.1"), TypeError, "margin must be a number; got '0.1'"),  # type: ignore[arg-type]
+    "truth as margin": (lambda: asymmetric(margin=True), TypeError, "margin must be a number; got True"),
+    "alpha of more elements": (
+        lambda: poly_binary_cross_entropy_with_logits(torch.zeros(4), torch.zeros(4), alpha=torch.full((3, 4), 0.5)),
+        ValueError,
+        "alpha must be real and broadcast to input, of shape (4,); got torch.float32 of shape (3, 4)",
+    ),
+    "an exponent that would not be learned": (
+        lambda: AsymmetricLoss(gamma_neg=torch.nn.Parameter(torch.tensor(4.0))),
+        TypeError,
+        "AsymmetricLoss is made of numbers; got Parameter",
+    ),
+    "a name of the constructor": (
+        lambda: setattr(AsymmetricLoss(), "clip", 0.1),
+        AttributeError,
+        "clip = 0.1 would have no effect",
+    ),
     "margin of 1": (
         lambda: TwoSided(poly1(), poly1(), 1.0),
         ValueError,
@@ -207,7 +224,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             polynomial=(poly1(), poly1(), poly1()),  # type: ignore[arg-type]
         ),
         TypeError,
-        "polynomial must be a polylosses.Polynomial",
+        "polynomial must be a polylosses.Polynomial, or a pair of these, of positives and negatives; got (Poly",
     ),
     "a pair of numbers": (
         lambda: PolyBCEWithLogitsLoss(polynomial=(1.0, 2.0)),  # type: ignore[arg-type]
@@ -324,6 +341,63 @@ def test_compiled_with_both_sides_and_weights(reduction: str) -> None:
         found, right = compiled(x, y), loss(again, y)
         torch.testing.assert_close(found, right)
         torch.testing.assert_close(gradients(found, x)[0], gradients(right, again)[0])
+
+
+def test_learned_coefficients_keep_the_digits_of_numbers() -> None:
+    """Where terms cancel: as in the sum of one loss for each term, in bfloat16 or near p = 1."""
+    generator = torch.Generator().manual_seed(7)
+    for dtype in (torch.float32, torch.bfloat16):
+        z = torch.cat([4 * torch.randn(30, 20, generator=generator), torch.linspace(5, 14, 20)[None]]).to(dtype)
+        y = (z > 0).to(dtype)
+        soft = torch.nn.functional.one_hot(z.argmax(1), 20).to(dtype)
+        for loss, target in ((poly_binary_cross_entropy_with_logits, y), (poly_cross_entropy, soft)):
+            results = []
+            for epsilon in ((-1.0, -0.5), torch.tensor([-1.0, -0.5], requires_grad=True)):
+                x = z.clone().requires_grad_()
+                value = loss(x, target, epsilon=epsilon, reduction="none")
+                results.append((value.detach(), *torch.autograd.grad(value.sum(), x)))
+            for right, found in zip(*results, strict=True):
+                assert torch.equal(found, right)
+
+
+def test_small_margins_and_logits_that_stand_for_infinity() -> None:
+    least = torch.finfo(torch.float32).min
+    for which, dtype in (("plain", torch.float64), (None, torch.float32)):
+        z = torch.tensor([10.0, 20.0, 100.0], dtype=dtype, requires_grad=True)
+        for margin in (1e-9, 1e-4):
+            value = poly_binary_cross_entropy_with_logits(
+                z, torch.zeros(3, dtype=dtype), polynomial=TwoSided(poly1(1.0), poly1(1.0), margin), reduction="none",
+                implementation=which,
+            )  # fmt: skip
+            (gradient,) = torch.autograd.grad(value.sum(), z)
+            with mp.workdps(50):
+                for logit, found, slope in zip(z.tolist(), value.tolist(), gradient.tolist(), strict=True):
+
+                    def of(s: Any, margin: float = margin) -> Any:
+                        p = 1 / (1 + mp.exp(-s))
+                        return -mp.log(1 - (p - margin)) + p - margin
+
+                    assert found == pytest.approx(float(of(mp.mpf(logit))), rel=1e-5)
+                    assert slope == pytest.approx(float(mp.diff(of, mp.mpf(logit))), rel=1e-5, abs=1e-30)
+        found = poly_binary_cross_entropy_with_logits(
+            torch.tensor([least, 1.0], dtype=dtype), torch.tensor([0.0, 0.5], dtype=dtype),
+            polynomial=Polynomial((1.0,), 0.0, 2.0), reduction="none", implementation=which,
+        )  # fmt: skip
+        assert found.tolist() == pytest.approx([0.0, 2.126523], rel=1e-5)
+
+
+def test_no_elements() -> None:
+    z, pos_weight = torch.rand(3, 4, 0, requires_grad=True), torch.ones(4, 1)
+    for reduction, right in (("sum", 0.0), ("mean", torch.nan)):
+        found = poly_binary_cross_entropy_with_logits(z, z.detach(), pos_weight=pos_weight, reduction=reduction)
+        assert found.item() == pytest.approx(right, nan_ok=True)
+        assert torch.autograd.grad(found, z)[0].shape == z.shape
+
+
+def test_float64_targets_are_compared_as_they_are() -> None:
+    z, y = torch.tensor([1.0, 2.0]), torch.tensor([1 - 1e-9, 0.5], dtype=torch.float64)
+    found = poly_binary_cross_entropy_with_logits(z, y, ignore_index=1, reduction="none")
+    assert found.tolist() == pytest.approx([0.582203, 1.626928], rel=1e-6)
 
 
 def test_every_pair_of_factors_and_layouts_is_read_where_it_is() -> None:

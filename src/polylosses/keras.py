@@ -252,7 +252,10 @@ def poly_binary_crossentropy(
     losses = _weighted_loss(of_yes, positive, logp, q, logq)
     if pair is not None and pair.margin:
         p = ops.relu(p - pair.margin)
-        logp, logq = ops.log(ops.where(ops.less(p, _TINY), 1.0, p)), ops.log1p(-p)
+        # Of two expressions, the one that keeps its digits; the other has finite derivatives there.
+        likely = ops.less(p, 0.5)
+        logq = ops.where(likely, ops.log1p(-ops.where(likely, p, 0.5)), ops.log(q + pair.margin))
+        logp = ops.log(ops.where(ops.less(p, _TINY), 1.0, p))
     losses = losses + _weighted_loss(of_no, negative, logq, p, logp)
     # Not ops.mean, which rounds float64 to float32 on torch (Keras 3.15).
     return ops.cast(ops.sum(losses, axis=axis) / ops.cast(ops.shape(losses)[axis], losses.dtype), y_pred.dtype)

@@ -1,10 +1,11 @@
 """Sigmoid losses with a polynomial for positives and one for negatives, and the named ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
-from polylosses.polynomial import Polynomial, as_nonnegative, as_numbers, parse
+from polylosses.polynomial import Polynomial, as_nonnegative, as_number, as_numbers, parse
 
 __all__ = ["TwoSided", "asymmetric", "asymmetric_polynomial"]
 
@@ -43,9 +44,9 @@ class TwoSided:
                     f"{name} must be a polylosses.Polynomial, such as polylosses.focal(4.0); "
                     f"got {getattr(self, name)!r}."
                 )
+        if isinstance(self.margin, bool) or not isinstance(self.margin, Real):
+            raise TypeError(f"margin must be a number; got {self.margin!r}.")
         margin = as_nonnegative("margin", self.margin)
-        if not isinstance(margin, float):
-            raise TypeError(f"margin must be a number; got {margin!r}.")
         if not margin < 1.0:
             raise ValueError(f"margin must be a probability below 1; got {margin!r}.")
         object.__setattr__(self, "margin", margin)
@@ -58,7 +59,12 @@ class TwoSided:
 
 def given_pair(epsilon: Any, gamma: Any, polynomial: Any) -> TwoSided | None:
     """The two-sided loss among the arguments of a public function, if there is one; raises if there are others, too."""
-    if isinstance(polynomial, tuple) and len(polynomial) == 2:
+    if isinstance(polynomial, tuple | list):
+        if len(polynomial) != 2:
+            raise TypeError(
+                "polynomial must be a polylosses.Polynomial, or a pair of these, of positives and negatives; "
+                f"got {polynomial!r}."
+            )
         polynomial = TwoSided(*polynomial)
     if not isinstance(polynomial, TwoSided):
         return None
@@ -103,16 +109,25 @@ def asymmetric_polynomial(
 
     Args:
         gamma_neg, gamma_pos, margin: as for :func:`asymmetric`.
-        epsilons_pos, epsilons_neg: the coefficients of ``1 - p``, ``(1 - p)^2``, ... for positives and for negatives.
+        epsilons_pos, epsilons_neg: the coefficients of ``1 - p``, ``(1 - p)^2``, ... for positives and for negatives;
+            a number gives the first.
 
     Example:
         >>> asymmetric_polynomial().positive.series(3)
         (0.0, 1.75, 0.3333333333333333)
     """
     return TwoSided(
-        Polynomial(as_numbers("epsilons_pos", epsilons_pos), as_nonnegative("gamma_pos", gamma_pos)),
-        Polynomial(as_numbers("epsilons_neg", epsilons_neg), as_nonnegative("gamma_neg", gamma_neg)),
+        Polynomial(_coefficients("epsilons_pos", epsilons_pos), as_nonnegative("gamma_pos", gamma_pos)),
+        Polynomial(_coefficients("epsilons_neg", epsilons_neg), as_nonnegative("gamma_neg", gamma_neg)),
         margin,
+    )
+
+
+def _coefficients(name: str, given: Any) -> tuple[Any, ...]:
+    return (
+        (as_number(name, given),)
+        if getattr(given, "ndim", 0) == 0 and not isinstance(given, Sequence)
+        else as_numbers(name, given)
     )
 
 

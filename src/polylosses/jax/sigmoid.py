@@ -126,5 +126,8 @@ def _weighted_loss(polynomial: Polynomial, logits: Array, target_weight: Array, 
     logits = jnp.where((target_weight == 0.0) & (logits < floor), 0.0, logits)
     if margin:
         q = jax.nn.relu(jax.nn.sigmoid(-logits) - margin)
-        return target_weight * polynomial_at(polynomial, -jnp.log1p(-q), q)
+        # Of two expressions, the one that keeps its digits; the other has finite derivatives there.
+        likely = q < 0.5
+        logp = jnp.where(likely, jnp.log1p(-jnp.where(likely, q, 0.5)), jnp.log(jax.nn.sigmoid(logits) + margin))
+        return target_weight * polynomial_at(polynomial, -logp, q)
     return target_weight * polynomial_at(polynomial, -jax.nn.log_sigmoid(logits), jax.nn.sigmoid(-logits))

@@ -138,6 +138,11 @@ def binary_cross_entropy(
     """The loss, for polynomials and an ``alpha`` that have been checked."""
     target, weight, pos_weight, ignore_index = targets
     _check(input, target, weight, pos_weight, ignore_index, reduction)
+    if isinstance(alpha, Tensor) and not _fits(alpha, input):
+        raise ValueError(
+            f"alpha must be real and broadcast to input, of shape {tuple(input.shape)}; "
+            f"got {alpha.dtype} of shape {tuple(alpha.shape)}."
+        )
     sides = sides_of(loss, alpha, alpha_on_epsilon, upcast_dtype(input))
     sides = _with_polynomials(sides, *(kernels.with_numbers(side.polynomial) for side in sides[:2]))
     dtype = target.dtype if targets.are_dense(input) else input.dtype
@@ -175,7 +180,8 @@ def _by_kernel(
     loss = kernels.sigmoid_loss(input, targets, numbers, losses_dtype, implementation)
     for (tensor, no), (_, yes) in zip(no_terms, yes_terms, strict=True):
         term = _with_polynomials(sides, no, yes)
-        loss = loss + tensor * kernels.sigmoid_loss(input, targets, term, losses_dtype, implementation)
+        derivative = kernels.sigmoid_loss(input, targets, term, losses_dtype, implementation)
+        loss = loss + (tensor - tensor.detach()) * derivative
     return mean(loss, elements if ignored is None else (~ignored).sum(), ignored) if divides else loss
 
 
@@ -193,13 +199,11 @@ def _unsupported(sides: Sides, input: Tensor, targets: BinaryTargets) -> str | N
     ):
         if isinstance(factor, Tensor) and factor.requires_grad:
             return f"kernels have no derivatives by {name}"
-        if isinstance(factor, Tensor) and not _fits(factor, input):
-            return f"kernels take an {name} that broadcasts to the logits"
     given = [(side.polynomial.log_weight, *side.polynomial.coefficients) for side in sides[:2]]
     if not all(kernels.are_terms(side.polynomial) for side in sides[:2]):
         return (
-            f"kernels take at most {kernels.MOST_COEFFICIENTS} coefficients, a gamma that is a number, and tensors in "
-            "a polynomial if these are scalars"
+            f"kernels take at most {kernels.MOST_COEFFICIENTS} coefficients, of these {kernels.MOST_TENSORS} scalar "
+            "tensors on the CPU, and a gamma that is a number, at least 0"
         )
     shared = all(a is b for a, b in zip(*given, strict=False) if isinstance(a, Tensor) or isinstance(b, Tensor))
     if any(isinstance(number, Tensor) for numbers in given for number in numbers) and not (
@@ -208,7 +212,10 @@ def _unsupported(sides: Sides, input: Tensor, targets: BinaryTargets) -> str | N
         return "kernels take tensors in a polynomial if these are the same for positives and negatives"
     if target.requires_grad:
         return "kernels have no derivatives by the target"
-    if not targets.are_dense(input) and input.dim() < 2:
+    if targets.are_dense(input):
+        if target.dtype == torch.float64 and targets.ignore_index is not None:
+            return "kernels compare targets with ignore_index in float32, and these are torch.float64"
+    elif input.dim() < 2:
         return f"kernels take class ids for logits of two dimensions or more; these have shape {tuple(input.shape)}"
     return None
 

@@ -115,7 +115,8 @@ def dispatch(polynomial: Polynomial, input: Tensor, targets: ClassTargets, imple
     if soft and not (kernels.are_terms(polynomial) and _without_gradient(targets.weight)):
         unsupported = unsupported or (
             "with soft targets or label smoothing, kernels take at most "
-            f"{kernels.MOST_COEFFICIENTS} coefficients, a gamma that is a number, and no gradient of the class weights"
+            f"{kernels.MOST_COEFFICIENTS} coefficients, of these {kernels.MOST_TENSORS} scalar tensors on the CPU, a "
+            "gamma that is a number, and no gradient of the class weights"
         )
     fewest_logits = 0 if soft or fuses else kernels.FEWEST_LOGITS
     tensors = (targets.target, targets.weight)
@@ -180,7 +181,8 @@ def _loss_of_soft_targets(
     numbers, terms = kernels.terms_of(polynomial)
     loss = kernels.soft_target_loss(input, targets, numbers, reduction != "none", implementation)
     for tensor, term in terms:
-        loss = loss + tensor * kernels.soft_target_loss(input, targets, term, reduction != "none", implementation)
+        derivative = kernels.soft_target_loss(input, targets, term, reduction != "none", implementation)
+        loss = loss + (tensor - tensor.detach()) * derivative
     if reduction != "mean":
         return loss
     rows = math.prod(batch_shape(input))

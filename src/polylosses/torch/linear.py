@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -211,15 +212,21 @@ def _check(
     if sample_weight is not None and (not isinstance(sample_weight, Tensor) or tuple(sample_weight.shape) != places):
         got = tuple(sample_weight.shape) if isinstance(sample_weight, Tensor) else sample_weight
         raise ValueError(f"sample_weight must be a tensor of shape {places}, one number for each row; got {got}.")
+    if sample_weight is not None and sample_weight.is_complex():
+        raise ValueError(f"sample_weight must be real; got {sample_weight.dtype}.")
     check_logit_options(softcap, z_loss_weight)
 
 
 def check_logit_options(softcap: float | None, z_loss_weight: float) -> None:
     """Raises a ValueError unless they are numbers that mean something."""
-    if softcap is not None and not (isinstance(softcap, (int, float)) and 0.0 < softcap < math.inf):
+    if softcap is not None and not (_is_number(softcap) and 0.0 < float(softcap) < math.inf):
         raise ValueError(f"softcap must be a number above 0, or None for no softcapping; got {softcap!r}.")
-    if not (isinstance(z_loss_weight, (int, float)) and 0.0 <= z_loss_weight < math.inf):
+    if not (_is_number(z_loss_weight) and 0.0 <= float(z_loss_weight) < math.inf):
         raise ValueError(f"z_loss_weight must be a number, at least 0; got {z_loss_weight!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _row_scale(

@@ -11,7 +11,7 @@ from polylosses.torch.cross_entropy import poly_cross_entropy
 from polylosses.torch.linear import check_logit_options, linear_poly_cross_entropy
 from polylosses.torch.reduction import check_reduction
 from polylosses.torch.targets import BinaryTargets
-from polylosses.two_sided import asymmetric, asymmetric_polynomial
+from polylosses.two_sided import TwoSided, asymmetric, asymmetric_polynomial
 
 
 class _PolynomialModule(nn.Module):
@@ -329,7 +329,26 @@ class Poly1FocalLoss(PolyBCEWithLogitsLoss):
         )
 
 
-class AsymmetricLoss(PolyBCEWithLogitsLoss):
+class _Asymmetric(PolyBCEWithLogitsLoss):
+    """Base class of losses that are made of numbers. Setting one of these afterwards is an error."""
+
+    def __init__(self, loss: TwoSided, weight: Any, pos_weight: Any, ignore_index: Any, reduction: str) -> None:
+        numbers = (loss.positive.gamma, loss.negative.gamma, *loss.positive.coefficients, *loss.negative.coefficients)
+        for number in numbers:
+            if isinstance(number, Tensor):
+                raise TypeError(
+                    f"{type(self).__name__} is made of numbers; got {number!r}. For tensors, give "
+                    "poly_binary_cross_entropy_with_logits a polylosses.TwoSided."
+                )
+        super().__init__(weight, pos_weight=pos_weight, ignore_index=ignore_index, reduction=reduction, polynomial=loss)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("gamma_neg", "gamma_pos", "clip", "margin"):
+            raise AttributeError(f"{name} = {value!r} would have no effect. Set polynomial, or make a new loss.")
+        super().__setattr__(name, value)
+
+
+class AsymmetricLoss(_Asymmetric):
     """Asymmetric loss (ASL) for multi-label targets: :func:`polylosses.asymmetric` with the names of its authors' code.
 
     For a target ``y`` and the sigmoid ``p``, with ``p_m = max(p - clip, 0)``, an element's loss is
@@ -358,11 +377,10 @@ class AsymmetricLoss(PolyBCEWithLogitsLoss):
         ignore_index: int | None = None,
         reduction: str = "mean",
     ) -> None:
-        loss = asymmetric(gamma_neg, gamma_pos, clip)
-        super().__init__(weight, pos_weight=pos_weight, ignore_index=ignore_index, reduction=reduction, polynomial=loss)
+        super().__init__(asymmetric(gamma_neg, gamma_pos, clip), weight, pos_weight, ignore_index, reduction)
 
 
-class AsymmetricPolynomialLoss(PolyBCEWithLogitsLoss):
+class AsymmetricPolynomialLoss(_Asymmetric):
     """Asymmetric polynomial loss (APL): :func:`polylosses.asymmetric_polynomial` as a module.
 
     Huang et al., ICASSP 2023 (arXiv 2304.05361). The authors' code sums over all elements, which is
@@ -390,8 +408,7 @@ class AsymmetricPolynomialLoss(PolyBCEWithLogitsLoss):
         ignore_index: int | None = None,
         reduction: str = "mean",
     ) -> None:
-        loss = asymmetric_polynomial(gamma_neg, gamma_pos, clip)
-        super().__init__(weight, pos_weight=pos_weight, ignore_index=ignore_index, reduction=reduction, polynomial=loss)
+        super().__init__(asymmetric_polynomial(gamma_neg, gamma_pos, clip), weight, pos_weight, ignore_index, reduction)
 
 
 def _shown(module: Any, defaults: dict[str, Any]) -> str:

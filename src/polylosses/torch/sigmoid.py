@@ -105,7 +105,8 @@ def _side(side: Side, wrong: Tensor, target_weight: Tensor, margin: float = 0.0)
         wrong = wrong.masked_fill((target_weight == 0) & (wrong > most), 0.0)
     if margin:
         q = F.relu(torch.sigmoid(wrong) - margin)
-        logp = torch.log1p(-q)
+        # Of two expressions, the one that keeps its digits; the other has finite derivatives there.
+        logp = torch.where(q < 0.5, torch.log1p(-q.clamp(max=0.5)), torch.log(torch.sigmoid(-wrong) + margin))
     else:
         # It is logsigmoid(-wrong), whose second derivative is 0 in torch where p rounds to 1. (From the threshold on,
         # softplus is its argument: the default is for float32.)

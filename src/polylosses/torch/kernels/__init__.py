@@ -7,6 +7,7 @@ The losses use this package only: :func:`choose` names the implementation of a c
 from polylosses.torch.kernels.dispatch import (
     FEWEST_LOGITS,
     MOST_COEFFICIENTS,
+    MOST_TENSORS,
     are_numbers,
     are_terms,
     choose,
@@ -26,6 +27,7 @@ from polylosses.torch.kernels.operators import (
 __all__ = [
     "FEWEST_LOGITS",
     "MOST_COEFFICIENTS",
+    "MOST_TENSORS",
     "SOFT_TARGET_DTYPES",
     "are_numbers",
     "are_terms",

@@ -167,36 +167,53 @@ def why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int |
     return None
 
 
+# The most tensors of a polynomial for which kernels are faster: each costs a kernel call in both directions (soft
+# targets of 512 x 1000 logits on a CPU: a third of the plain path's time with one tensor, as long with three to five).
+MOST_TENSORS = 3
+
+
 def with_numbers(polynomial: Polynomial) -> Polynomial:
     """The polynomial with numbers for tensors, where these can be read at no cost: on a CPU, and without a gradient.
 
     So a scheduled epsilon costs what a number does.
     """
     numbers = (*polynomial.coefficients, polynomial.gamma, polynomial.log_weight)
-    if all(isinstance(number, float) for number in numbers) or why_not_by_address() or is_traced():
-        return polynomial
-    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+    if all(isinstance(number, float) for number in numbers) or not _are_readable():
         return polynomial
 
     def read(number: Any) -> Any:
-        if not isinstance(number, Tensor) or number.device.type != "cpu" or number.numel() != 1:
-            return number
-        learned = number.requires_grad and torch.is_grad_enabled()
-        return number if learned or not is_by_address(number) else float(number)
+        learned = isinstance(number, Tensor) and number.requires_grad and torch.is_grad_enabled()
+        return number if learned or not _is_readable(number) else _value(number)
 
     *coefficients, gamma, log_weight = map(read, numbers)
+    if isinstance(gamma, float) and gamma < 0.0:  # kernels take no negative exponent
+        return polynomial
     if not all(isinstance(number, Tensor) or math.isfinite(number) for number in (*coefficients, gamma, log_weight)):
         return polynomial
-    # Kernels take no negative exponent.
-    gamma = polynomial.gamma if isinstance(gamma, float) and gamma < 0.0 else gamma
     return unchecked(tuple(coefficients), gamma, log_weight)
 
 
-def terms_of(polynomial: Polynomial) -> tuple[Polynomial, list[tuple[Tensor, Polynomial]]]:
-    """The polynomial as a sum of one of numbers, and one for each of its tensors, times that tensor.
+def _are_readable() -> bool:
+    """Whether no transform, compiler or tracer would take the value of a tensor for a constant."""
+    return not (why_not_by_address() or is_traced() or torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
-    A loss is linear in coefficients and ``log_weight``. So where these are learned, kernels give the loss of each term,
-    and autograd does the rest.
+
+def _value(number: Any) -> float:
+    return float(number.item() if isinstance(number, Tensor) else number)
+
+
+def _is_readable(number: Any) -> bool:
+    return not isinstance(number, Tensor) or (
+        number.device.type == "cpu" and number.numel() == 1 and is_by_address(number)
+    )
+
+
+def terms_of(polynomial: Polynomial) -> tuple[Polynomial, list[tuple[Tensor, Polynomial]]]:
+    """The polynomial at the values of its tensors; and for each of these, its derivative by that tensor.
+
+    A loss is linear in coefficients and ``log_weight``, so that its derivative by one of them is the loss of another
+    polynomial. With ``loss + (tensor - tensor.detach()) * derivative``, of which the second term is 0, kernels give a
+    learned loss all digits of a fixed one, and autograd finds the derivatives by the tensors, of every order.
     """
     given = (polynomial.log_weight, *polynomial.coefficients)
     if all(isinstance(number, float) for number in given):
@@ -205,16 +222,21 @@ def terms_of(polynomial: Polynomial) -> tuple[Polynomial, list[tuple[Tensor, Pol
     def of(log_weight: float, *coefficients: float) -> Polynomial:
         return unchecked(coefficients, polynomial.gamma, log_weight)
 
-    numbers = of(*(0.0 if isinstance(number, Tensor) else number for number in given))
     units = [(x, of(*(float(j == k) for j in range(k + 1)))) for k, x in enumerate(given) if isinstance(x, Tensor)]
-    return numbers, units
+    return of(*map(_value, given)), units
 
 
 def are_terms(polynomial: Polynomial) -> bool:
-    """Whether kernels can evaluate the polynomial's terms: its gamma is a number, and its tensors are scalars."""
+    """Whether :func:`terms_of` can be given the polynomial, and kernels are faster then."""
     numbers = (polynomial.log_weight, *polynomial.coefficients)
-    scalars = all(isinstance(number, float) or getattr(number, "ndim", 1) == 0 for number in numbers)
-    return scalars and isinstance(polynomial.gamma, float) and len(polynomial.coefficients) <= MOST_COEFFICIENTS
+    tensors = [number for number in numbers if isinstance(number, Tensor)]
+    if not isinstance(polynomial.gamma, float) or len(polynomial.coefficients) > MOST_COEFFICIENTS:
+        return False
+    return not tensors or (
+        len(tensors) <= MOST_TENSORS
+        and _are_readable()
+        and all(tensor.dim() == 0 and _is_readable(tensor) and math.isfinite(_value(tensor)) for tensor in tensors)
+    )
 
 
 def are_numbers(polynomial: Polynomial) -> bool:

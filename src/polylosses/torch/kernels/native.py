@@ -384,10 +384,8 @@ def _sigmoids(
     if dense and target.dtype not in (torch.float32, torch.bfloat16):
         target = target.float()
     grad_output = None if grad_output is None else grad_output.float().resolve_neg()
-    held, (weight, pos_weight, neg_weight) = [], (_Broadcast(), _Broadcast(), _Broadcast())
-    if any(given is not None for given in weights):
-        pairs = [_broadcast(given, logits) for given in weights]
-        held, (weight, pos_weight, neg_weight) = [tensor for tensor, _ in pairs], (of for _, of in pairs)
+    # With the tensors that the kernel reads, which must stay until then.
+    (_held, weight), (_held_pos, pos_weight), (_held_neg, neg_weight) = (_broadcast(x, logits) for x in weights)
     of = _Sigmoids(
         logits.data_ptr(),
         logits.dtype == torch.bfloat16,
@@ -412,7 +410,6 @@ def _sigmoids(
     to = (_pointer(tensor) for tensor in (losses, sums, total, gradient, grad_output))
     grad_stride = 0 if grad_output is None or grad_output.shape != logits.shape else 1
     wrong = _LIBRARY.polylosses_sigmoids(of, *to, grad_stride, _threads(logits))
-    del held
     if wrong >= 0:
         # The error of torch's scatter, which makes one-hot rows on the plain path.
         raise RuntimeError(
@@ -431,7 +428,7 @@ _SHORTEST_PERIOD = 2048
 
 def _broadcast(factor: Tensor | None, logits: Tensor) -> tuple[Tensor | None, Any]:
     """The memory that the kernel reads, to be kept alive, and its description; ``logits`` are in memory order."""
-    if factor is None:
+    if factor is None or logits.numel() == 0:
         return None, _Broadcast()
     factor = factor.float().resolve_neg().expand(logits.shape)
     if memory_format(logits) == torch.channels_last:

@@ -484,7 +484,7 @@ def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
     logits, target, weight, pos_weight, neg_weight = ctx.saved_tensors
     if torch.is_grad_enabled():
         ignore_index, negatives, positives, margin = ctx.options
-        sides = Sides(_side(negatives, neg_weight), _side(positives, None), margin)
+        sides = Sides(_side_of(negatives, neg_weight), _side_of(positives, None), margin)
         loss = losses_of_elements(sides, logits, BinaryTargets(target, weight, pos_weight, ignore_index))
         loss = loss.sum() if ctx.dtype is None else loss
         (result,) = torch.autograd.grad(loss, logits, grad_output.to(loss.dtype), create_graph=True)
@@ -494,7 +494,7 @@ def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
     return result, *(None,) * 9
 
 
-def _side(numbers: Sequence[float], weight: Tensor | None) -> Side:
+def _side_of(numbers: Sequence[float], weight: Tensor | None) -> Side:
     """The inverse of :func:`_numbers_of`."""
     factor, log_weight, gamma, *coefficients = numbers
     return Side(factor if weight is None else factor * weight, unchecked(tuple(coefficients), gamma, log_weight))

@@ -335,8 +335,8 @@ def side(s, target_weight, of, margin, SHIFTED: tl.constexpr):
     chain = q
     if SHIFTED:
         chain = q * p
+        p = tl.where(q < margin, 1.0, p + margin)
         q = tl.where(q < margin, 0.0, q - margin)
-        p = 1.0 - q
         chain = tl.where(q == 0.0, 0.0, chain / p)
         nll = tl.where(q < 0.25, q + tail_of(q, q), -tl.log2(p) * LOG_2)
     else:

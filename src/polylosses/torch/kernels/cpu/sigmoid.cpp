@@ -175,7 +175,7 @@ INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* f
         for (int64_t j = 0; j < BLOCK; j++) {
             const float given = q[j] * p[j], shifted = q[j] - margin;
             q[j] = shifted < 0 ? 0.f : shifted;
-            p[j] = 1.f - q[j];
+            p[j] = shifted < 0 ? 1.f : p[j] + margin;
             chain[j] = q[j] == 0 ? 0.f : given / p[j];
             nll[j] = q[j] < 0.25f ? -log_of_one_and(-q[j]) : -logarithm(p[j]);
         }
@@ -281,7 +281,8 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
 #pragma omp simd
                 for (int64_t j = 0; j < BLOCK; j++) {
                     const float signed_logit = s[j];
-                    s[j] = (factor[j] == 0.f) & (signed_logit == -INFINITY) ? 0.f : signed_logit;  // 0 log 0 = 0
+                    // 0 log 0 = 0, also where numbers stand for infinity, and their multiples would overflow.
+                    s[j] = (factor[j] == 0.f) & (signed_logit < -1e19f) ? 0.f : signed_logit;
                 }
             }
             losses_of<derivative>(of.sides[side].polynomial, powers[side], factor, log_weight, s,
