@@ -1,7 +1,6 @@
 """The CPU kernels of cpu/, called with tensors. What they compute is documented in operators.py."""
 
 import ctypes
-import math
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from typing import Any
@@ -83,6 +82,9 @@ class _Side(ctypes.Structure):
     _fields_ = (("polynomial", _Polynomial), ("factor", c_float), ("log_weight", c_float))
 
 
+_SIDES = _Side * 2
+
+
 class _Sigmoids(ctypes.Structure):
     _fields_ = (
         ("logits", c_void_p),
@@ -93,7 +95,7 @@ class _Sigmoids(ctypes.Structure):
         ("ids", c_void_p),
         *((name, c_int64) for name in ("rows", "classes", "inners", "classes_last", "ignores", "ignore_index")),
         *((name, _Broadcast) for name in ("weight", "neg_weight", "pos_weight")),
-        ("sides", _Side * 2),
+        ("sides", _SIDES),
         ("alike", c_int64),
         ("result_in_bfloat16", c_int64),
         ("margin", c_float),
@@ -384,6 +386,8 @@ def _sigmoids(
     if dense and target.dtype not in (torch.float32, torch.bfloat16):
         target = target.float()
     grad_output = None if grad_output is None else grad_output.float().resolve_neg()
+    negative = _side(negatives)
+    positive = negative if positives == negatives else _side(positives)
     # With the tensors that the kernel reads, which must stay until then.
     (_held, weight), (_held_pos, pos_weight), (_held_neg, neg_weight) = (_broadcast(x, logits) for x in weights)
     of = _Sigmoids(
@@ -402,12 +406,12 @@ def _sigmoids(
         weight,
         neg_weight,
         pos_weight,
-        (_Side * 2)(*map(_side, (negatives, positives))),
+        _SIDES(negative, positive),
         margin == 0.0 and negatives[2:] == positives[2:],
         logits.dtype == torch.bfloat16 and (losses is None or losses.dtype == torch.bfloat16),
         margin,
     )
-    to = (_pointer(tensor) for tensor in (losses, sums, total, gradient, grad_output))
+    to = map(_pointer, (losses, sums, total, gradient, grad_output))
     grad_stride = 0 if grad_output is None or grad_output.shape != logits.shape else 1
     wrong = _LIBRARY.polylosses_sigmoids(of, *to, grad_stride, _threads(logits))
     if wrong >= 0:
@@ -422,33 +426,30 @@ def _side(numbers: Sequence[float]) -> Any:
     return _Side(_polynomial(coefficients, gamma), factor, log_weight)
 
 
-# Periods of a factor that are shorter are repeated: runs of contiguous numbers are read in place.
-_SHORTEST_PERIOD = 2048
+_NONE = _Broadcast()
 
 
 def _broadcast(factor: Tensor | None, logits: Tensor) -> tuple[Tensor | None, Any]:
     """The memory that the kernel reads, to be kept alive, and its description; ``logits`` are in memory order."""
     if factor is None or logits.numel() == 0:
-        return None, _Broadcast()
-    factor = factor.float().resolve_neg().expand(logits.shape)
+        return None, _NONE
+    if factor.dtype != torch.float32 or factor.is_neg():
+        factor = factor.float().resolve_neg()
+    shape, missing = logits.shape, logits.dim() - factor.dim()
+    own = zip(factor.shape, factor.stride(), strict=True)
+    axes = list(zip(shape, [*[0] * missing, *(0 if size == 1 else by for size, by in own)], strict=True))
     if memory_format(logits) == torch.channels_last:
-        factor = factor.permute(0, 2, 3, 1)
+        axes = [axes[0], axes[2], axes[3], axes[1]]
     dims: list[tuple[int, int]] = []  # sizes and strides, of dimensions that can't be merged
-    for size, stride in zip(factor.shape, factor.stride(), strict=True):
+    for size, stride in axes:
         if size == 1:
             continue
         if dims and dims[-1][1] == stride * size:
             dims[-1] = (dims[-1][0] * size, stride)
         else:
             dims.append((size, stride))
-    if len(dims) > 1 and dims[0][1] == 0:
-        period = math.prod(size for size, _ in dims[1:])
-        if period < _SHORTEST_PERIOD:
-            one = factor.as_strided([size for size, _ in dims[1:]], [stride for _, stride in dims[1:]])
-            factor = one.reshape(-1).repeat(-(-_SHORTEST_PERIOD // period))
-            dims = [(1, 0), (factor.numel(), 1)]
     if len(dims) > 3:
-        factor = factor.contiguous()
+        factor = factor.expand(shape).contiguous(memory_format=memory_format(logits))
         dims = [(factor.numel(), 1)]
     (_, by_outer), (middles, by_middle), (inners, by_inner) = [*[(1, 0)] * (3 - len(dims)), *dims]
     return factor, _Broadcast(factor.data_ptr(), middles, inners, by_outer, by_middle, by_inner)

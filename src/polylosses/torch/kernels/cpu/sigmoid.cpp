@@ -70,29 +70,72 @@ INLINE const float* block_of(const void* data, bool in_bfloat16, int64_t from, i
     return copy;
 }
 
-// A block of factors, likewise; ones if there are none.
-INLINE const float* block_of(const Broadcast& of, int64_t from, int64_t count, float* copy) {
-    if (!of.data) {
-        for (int64_t j = 0; j < BLOCK; j++) copy[j] = 1;
+// The blocks of a factor, one after another; ones if there is none.
+class Factors {
+    // Longer periods are read in place.
+    static constexpr int64_t LONGEST_PERIOD = 512;
+    Broadcast of;
+    int64_t inner, middle, outer, period, step;
+    // A block, or the numbers of a period, again and again.
+    float copy[LONGEST_PERIOD + BLOCK];
+
+  public:
+    INLINE Factors(const Broadcast& factor, int64_t from) : of(factor) {
+        if (!of.data) of = {nullptr, 1, 1, 0, 0, 0};
+        period = of.middles * of.inners;
+        const bool repeats = of.by_outer == 0 && period <= LONGEST_PERIOD;
+        if (repeats) {
+            for (int64_t j = 0; j < period + BLOCK; j++) {
+                const int64_t at = j < period ? j / of.inners * of.by_middle + j % of.inners * of.by_inner : 0;
+                copy[j] = j >= period ? copy[j - period] : of.data ? of.data[at] : 1.f;
+            }
+            of = {copy, 1, period, 0, 0, 1};
+        } else {
+            period = 0;
+        }
+        step = period ? BLOCK % period : 0;
+        inner = from % of.inners;
+        middle = from / of.inners % of.middles;
+        outer = from / of.inners / of.middles;
+    }
+
+    // The next `count` factors; others follow in a block that is not full.
+    INLINE const float* next(int64_t count) {
+        if (period) {
+            const float* here = copy + inner;
+            inner += step;
+            if (inner >= period) inner -= period;
+            return here;
+        }
+        const float* here = of.data + outer * of.by_outer + middle * of.by_middle + inner * of.by_inner;
+        if (inner + BLOCK <= of.inners && of.by_inner <= 1) {
+            if (of.by_inner == 0) {
+                for (int64_t j = 0; j < BLOCK; j++) copy[j] = *here;
+                here = copy;
+            }
+            advance(BLOCK);
+            return here;
+        }
+        for (int64_t j = 0; j < count;) {
+            const int64_t end = j + of.inners - inner < count ? j + of.inners - inner : count;
+            const float* factor = of.data + outer * of.by_outer + middle * of.by_middle + inner * of.by_inner;
+            advance(end - j);
+            for (; j < end; j++, factor += of.by_inner) copy[j] = *factor;
+        }
+        for (int64_t j = count; j < BLOCK; j++) copy[j] = 1;
         return copy;
     }
-    int64_t inner = from % of.inners, middle = from / of.inners % of.middles, outer = from / of.inners / of.middles;
-    const auto at = [&] { return of.data + outer * of.by_outer + middle * of.by_middle + inner * of.by_inner; };
-    if (of.by_inner == 1 && inner + BLOCK <= of.inners) return at();
-    int64_t j = 0;
-    while (j < count) {
-        const int64_t end = j + of.inners - inner < count ? j + of.inners - inner : count;
-        const float* factor = at();
-        for (; j < end; j++, factor += of.by_inner) copy[j] = *factor;
+
+  private:
+    INLINE void advance(int64_t count) {
+        inner += count;
+        if (inner < of.inners) return;
         inner = 0;
-        if (++middle == of.middles) {
-            middle = 0;
-            outer++;
-        }
+        if (++middle < of.middles) return;
+        middle = 0;
+        outer++;
     }
-    for (; j < BLOCK; j++) copy[j] = 1;
-    return copy;
-}
+};
 
 // What is known of the targets of a block.
 struct Kinds {
@@ -233,8 +276,9 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
     const bool one_grad_output = derivative && into.grad_output_stride == 0;
     const float grad_output = one_grad_output ? *into.grad_output : 1.f;
     const bool weighted = of.weight.data || of.weight_of[0].data || of.weight_of[1].data;
+    Factors weights(of.weight, from), weights_of[2] = {Factors(of.weight_of[0], from), Factors(of.weight_of[1], from)};
     float y_copy[BLOCK], valid[BLOCK], factor[BLOCK], log_weight[BLOCK], s[BLOCK], x_copy[BLOCK], total_copy[BLOCK],
-        grad_outputs_copy[BLOCK], weight_copy[BLOCK], weight_of_copy[2][BLOCK];
+        grad_outputs_copy[BLOCK];
     void* results = derivative ? into.gradient : into.losses;
     for (; from < end; from += BLOCK) {
         const int64_t count = end - from < BLOCK ? end - from : BLOCK;
@@ -252,6 +296,9 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
         // With soft targets, every element is a negative and a positive.
         const bool together = of.alike && !kinds.soft;
         bool more = false;
+        const float* const weight = weighted ? weights.next(count) : nullptr;
+        const float* const weight_of[2] = {weighted ? weights_of[0].next(count) : nullptr,
+                                           weighted ? weights_of[1].next(count) : nullptr};
         for (int side = together || !kinds.negatives ? 1 : 0; side < 2; side++) {
             if (side == 1 && more && !kinds.positives) break;
             const bool negatives = together || side == 0, positives = side == 1;
@@ -260,21 +307,21 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
             const float log_weight0 = of.sides[negatives ? 0 : 1].log_weight;
             const float log_weight1 = of.sides[positives ? 1 : 0].log_weight;
             const float sign = negatives ? -1.f : 1.f, step = together ? 2.f : 0.f;
-#pragma omp simd
-            for (int64_t j = 0; j < BLOCK; j++) {
-                // Sums instead of selections by y, which the compiler turns into branches.
-                factor[j] = (1.f - y[j]) * factor0 + y[j] * factor1;
-                log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
-                s[j] = (sign + y[j] * step) * x[j];
-            }
             if (weighted) {
-                const float* weight = block_of(of.weight, from, count, weight_copy);
-                const float* weight0 = block_of(of.weight_of[negatives ? 0 : 1], from, count, weight_of_copy[0]);
-                const float* weight1 = block_of(of.weight_of[positives ? 1 : 0], from, count, weight_of_copy[1]);
+                const float *const weight0 = weight_of[negatives ? 0 : 1], *const weight1 = weight_of[positives ? 1 : 0];
 #pragma omp simd
                 for (int64_t j = 0; j < BLOCK; j++) {
-                    const float likely = together ? y[j] : 0.f;
-                    factor[j] *= weight[j] * ((1.f - likely) * weight0[j] + likely * weight1[j]);
+                    // Sums instead of selections by y, which the compiler turns into branches.
+                    factor[j] = weight[j] * ((1.f - y[j]) * factor0 * weight0[j] + y[j] * factor1 * weight1[j]);
+                    log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
+                    s[j] = (sign + y[j] * step) * x[j];
+                }
+            } else {
+#pragma omp simd
+                for (int64_t j = 0; j < BLOCK; j++) {
+                    factor[j] = (1.f - y[j]) * factor0 + y[j] * factor1;
+                    log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
+                    s[j] = (sign + y[j] * step) * x[j];
                 }
             }
             if (weighted || factor0 == 0 || factor1 == 0) {
