@@ -51,6 +51,18 @@ INLINE void store(bfloat16* at, float x) {
     at->bits = uint16_t(x == x ? to_nearest_even : 0x7fc0u);
 }
 
+// `a` where the condition is true, or else `b`. With the operator ?:, the compiler loads what is in memory under a mask,
+// and such a load waits for the stores before it: whole loops take twice the time.
+INLINE float select(bool condition, float a, float b) {
+    uint32_t of_a, of_b;
+    std::memcpy(&of_a, &a, sizeof a);
+    std::memcpy(&of_b, &b, sizeof b);
+    const uint32_t mask = 0u - uint32_t(condition), bits = (of_a & mask) | (of_b & ~mask);
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 // exp(x) for x <= 0, with a relative error of 2e-7; 0 below the logarithm of the smallest normal number, nan for nan.
 INLINE float exponential(float x) {
     x = -88.f > x ? -88.f : x;
@@ -142,35 +154,50 @@ struct Powers {
     }
 };
 
-// sum = c[0] + c[1] q + ..., elementwise.
+// One number for all elements, where others have an array of them.
+struct Same {
+    float value;
+    INLINE float operator[](int64_t) const { return value; }
+};
+
+// sum = c[0] + c[1] q + ..., elementwise; two powers in each pass over the elements.
 INLINE void horner(const float* c, int64_t terms, int64_t count, const float* q, float* sum) {
-    for (int64_t j = 0; j < count; j++) sum[j] = c[terms - 1];
-    for (int64_t k = terms - 2; k >= 0; k--) {
+    int64_t k = terms - 1;
+    if (terms % 2 == 1) {
+        for (int64_t j = 0; j < count; j++) sum[j] = c[k];
+    } else {
 #pragma omp simd
-        for (int64_t j = 0; j < count; j++) sum[j] = sum[j] * q[j] + c[k];
+        for (int64_t j = 0; j < count; j++) sum[j] = c[k] * q[j] + c[k - 1];
+        k--;
+    }
+    for (; k > 0; k -= 2) {
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) sum[j] = (sum[j] * q[j] + c[k - 1]) * q[j] + c[k - 2];
     }
 }
 
 // S - log_weight log p, where q = 1 - p and nll = -log p.
-INLINE void brackets(const Polynomial& of, const Powers& powers, int64_t count, const float* log_weight, const float* q,
+template <class LogWeight>
+INLINE void brackets(const Polynomial& of, const Powers& powers, int64_t count, LogWeight log_weight, const float* q,
                      const float* nll, float* bracket) {
     const float first = of.coefficients[0];
     horner(powers.values, of.degree, count, q, bracket);
     if (powers.careful) {
 #pragma omp simd
         for (int64_t j = 0; j < count; j++) {
-            const float logarithm = log_weight[j] == 0.f ? 0.f : log_weight[j] * tail_of(q[j], nll[j]);
+            const float logarithm = select(log_weight[j] == 0.f, 0.f, log_weight[j] * tail_of(q[j], nll[j]));
             bracket[j] = (log_weight[j] + first + bracket[j]) * q[j] + logarithm;
         }
     } else {
 #pragma omp simd
         for (int64_t j = 0; j < count; j++)
-            bracket[j] = bracket[j] * q[j] + (log_weight[j] == 0.f ? 0.f : log_weight[j] * nll[j]);
+            bracket[j] = bracket[j] * q[j] + select(log_weight[j] == 0.f, 0.f, log_weight[j] * nll[j]);
     }
 }
 
 // log_weight + p S'; dL/d log p is -q^gamma times the sum of this and gamma p / q times the bracket.
-INLINE void slopes(const Polynomial& of, const Powers& powers, int64_t count, const float* log_weight, const float* p,
+template <class LogWeight>
+INLINE void slopes(const Polynomial& of, const Powers& powers, int64_t count, LogWeight log_weight, const float* p,
                    const float* q, float* slope) {
     horner(powers.slopes, of.degree, count, q, slope);
 #pragma omp simd
@@ -182,7 +209,7 @@ INLINE void slopes(const Polynomial& of, const Powers& powers, int64_t count, co
     horner(powers.slopes_near_one, of.degree + 1, count, q, near_one);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++)
-        slope[j] = q[j] < 0.5f ? log_weight[j] + first + near_one[j] : slope[j];
+        slope[j] = select(q[j] < 0.5f, log_weight[j] + first + near_one[j], slope[j]);
 }
 
 // Whether q^gamma is a product of a few q, which is faster than an exponential.

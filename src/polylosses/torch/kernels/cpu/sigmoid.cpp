@@ -236,7 +236,7 @@ INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* f
         if (margin != 0) {
 #pragma omp simd
             for (int64_t j = 0; j < BLOCK; j++)
-                result[j] = chain[j] * (slope[j] + (gamma == 0 || q[j] == 0 ? 0.f : gamma * p[j] * result[j] / q[j]));
+                result[j] = chain[j] * (slope[j] + select(gamma == 0 || q[j] == 0, 0.f, gamma * p[j] * result[j] / q[j]));
         } else if (gamma == 0) {
 #pragma omp simd
             for (int64_t j = 0; j < BLOCK; j++) result[j] = q[j] * slope[j];
@@ -343,7 +343,7 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
         }
         if (of.ignores) {
 #pragma omp simd
-            for (int64_t j = 0; j < BLOCK; j++) total[j] = valid[j] == 0.f ? 0.f : total[j];
+            for (int64_t j = 0; j < BLOCK; j++) total[j] = select(valid[j] == 0.f, 0.f, total[j]);
         }
         if (!results) {
             for (int64_t j = count; j < BLOCK; j++) total[j] = 0;

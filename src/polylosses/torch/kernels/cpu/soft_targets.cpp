@@ -21,6 +21,9 @@ struct SoftTargets {
     int64_t ignore_index;
     const float* weight;
     float keep, spread;
+
+    // Whether all classes but the label have the same weight.
+    INLINE bool even() const { return !probabilities && !weight; }
 };
 
 struct Loss {
@@ -41,12 +44,6 @@ struct SoftStatistics {
 // t exp(z - maximum); and how many classes have the largest logit, and their t.
 struct Sums {
     double others = 0, rest = 0, distance = 0, likelihood = 0, ties = 0, top = 0;
-};
-
-// One number for all elements, where others have an array of them.
-struct Same {
-    float value;
-    INLINE float operator[](int64_t) const { return value; }
 };
 
 FOR_EACH_PROCESSOR void upcast(const bfloat16* at, int64_t count, float* to) {
@@ -136,13 +133,13 @@ FOR_EACH_PROCESSOR void add_classes(const float* x, const float* t, int64_t coun
     for (int64_t k = 0; k < count; k++) {
         const float d = maximum - x[k];
         const bool is_top = d == 0.f;
-        const float e = is_top ? 0.f : exponential(-d), w = is_top ? 0.f : t[k];
+        const float e = is_top ? 0.f : exponential(-d), w = select(is_top, 0.f, t[k]);
         others += e;
         rest += w;
         distance += w == 0.f ? 0.f : w * d;
         likelihood += w * e;
         ties += is_top ? 1.f : 0.f;
-        top += is_top ? t[k] : 0.f;
+        top += select(is_top, t[k], 0.f);
     }
     to.others += others;
     to.rest += rest;
@@ -150,6 +147,31 @@ FOR_EACH_PROCESSOR void add_classes(const float* x, const float* t, int64_t coun
     to.likelihood += likelihood;
     to.ties += ties;
     to.top += top;
+}
+
+// The same without the weights: the sum of maximum - z in the place of `distance`.
+FOR_EACH_PROCESSOR void add_unweighted(const float* x, int64_t count, float maximum, Sums& to) {
+    float others = 0, distance = 0, ties = 0;
+#pragma omp simd reduction(+ : others, distance, ties)
+    for (int64_t k = 0; k < count; k++) {
+        const float d = maximum - x[k];
+        const bool is_top = d == 0.f;
+        others += is_top ? 0.f : exponential(-d);
+        distance += d;
+        ties += is_top ? 1.f : 0.f;
+    }
+    to.others += others;
+    to.distance += distance;
+    to.ties += ties;
+}
+
+// The sums with equal weights, and `keep` more for a label, from those without weights; `d` is the label's distance.
+INLINE void weigh_evenly(const SoftTargets& of, int64_t classes, float d, Sums& sums) {
+    const double spread = of.spread, keep = d == 0.f ? 0.f : of.keep;
+    sums.rest = spread * (double(classes) - sums.ties) + keep;
+    sums.distance = spread * sums.distance + (keep == 0 ? 0 : keep * d);
+    sums.likelihood = spread * sums.others + keep * exponential(-d);
+    sums.top = spread * sums.ties + (of.keep - keep);
 }
 
 // Sums of rows side by side, in float, for some classes.
@@ -162,13 +184,23 @@ FOR_EACH_PROCESSOR void add_rows(const float* x, const float* t, int64_t count, 
     for (int64_t j = 0; j < count; j++) {
         const float d = maximum[j] - x[j];
         const bool is_top = d == 0.f;
-        const float e = is_top ? 0.f : exponential(-d), w = is_top ? 0.f : t[j];
+        const float e = is_top ? 0.f : exponential(-d), w = select(is_top, 0.f, t[j]);
         to.others[j] += e;
         to.rest[j] += w;
         to.distance[j] += w == 0.f ? 0.f : w * d;
         to.likelihood[j] += w * e;
         to.ties[j] += is_top ? 1.f : 0.f;
-        to.top[j] += is_top ? t[j] : 0.f;
+        to.top[j] += select(is_top, t[j], 0.f);
+    }
+}
+
+FOR_EACH_PROCESSOR void add_unweighted_rows(const float* x, int64_t count, const float* maximum, Parts& to) {
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++) {
+        const float d = maximum[j] - x[j];
+        const bool is_top = d == 0.f;
+        to.others[j] += is_top ? 0.f : exponential(-d);
+        to.ties[j] += is_top ? 1.f : 0.f;
     }
 }
 
@@ -187,37 +219,51 @@ void flush(Parts& from, int64_t count, Sums* to) {
 // log(x) for x in [0, 1], and a number of which any power is 0 for x = 0.
 INLINE float logarithm_or_least(float x) { return x < 1.1754944e-38f ? -3e38f : logarithm(x); }
 
-// q^gamma (slope + gamma p / q bracket), with finite numbers at p = 0, where the bracket is infinite, and at q = 0.
-INLINE void times_powers(const Polynomial& of, int64_t count, const float* p, const float* q, float* bracket,
-                         float* slope) {
-    if (of.gamma == 0) return;
+// q^gamma bracket, unless only the slope is wanted, and q^gamma (slope + gamma p / q bracket), with finite numbers at
+// p = 0, where the bracket is infinite, and at q = 0.
+INLINE void times_powers(const Polynomial& of, int64_t count, bool slope_only, const float* p, const float* q,
+                         float* bracket, float* slope) {
+    const float gamma = of.gamma;
+    if (gamma == 0) return;
+    if (is_power(gamma)) {
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) {
+            const float finite = bracket[j] > 1e38f ? 1e38f : bracket[j];
+            slope[j] = q[j] * slope[j] + gamma * p[j] * finite;
+        }
+        const Polynomial one_less = {of.coefficients, of.degree, gamma - 1};
+        times_power(one_less, count, q, nullptr, slope);
+        if (!slope_only) times_power(of, count, q, nullptr, bracket);
+        return;
+    }
     float log_q[BLOCK];
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         const float finite = bracket[j] > 1e38f ? 1e38f : bracket[j];
-        slope[j] += of.gamma * p[j] * finite / (q[j] == 0.f ? 1.f : q[j]);
+        slope[j] += gamma * p[j] * finite / (q[j] == 0.f ? 1.f : q[j]);
         log_q[j] = logarithm_or_least(q[j]);
     }
-    times_power(of, count, q, log_q, bracket);
+    if (!slope_only) times_power(of, count, q, log_q, bracket);
     times_power(of, count, q, log_q, slope);
 }
 
-// p, L(p) and s of every element; some finite L(p) where the weight is 0.
+// p, s and, unless only these are wanted, L(p) of every element; some finite L(p) where the weight is 0.
 template <class Each>
-INLINE void evaluate(const Loss& loss, const Powers& powers, const float* x, const float* weight, int64_t count,
-                     Each maximum, Each inverse, Each log_total, float* p, float* value, float* slope) {
-    float q[BLOCK], nll[BLOCK], log_weight[BLOCK];
+INLINE void evaluate(const Loss& loss, const Powers& powers, bool slope_only, const float* x, const float* weight,
+                     int64_t count, Each maximum, Each inverse, Each log_total, float* p, float* value, float* slope) {
+    float q[BLOCK], nll[BLOCK];
+    const Same log_weight{loss.log_weight};
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         const float d = maximum[j] - x[j];
         p[j] = exponential(-d) * inverse[j];
         q[j] = 1.f - p[j];
-        nll[j] = weight[j] == 0.f ? 0.f : d + log_total[j];
-        log_weight[j] = loss.log_weight;
+        nll[j] = select(weight[j] == 0.f, 0.f, d + log_total[j]);
     }
-    brackets(loss.polynomial, powers, count, log_weight, q, nll, value);
+    if (!slope_only || loss.polynomial.gamma != 0)
+        brackets(loss.polynomial, powers, count, log_weight, q, nll, value);
     slopes(loss.polynomial, powers, count, log_weight, p, q, slope);
-    times_powers(loss.polynomial, count, p, q, value, slope);
+    times_powers(loss.polynomial, count, slope_only, p, q, value, slope);
 }
 
 // t L(p) and t s of every element, 0 for the largest logit.
@@ -226,8 +272,8 @@ INLINE void weighed(const Loss& loss, const Powers& powers, const float* x, cons
                     Each inverse, Each log_total, float* value, float* slope) {
     float p[BLOCK], weight[BLOCK];
 #pragma omp simd
-    for (int64_t j = 0; j < count; j++) weight[j] = x[j] == maximum[j] ? 0.f : t[j];
-    evaluate(loss, powers, x, weight, count, maximum, inverse, log_total, p, value, slope);
+    for (int64_t j = 0; j < count; j++) weight[j] = select(x[j] == maximum[j], 0.f, t[j]);
+    evaluate(loss, powers, false, x, weight, count, maximum, inverse, log_total, p, value, slope);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         value[j] *= weight[j];
@@ -237,27 +283,30 @@ INLINE void weighed(const Loss& loss, const Powers& powers, const float* x, cons
 
 FOR_EACH_PROCESSOR void evaluate_classes(const Loss& loss, const Powers& powers, const float* x, const float* t,
                                          int64_t count, float maximum, float inverse, float log_total, double& value,
-                                         double& slope) {
-    float values[BLOCK], slopes[BLOCK], value_part = 0, slope_part = 0;
+                                         double& slope, double& top) {
+    float values[BLOCK], slopes[BLOCK], value_part = 0, slope_part = 0, top_part = 0;
     weighed(loss, powers, x, t, count, Same{maximum}, Same{inverse}, Same{log_total}, values, slopes);
-#pragma omp simd reduction(+ : value_part, slope_part)
+#pragma omp simd reduction(+ : value_part, slope_part, top_part)
     for (int64_t k = 0; k < count; k++) {
         value_part += values[k];
         slope_part += slopes[k];
+        top_part += select(x[k] == maximum, t[k], 0.f);
     }
     value += value_part;
     slope += slope_part;
+    top += top_part;
 }
 
 FOR_EACH_PROCESSOR void evaluate_rows(const Loss& loss, const Powers& powers, const float* x, const float* t,
                                       int64_t count, const float* maximum, const float* inverse, const float* log_total,
-                                      float* value, float* slope) {
+                                      float* value, float* slope, float* top) {
     float values[BLOCK], slopes[BLOCK];
     weighed(loss, powers, x, t, count, maximum, inverse, log_total, values, slopes);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         value[j] += values[j];
         slope[j] += slopes[j];
+        top[j] += select(x[j] == maximum[j], t[j], 0.f);
     }
 }
 
@@ -265,17 +314,17 @@ FOR_EACH_PROCESSOR void evaluate_rows(const Loss& loss, const Powers& powers, co
 FOR_EACH_PROCESSOR void finish(const Loss& loss, const Powers& powers, int64_t row, int64_t count, const Sums* sums,
                                const float* maximum, const bool* ignored, const float* value, const float* slope,
                                const SoftStatistics& out) {
-    float p[BLOCK], q[BLOCK], nll[BLOCK], log_weight[BLOCK], top_value[BLOCK], top_slope[BLOCK];
+    float p[BLOCK], q[BLOCK], nll[BLOCK], top_value[BLOCK], top_slope[BLOCK];
+    const Same log_weight{loss.log_weight};
     for (int64_t j = 0; j < count; j++) {
         const double wrong = sums[j].ties - 1 + sums[j].others, total = 1 + wrong;
         p[j] = ignored[j] ? 1.f : float(1 / total);
         q[j] = ignored[j] ? 0.f : float(wrong / total);
         nll[j] = q[j] < 0.25f ? q[j] + tail_of(q[j], 0.f) : logarithm(float(total));
-        log_weight[j] = loss.log_weight;
     }
     brackets(loss.polynomial, powers, count, log_weight, q, nll, top_value);
     slopes(loss.polynomial, powers, count, log_weight, p, q, top_slope);
-    times_powers(loss.polynomial, count, p, q, top_value, top_slope);
+    times_powers(loss.polynomial, count, false, p, q, top_value, top_slope);
     const double first = loss.polynomial.coefficients[0];
     for (int64_t j = 0; j < count; j++) {
         const Sums& sum = sums[j];
@@ -309,27 +358,16 @@ INLINE void gradient_of(const Loss& loss, const Powers& powers, const float* x, 
         for (int64_t j = 0; j < count; j++) {
             const float d = maximum[j] - x[j], p = exponential(-d) * inverse[j];
             const float other = p * (scale[j] - first * t[j]) - log_weight * t[j];
-            gradient[j] = factor[j] * ((d == 0.f) & (alone[j] != 0.f) ? top[j] : other);
+            gradient[j] = factor[j] * select((d == 0.f) & (alone[j] != 0.f), top[j], other);
         }
         return;
     }
     float p[BLOCK], value[BLOCK], slope[BLOCK];
-    if (loss.polynomial.gamma == 0) {
-        float q[BLOCK], log_weight[BLOCK];
-#pragma omp simd
-        for (int64_t j = 0; j < count; j++) {
-            p[j] = exponential(x[j] - maximum[j]) * inverse[j];
-            q[j] = 1.f - p[j];
-            log_weight[j] = loss.log_weight;
-        }
-        slopes(loss.polynomial, powers, count, log_weight, p, q, slope);
-    } else {
-        evaluate(loss, powers, x, t, count, maximum, inverse, log_total, p, value, slope);
-    }
+    evaluate(loss, powers, true, x, t, count, maximum, inverse, log_total, p, value, slope);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         const float other = p[j] * scale[j] - t[j] * slope[j];
-        gradient[j] = factor[j] * ((x[j] == maximum[j]) & (alone[j] != 0.f) ? top[j] : other);
+        gradient[j] = factor[j] * select((x[j] == maximum[j]) & (alone[j] != 0.f), top[j], other);
     }
 }
 
@@ -361,6 +399,12 @@ int64_t rows_together(const Logits& z, int64_t row, int64_t end) {
     int64_t count = end - row < BLOCK ? end - row : BLOCK;
     if (z.inners > 1 && z.inners - row % z.inners < count) count = z.inners - row % z.inners;
     return count;
+}
+
+// A row's logit of class `k`.
+float logit_of(const Logits& z, Place at, int64_t k) {
+    float copy;
+    return *read(z.data, z.in_bfloat16, at.offset + k * z.by.classes, 1, 1, &copy);
 }
 
 // The label of a row that is not ignored, or -1 if it is out of range, which is reported: another thread may write to
@@ -422,15 +466,23 @@ void losses_one_by_one(const Logits& z, const SoftTargets& targets, const Loss& 
             most = most > here ? most : here;
         });
         maximum[j] = most;
+        const bool weighted = loss.linear() && !targets.even();
         each_block([&](const float* x, int64_t from, int64_t many) {
-            add_classes(x, weights_of_classes(targets, at_target, label, from, many, t_copy), many, most, sums[j]);
+            if (weighted)
+                add_classes(x, weights_of_classes(targets, at_target, label, from, many, t_copy), many, most, sums[j]);
+            else
+                add_unweighted(x, many, most, sums[j]);
         });
-        if (loss.linear()) continue;
+        if (loss.linear()) {
+            if (!weighted) weigh_evenly(targets, z.classes, most - logit_of(z, at, label), sums[j]);
+            continue;
+        }
         const double total = sums[j].ties + sums[j].others;
         double values = 0, slopes = 0;
         each_block([&](const float* x, int64_t from, int64_t many) {
             const float* t = weights_of_classes(targets, at_target, label, from, many, t_copy);
-            evaluate_classes(loss, powers, x, t, many, most, float(1 / total), float(std::log(total)), values, slopes);
+            evaluate_classes(loss, powers, x, t, many, most, float(1 / total), float(std::log(total)), values, slopes,
+                             sums[j].top);
         });
         value[j] = float(values);
         slope[j] = float(slopes);
@@ -446,8 +498,8 @@ void losses_together(const Logits& z, const SoftTargets& targets, const Loss& lo
                      int64_t count, const SoftStatistics& out, int64_t* wrong) {
     Sums sums[BLOCK];
     Parts parts{};
-    float maximum[BLOCK], value[BLOCK], slope[BLOCK], inverse[BLOCK], log_total[BLOCK], x_copy[BLOCK], t_copy[BLOCK],
-        held[HELD];
+    float maximum[BLOCK], value[BLOCK], slope[BLOCK], top[BLOCK], inverse[BLOCK], log_total[BLOCK],
+        x_copy[BLOCK], t_copy[BLOCK], held[HELD];
     int32_t label[BLOCK];
     bool ignored[BLOCK];
     const Place at(z.by, z.inners, row), at_target(targets.by, z.inners, row);
@@ -456,7 +508,7 @@ void losses_together(const Logits& z, const SoftTargets& targets, const Loss& lo
         ignored[j] = of_row < 0;
         label[j] = int32_t(of_row);
         maximum[j] = -INFINITY;
-        value[j] = slope[j] = 0;
+        value[j] = slope[j] = top[j] = 0;
     }
     const auto line = [&](int64_t k, float* copy) {
         return read(z.data, z.in_bfloat16, at.offset + k * z.by.classes, at.step, count, copy);
@@ -469,12 +521,13 @@ void losses_together(const Logits& z, const SoftTargets& targets, const Loss& lo
         larger(x, count, maximum);
     }
     const auto each_class = [&](auto process) {
-        for (int64_t k = 0; k < z.classes; k++)
-            process(holds ? held + k * count : line(k, x_copy),
-                    weights_of_rows(targets, at_target, label, k, count, t_copy), k);
+        for (int64_t k = 0; k < z.classes; k++) process(holds ? held + k * count : line(k, x_copy), k);
     };
-    each_class([&](const float* x, const float* t, int64_t k) {
-        add_rows(x, t, count, maximum, parts);
+    each_class([&](const float* x, int64_t k) {
+        if (loss.linear())
+            add_rows(x, weights_of_rows(targets, at_target, label, k, count, t_copy), count, maximum, parts);
+        else
+            add_unweighted_rows(x, count, maximum, parts);
         if ((k + 1) % CLASS_BLOCK == 0) flush(parts, count, sums);
     });
     flush(parts, count, sums);
@@ -485,13 +538,15 @@ void losses_together(const Logits& z, const SoftTargets& targets, const Loss& lo
             log_total[j] = float(std::log(total));
         }
         double values[BLOCK] = {}, slopes[BLOCK] = {};
-        each_class([&](const float* x, const float* t, int64_t k) {
-            evaluate_rows(loss, powers, x, t, count, maximum, inverse, log_total, value, slope);
+        each_class([&](const float* x, int64_t k) {
+            const float* t = weights_of_rows(targets, at_target, label, k, count, t_copy);
+            evaluate_rows(loss, powers, x, t, count, maximum, inverse, log_total, value, slope, top);
             if ((k + 1) % CLASS_BLOCK != 0 && k + 1 != z.classes) return;
             for (int64_t j = 0; j < count; j++) {
                 values[j] += value[j];
                 slopes[j] += slope[j];
-                value[j] = slope[j] = 0;
+                sums[j].top += top[j];
+                value[j] = slope[j] = top[j] = 0;
             }
         });
         for (int64_t j = 0; j < count; j++) {
