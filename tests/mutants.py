@@ -46,6 +46,7 @@ KERNELS = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k native"
 TWO_SIDED = "test_torch_two_sided.py -k 'not triton'"
 SIGMOID_DTYPES = "test_torch_sigmoid_kernels.py -k dtypes"
 SOFT = "test_torch_soft_targets.py"
+EPSILON = "test_torch_epsilon.py -k learned"
 SOFT_TARGETS = "torch/kernels/cpu/soft_targets.cpp"
 TRITON = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k triton"
 SOFT_TRITON = "test_torch_soft_targets.py -k triton"
@@ -292,26 +293,44 @@ MUTANTS = [
     Mutant("torch/kernels/operators.py", "upcast(weight) * factor", "weight * factor", SIGMOID_DTYPES),
     Mutant("torch/kernels/native.py", "dims[-1][1] == stride * size", "True", TWO_SIDED),
     Mutant("torch/kernels/native.py", "    if len(dims) > 3:\n", "    if False:\n", TWO_SIDED),
-    Mutant("torch/kernels/native.py", "factor = factor.permute(0, 2, 3, 1)", "pass", TWO_SIDED),
-    Mutant("torch/kernels/cpu/sigmoid.cpp", "if (++middle == of.middles) {", "if (false) {", TWO_SIDED),
+    Mutant("torch/kernels/native.py", "axes = [axes[0], axes[2], axes[3], axes[1]]", "pass", TWO_SIDED),
+    Mutant("torch/kernels/native.py", "0 if size == 1 else by", "by", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "if (inner >= period) inner -= period;", "", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "copy[j - period]", "1.f", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "if (of.by_inner == 0) {", "if (false) {", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "of.inners && of.by_inner <= 1", "of.inners", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "if (++middle < of.middles) return;", "", TWO_SIDED),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "inner + BLOCK <= of.inners", "true", TWO_SIDED),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "shifted < 0 ? 0.f : shifted", "shifted", TWO_SIDED),
-    Mutant("torch/kernels/cpu/sigmoid.cpp", "(slope[j] + (gamma == 0 ||", "(slope[j] + (true ||", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "select(gamma == 0 ||", "select(true ||", TWO_SIDED),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "of.alike && !kinds.soft", "!kinds.soft", TWO_SIDED),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "more && !kinds.positives", "more", TWO_SIDED),
     Mutant(
         "torch/kernels/cpu/common.hpp", "for (float k = 0; k < gamma; k++)", "for (float k = 0; k < 1; k++)", KERNELS
     ),
-    Mutant("torch/kernels/cpu/sigmoid.cpp", "valid[j] == 0.f ? 0.f : total[j]", "total[j]", KERNELS),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "select(valid[j] == 0.f, 0.f, total[j])", "total[j]", KERNELS),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "k = line % of.classes,", "k = line,", KERNELS),
     Mutant("torch/kernels/cpu/common.hpp", "of.degree; k++) careful |=", "0; k++) careful |=", KERNELS),
     Mutant(
         SOFT_TARGETS,
-        "const float e = is_top ? 0.f : exponential(-d), w = is_top ? 0.f : t[k];",
-        "const float e = exponential(-d), w = is_top ? 0.f : t[k];",
+        "const float e = is_top ? 0.f : exponential(-d), w = select(is_top, 0.f, t[k]);",
+        "const float e = exponential(-d), w = select(is_top, 0.f, t[k]);",
         SOFT,
     ),
     Mutant(SOFT_TARGETS, "distance += w == 0.f ? 0.f : w * d;", "distance += w * d;", SOFT),
+    Mutant(SOFT_TARGETS, "keep = d == 0.f ? 0.f : of.keep", "keep = of.keep", SOFT),
+    Mutant(SOFT_TARGETS, "spread * sums.ties + (of.keep - keep)", "spread * sums.ties", SOFT),
+    Mutant(SOFT_TARGETS, "top += top_part;", "", SOFT),
+    Mutant(SOFT_TARGETS, "sums[j].top += top[j];", "", SOFT),
+    Mutant(SOFT_TARGETS, "of.degree, gamma - 1}", "of.degree, gamma}", SOFT),
+    Mutant("torch/kernels/cpu/common.hpp", "* q[j] + c[k - 1]) * q[j]", "* q[j] + c[k - 1])", SOFT),
+    Mutant("torch/kernels/operators.py", "(tensor - tensor.detach())).to", "(0.0 * tensor.detach())).to", EPSILON),
+    Mutant(
+        "torch/kernels/operators.py",
+        "if torch.is_grad_enabled():\n            derivatives",
+        "if False:\n            derivatives",
+        EPSILON,
+    ),
     Mutant(SOFT_TARGETS, "sums[j].ties - 1 + sums[j].others", "sums[j].others", SOFT),
     Mutant(
         SOFT_TARGETS,

@@ -12,7 +12,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from cases import CELLS, LOSSES, arrays
 from polylosses import Polynomial
-from polylosses.torch import poly_cross_entropy, poly_from_nll
+from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy, poly_from_nll
+from polylosses.torch.kernels import native
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -102,6 +103,35 @@ def test_derivatives_of_epsilon_and_gamma() -> None:
 
     assert gradcheck(loss, (logits.requires_grad_(), epsilon, gamma))
     assert gradgradcheck(loss, (logits, epsilon, gamma))
+
+
+@pytest.mark.skipif(native.why_not(torch.zeros(1)) is not None, reason="no CPU kernels")
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("kind", ["probabilities", "smoothing", "binary", "class ids"])
+def test_second_derivatives_of_a_function_of_a_learned_loss(kind: str, reduction: str) -> None:
+    """Kernels give those of the plain loss, mixed ones too, where the incoming gradient depends on the logits."""
+    logits, indices, probabilities = (tensor.float() if tensor.is_floating_point() else tensor for tensor in batch())
+    target = probabilities if kind in ("probabilities", "binary") else indices
+    loss, options = (
+        (poly_cross_entropy, {"label_smoothing": 0.1, "gamma": 2.0})
+        if kind in ("probabilities", "smoothing")
+        else (poly_binary_cross_entropy_with_logits, {"gamma": 1.5, "alpha": 0.3})
+    )
+
+    def derivatives(implementation: str) -> list[Tensor]:
+        z = logits.clone().requires_grad_()
+        first = torch.tensor(0.7, requires_grad=True)
+        third = torch.tensor(-0.2, dtype=torch.float64, requires_grad=True)
+        found = loss(
+            z, target, epsilon=(first, 0.5, third), reduction=reduction, implementation=implementation, **options
+        )
+        value = (found**2).sum()
+        gradients = torch.autograd.grad(value, (z, first, third), create_graph=True)
+        mixed = sum((k + 1) * (gradient**2).sum() for k, gradient in enumerate(gradients))
+        return [*gradients, *torch.autograd.grad(mixed, (z, first, third))]
+
+    for ours, plain in zip(derivatives("native"), derivatives("plain"), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=2e-6 * float(plain.abs().max()))
 
 
 def test_gradient_of_gamma_is_finite_at_saturation() -> None:

@@ -176,12 +176,13 @@ def _by_kernel(
     losses_dtype = None
     if reduction == "none":
         losses_dtype = input.dtype if dtype == input.dtype and not no_terms else torch.float32
-    numbers = _with_polynomials(sides, negative, positive)
-    loss = kernels.sigmoid_loss(input, targets, numbers, losses_dtype, implementation)
-    for (tensor, no), (_, yes) in zip(no_terms, yes_terms, strict=True):
-        term = _with_polynomials(sides, no, yes)
-        derivative = kernels.sigmoid_loss(input, targets, term, losses_dtype, implementation)
-        loss = loss + (tensor - tensor.detach()) * derivative
+
+    def of(logits: Tensor, polynomials: tuple[Polynomial, Polynomial]) -> Tensor:
+        numbers = _with_polynomials(sides, *polynomials)
+        return kernels.sigmoid_loss(logits, targets, numbers, losses_dtype, implementation)
+
+    terms = [(tensor, (no, yes)) for (tensor, no), (_, yes) in zip(no_terms, yes_terms, strict=True)]
+    loss = kernels.with_derivatives(of(input, (negative, positive)), input, terms, of)
     return mean(loss, elements if ignored is None else (~ignored).sum(), ignored) if divides else loss
 
 

@@ -178,11 +178,12 @@ def _loss_of_soft_targets(
     polynomial: Polynomial, input: Tensor, targets: ClassTargets, reduction: str, implementation: str
 ) -> Tensor:
     """The loss of probabilities or label smoothing by a kernel, which sums over the rows."""
+
+    def of(logits: Tensor, polynomial: Polynomial) -> Tensor:
+        return kernels.soft_target_loss(logits, targets, polynomial, reduction != "none", implementation)
+
     numbers, terms = kernels.terms_of(polynomial)
-    loss = kernels.soft_target_loss(input, targets, numbers, reduction != "none", implementation)
-    for tensor, term in terms:
-        derivative = kernels.soft_target_loss(input, targets, term, reduction != "none", implementation)
-        loss = loss + (tensor - tensor.detach()) * derivative
+    loss = kernels.with_derivatives(of(input, numbers), input, terms, of)
     if reduction != "mean":
         return loss
     rows = math.prod(batch_shape(input))

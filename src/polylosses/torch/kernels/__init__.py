@@ -22,6 +22,7 @@ from polylosses.torch.kernels.operators import (
     soft_target_loss,
     softmax_loss,
     softmax_statistics,
+    with_derivatives,
 )
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "softmax_loss",
     "softmax_statistics",
     "terms_of",
+    "with_derivatives",
     "with_numbers",
 ]

@@ -212,8 +212,7 @@ def terms_of(polynomial: Polynomial) -> tuple[Polynomial, list[tuple[Tensor, Pol
     """The polynomial at the values of its tensors; and for each of these, its derivative by that tensor.
 
     A loss is linear in coefficients and ``log_weight``, so that its derivative by one of them is the loss of another
-    polynomial. With ``loss + (tensor - tensor.detach()) * derivative``, of which the second term is 0, kernels give a
-    learned loss all digits of a fixed one, and autograd finds the derivatives by the tensors, of every order.
+    polynomial; and a learned loss, from a kernel for numbers, has all digits of a fixed one.
     """
     given = (polynomial.log_weight, *polynomial.coefficients)
     if all(isinstance(number, float) for number in given):
