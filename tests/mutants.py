@@ -318,6 +318,14 @@ MUTANTS = [
         SOFT,
     ),
     Mutant(SOFT_TARGETS, "distance += w == 0.f ? 0.f : w * d;", "distance += w * d;", SOFT),
+    Mutant(SOFT_TARGETS, "first = k + TOGETHER <= classes ? k : classes - TOGETHER;", "first = k;", SOFT),
+    Mutant(SOFT_TARGETS, "write_together(gradient, last + 1,", "write_together(gradient, TOGETHER,", SOFT),
+    Mutant(
+        SOFT_TARGETS,
+        "for (; j < count; j++)\n        for (int64_t k = 0; k < TOGETHER; k++)",
+        "for (int64_t k = 0; false; k++)",
+        SOFT,
+    ),
     Mutant(SOFT_TARGETS, "keep = d == 0.f ? 0.f : of.keep", "keep = of.keep", SOFT),
     Mutant(SOFT_TARGETS, "spread * sums.ties + (of.keep - keep)", "spread * sums.ties", SOFT),
     Mutant(SOFT_TARGETS, "top += top_part;", "", SOFT),
@@ -353,7 +361,7 @@ MUTANTS = [
     ),
     Mutant(SOFT_TARGETS, "step(inners == 1 ? by.outer : by.inner)", "step(by.inner)", SOFT),
     Mutant(SOFT_TARGETS, "p * (scale[j] - first * t[j]) - log_weight * t[j]", "p * scale[j] - log_weight * t[j]", SOFT),
-    Mutant(SOFT_TARGETS, "process(holds ? held + k * count : line(k, x_copy),", "process(held + k % 8 * count,", SOFT),
+    Mutant(SOFT_TARGETS, "process(holds ? held + k * count : lines[k],", "process(held + k % 8 * count,", SOFT),
     Mutant(
         "torch/kernels/cpu/softmax.cpp", "weights += out->weight ? out->weight[label] : 1;", "weights += 1;", KERNELS
     ),
