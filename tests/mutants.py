@@ -46,6 +46,7 @@ KERNELS = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k native"
 TWO_SIDED = "test_torch_two_sided.py -k 'not triton'"
 SIGMOID_DTYPES = "test_torch_sigmoid_kernels.py -k dtypes"
 SOFT = "test_torch_soft_targets.py"
+GUARD = "test_torch_layouts.py -k beyond"
 EPSILON = "test_torch_epsilon.py -k learned"
 SOFT_TARGETS = "torch/kernels/cpu/soft_targets.cpp"
 TRITON = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k triton"
@@ -296,6 +297,7 @@ MUTANTS = [
     Mutant("torch/kernels/native.py", "axes = [axes[0], axes[2], axes[3], axes[1]]", "pass", TWO_SIDED),
     Mutant("torch/kernels/native.py", "0 if size == 1 else by", "by", TWO_SIDED),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "if (inner >= period) inner -= period;", "", TWO_SIDED),
+    Mutant("torch/kernels/cpu/sigmoid.cpp", "if (count == BLOCK) return at;", "return at;", GUARD),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "copy[j - period]", "1.f", TWO_SIDED),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "if (of.by_inner == 0) {", "if (false) {", TWO_SIDED),
     Mutant("torch/kernels/cpu/sigmoid.cpp", "of.inners && of.by_inner <= 1", "of.inners", TWO_SIDED),
@@ -318,7 +320,7 @@ MUTANTS = [
         SOFT,
     ),
     Mutant(SOFT_TARGETS, "distance += w == 0.f ? 0.f : w * d;", "distance += w * d;", SOFT),
-    Mutant(SOFT_TARGETS, "first = k + TOGETHER <= classes ? k : classes - TOGETHER;", "first = k;", SOFT),
+    Mutant(SOFT_TARGETS, "first = k + TOGETHER <= classes ? k : classes - TOGETHER;", "first = k;", GUARD),
     Mutant(SOFT_TARGETS, "write_together(gradient, last + 1,", "write_together(gradient, TOGETHER,", SOFT),
     Mutant(
         SOFT_TARGETS,

@@ -1,5 +1,8 @@
 """Gradients of logits with overlapping elements or with any order of strides, against torch's own losses."""
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import permutations, product
@@ -9,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from polylosses import focal, poly1
 from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy
 
 # How an axis of the view is made: (size of the leaf's axis, slice of it that is read).
@@ -99,3 +103,56 @@ def test_gradients_of_views_are_torchs(name: str, dtype: torch.dtype) -> None:
         ):
             wrong.append(view)
     assert not wrong, f"{len(wrong)} of {len(VIEWS)}, the first: {wrong[0]}"
+
+
+def before_a_guard(tensor: Tensor) -> Tensor:
+    """A copy of a dense tensor whose memory ends where the process may not read."""
+    size, strides = tensor.numel() * tensor.element_size(), tensor.stride()
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    GUARDED.append(memory)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + pages), ctypes.c_size_t(mmap.PAGESIZE), 0) != 0:
+        pytest.skip("no memory protection")
+    flat = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=pages - size)
+    return flat.as_strided(tensor.shape, strides).copy_(tensor)
+
+
+# As long as tensors point into it.
+GUARDED: list[mmap.mmap] = []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(5, 3), (9, 21), (150, 10), (3, 131), (2, 5, 3, 3), (2, 150, 3)], ids=str)
+def test_kernels_read_nothing_beyond_the_end_of_a_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """A kernel that does so ends the process."""
+    generator = torch.Generator().manual_seed(0)
+    of_class = (shape[1], *(1 for _ in shape[2:]))
+    z = torch.randn(shape, generator=generator).to(dtype)
+    ids = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
+    soft, weight = z.flip(0).softmax(1), torch.rand(shape[1], generator=generator).to(dtype)
+    layouts = [z, z.to(memory_format=torch.channels_last)] if z.dim() == 4 else [z]
+    for logits, polynomial in product(layouts, (poly1(2.0), focal(1.5))):
+        for target, options in (
+            (ids, {"weight": weight}),
+            (ids, {"label_smoothing": 0.1}),
+            (soft.to(memory_format=torch.preserve_format), {"weight": weight}),
+        ):
+            guarded = {name: before_a_guard(x) if isinstance(x, Tensor) else x for name, x in options.items()}
+            same = poly_cross_entropy(logits, target, polynomial=polynomial, implementation="native", **options)
+            loss = partial(poly_cross_entropy, polynomial=polynomial, implementation="native", **guarded)
+            assert_same(loss, logits, target, same)
+        for target, factor in product((ids, soft), (weight.reshape(of_class), soft, soft[:1], soft[..., :1])):
+            options = {"weight": factor, "pos_weight": factor}
+            loss = partial(poly_binary_cross_entropy_with_logits, polynomial=polynomial, implementation="native")
+            same = loss(logits, target, **options)
+            guarded = {name: before_a_guard(x.contiguous()) for name, x in options.items()}
+            assert_same(partial(loss, **guarded), logits, target, same)
+
+
+def assert_same(loss: Callable[..., Tensor], logits: Tensor, target: Tensor, expected: Tensor) -> None:
+    z = before_a_guard(logits).requires_grad_()
+    found = loss(z, before_a_guard(target))
+    found.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found.detach(), expected, rtol=0.0, atol=0.0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import polylosses
 from cases import CELLS, Cell, arrays
+from polylosses import Polynomial
 from polylosses.torch import (
     LinearPolyCrossEntropyLoss,
     Poly1CrossEntropyLoss,
@@ -208,6 +209,25 @@ def test_epsilon_of_a_loss_made_from_a_polynomial_cannot_be_set() -> None:
                 setattr(module, name, 5.0)
         with pytest.raises(TypeError, match=r"polynomial must be a polylosses\.Polynomial.*got 5.0"):
             module.polynomial = 5.0
+
+
+def test_a_parameter_that_would_not_be_registered_is_an_error() -> None:
+    parameter = nn.Parameter(torch.tensor(2.0))
+    polynomial = Polynomial((1.0, parameter))
+    for given in (
+        {"epsilon": [parameter, 1.0]},
+        {"polynomial": polynomial},
+        {"polynomial": Polynomial(gamma=parameter)},
+    ):
+        with pytest.raises(ValueError, match=f"{next(iter(given))} holds a torch.nn.Parameter"):
+            PolyCrossEntropyLoss(**given)
+    with pytest.raises(ValueError, match="polynomial holds"):
+        PolyBCEWithLogitsLoss(polynomial=(Polynomial(), polynomial))
+    module = PolyCrossEntropyLoss()
+    for name, value in (("epsilon", (parameter,)), ("polynomial", polynomial)):
+        with pytest.raises(ValueError, match=f"{name} holds"):
+            setattr(module, name, value)
+    assert len(list(PolyCrossEntropyLoss(epsilon=nn.Parameter(torch.tensor([1.0, 2.0]))).parameters())) == 1
 
 
 @pytest.mark.parametrize("epsilon", [2.0, torch.tensor(2.0), torch.nn.Parameter(torch.tensor(2.0))], ids=type)

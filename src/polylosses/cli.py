@@ -214,6 +214,10 @@ def plot_(
 
 def _polynomial(text: str) -> Polynomial:
     """Parse a loss of the catalogue such as ``"poly1(2)"``."""
+    if text.partition("(")[0].strip() in two_sided.ALL:
+        raise ValueError(
+            f"{text!r} has a polynomial for positives and one for negatives. Name these, such as focal(1) and focal(4)."
+        )
     usage = f"write one of {', '.join(catalogue.ALL)}, with numbers in brackets, such as poly1(2)."
     try:
         call = ast.parse(text.strip(), mode="eval").body

@@ -1,5 +1,6 @@
 """The losses as modules: torch's own loss modules with a polynomial."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,13 +31,16 @@ class _PolynomialModule(nn.Module):
                 )
             checked = self._checked(**{"epsilon": DEFAULT_EPSILON, "gamma": 0.0, "polynomial": None, name: value})
             value = checked if name == "polynomial" and value is not None else value
+            _check_parameters(name, value)
         super().__setattr__(name, value)
 
     def _checked(self, epsilon: Any, gamma: Any, polynomial: Any) -> Any:
         return from_arguments(epsilon, gamma, polynomial)
 
     def _keep(self, epsilon: Any, gamma: Any, polynomial: Any, **others: Any) -> None:
-        """Sets the attributes, tensors as buffers and parameters as parameters; all have been checked."""
+        """Sets the attributes, tensors as buffers and parameters as parameters; their numbers have been checked."""
+        _check_parameters("epsilon", epsilon)
+        _check_parameters("polynomial", polynomial)
         for name, value in {"epsilon": epsilon, "gamma": gamma, **others}.items():
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 self.register_buffer(name, value)
@@ -51,13 +55,27 @@ class _PolynomialModule(nn.Module):
         return parse(self.epsilon, self.gamma, None)
 
 
+def _check_parameters(name: str, value: Any) -> None:
+    """Raises ValueError for parameters inside of a value, where the module can't register them."""
+    polynomials = (value.negative, value.positive) if isinstance(value, TwoSided) else (value,)
+    for given in polynomials:
+        numbers = (*given.coefficients, given.gamma, given.log_weight) if isinstance(given, Polynomial) else given
+        if isinstance(numbers, Sequence) and any(isinstance(number, nn.Parameter) for number in numbers):
+            raise ValueError(
+                f"{name} holds a torch.nn.Parameter, which parameters() and state_dict() of the module would not give. "
+                "To learn coefficients, give epsilon=torch.nn.Parameter(torch.tensor([...])), all of them in one; or "
+                "register the parameter in a module of your own and call the function, not the module."
+            )
+
+
 class PolyCrossEntropyLoss(_PolynomialModule, nn.CrossEntropyLoss):
     """:func:`poly_cross_entropy` as a module, in the place of :class:`torch.nn.CrossEntropyLoss`.
 
     ``weight`` is a buffer, as in torch; softmax focal losses call it ``alpha``. ``epsilon`` and ``gamma`` may be
     numbers, which can be set to others at any time; tensors, which become buffers; or an :class:`torch.nn.Parameter`,
-    which is learned along with the model. ``polynomial`` can be set, too, and takes the place of both; setting them is
-    an AttributeError then.
+    which is learned along with the model (with one dimension, for all coefficients of Poly-N; a parameter inside of a
+    sequence or of ``polynomial`` is a ValueError). ``polynomial`` can be set, too, and takes the place of both; setting
+    them is an AttributeError then.
 
     Args:
         weight, ignore_index, reduction, label_smoothing: as for :class:`torch.nn.CrossEntropyLoss`.
