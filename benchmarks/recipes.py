@@ -142,6 +142,9 @@ SIGMOID: dict[str, Loss] = {
     BINARY_CROSS_ENTROPY: F.binary_cross_entropy_with_logits,
     "torch.compile(F.binary_cross_entropy_...)": torch.compile(F.binary_cross_entropy_with_logits),
     "Poly-1": partial(poly_binary_cross_entropy_with_logits, epsilon=1.0, **KERNEL),
+    "Poly-1, torch.compile(plain)": torch.compile(
+        partial(poly_binary_cross_entropy_with_logits, epsilon=1.0, implementation="plain")
+    ),
 }
 
 BALANCED: dict[str, Any] = {"epsilon": 0.0, "gamma": 2.0, "alpha": 0.25}

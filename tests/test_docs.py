@@ -91,25 +91,38 @@ def results(name: str) -> Any:
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
 
 
-def times(link: str) -> list[str]:
-    """The lines of a table: one for each loss, with its time at every shape and peak memory at the second shape."""
-    measured = [result for result in results("losses")["results"] if result["link"] == link]
-    shapes = list(dict.fromkeys(tuple(result["shape"]) for result in measured))
+def times(file: str, link: str) -> list[str]:
+    """The lines of a table: one for each loss, with its time at every shape, and peak memory at the second one if known."""
+    measured = [result for result in results(file)["results"] if result["link"] == link]
+
+    def size(result: Any) -> tuple[Any, ...]:
+        return (*result["shape"], result["dtype"])
+
+    sizes = list(dict.fromkeys(map(size, measured)))
     lines = []
     for name in dict.fromkeys(result["loss"] for result in measured):
-        of = {tuple(result["shape"]): result for result in measured if result["loss"] == name}
-        cells = ["fails" if of[shape]["wrong"] else f"{of[shape]['time_ratio']:.2f}" for shape in shapes]
-        peak = f"{of[shapes[1]]['peak_bytes'] / 1e6:.0f} MB" if "peak_bytes" in of[shapes[1]] else ""
-        lines.append(" | ".join(["", *cells, peak, ""]))
+        of = {size(result): result for result in measured if result["loss"] == name}
+        cells = ["fails" if of[at]["wrong"] else f"{of[at]['time_ratio']:.2f}" for at in sizes]
+        if any("peak_bytes" in result for result in measured if size(result) == sizes[1]):
+            cells.append(f"{of[sizes[1]]['peak_bytes'] / 1e6:.0f} MB" if "peak_bytes" in of[sizes[1]] else "")
+        lines.append(" | ".join(["", *cells, ""]))
     return lines
 
 
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 def test_its_times_are_in_the_results(link: str) -> None:
-    lines = times(link)
+    lines = times("losses", link)
     assert len(lines) >= 8
     for line in lines:
         assert line.strip() in BENCHMARKS
+
+
+def test_its_times_of_recipes_are_in_the_results() -> None:
+    recipes = list(dict.fromkeys(result["link"] for result in results("recipes")["results"]))
+    assert len(recipes) == 14
+    for recipe in recipes:
+        for line in times("recipes", recipe):
+            assert line.strip() in BENCHMARKS, recipe
 
 
 def test_the_readmes_range_is_that_of_the_table() -> None:
