@@ -52,6 +52,8 @@ SOFT_TARGETS = "torch/kernels/cpu/soft_targets.cpp"
 TRITON = "test_torch_kernels.py test_torch_sigmoid_kernels.py -k triton"
 SOFT_TRITON = "test_torch_soft_targets.py -k triton"
 
+TOOLS = "test_torch_derivative_tools.py"
+
 MUTANTS = [
     Mutant("polynomial.py", "loss - self.log_weight * logp", "loss + self.log_weight * logp", "test_polynomial.py"),
     Mutant("polynomial.py", "ratio + horner(c, q)", "ratio - horner(c, q)", "test_polynomial.py"),
@@ -334,11 +336,16 @@ MUTANTS = [
     Mutant(SOFT_TARGETS, "sums[j].top += top[j];", "", SOFT),
     Mutant(SOFT_TARGETS, "of.degree, gamma - 1}", "of.degree, gamma}", SOFT),
     Mutant("torch/kernels/cpu/common.hpp", "* q[j] + c[k - 1]) * q[j]", "* q[j] + c[k - 1])", SOFT),
+    Mutant("torch/kernels/operators.py", "return loss.clone()", "return loss.view_as(loss)", TOOLS),
+    Mutant("torch/kernels/operators.py", "return logits.view_as(logits)", "return logits", TOOLS),
+    Mutant("torch/kernels/operators.py", "*derivatives, *others)", "*derivatives)", TOOLS),
+    Mutant(SOFT_TARGETS, " && spread != 0; }", "; }", SOFT),
+    Mutant(SOFT_TARGETS, "distance += t * d;", "distance += d;", SOFT),
     Mutant("torch/kernels/operators.py", "(tensor - tensor.detach())).to", "(0.0 * tensor.detach())).to", EPSILON),
     Mutant(
         "torch/kernels/operators.py",
-        "if torch.is_grad_enabled():\n            derivatives",
-        "if False:\n            derivatives",
+        "if torch.is_grad_enabled():\n            logits",
+        "if False:\n            logits",
         EPSILON,
     ),
     Mutant(SOFT_TARGETS, "sums[j].ties - 1 + sums[j].others", "sums[j].others", SOFT),

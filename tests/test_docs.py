@@ -92,11 +92,11 @@ def results(name: str) -> Any:
 
 
 def times(file: str, link: str) -> list[str]:
-    """The lines of a table: one for each loss, with its time at every shape, and peak memory at the second one if known."""
+    """The lines of a table: one for each loss, with its time at every shape, and peak memory at the second if known."""
     measured = [result for result in results(file)["results"] if result["link"] == link]
 
     def size(result: Any) -> tuple[Any, ...]:
-        return (*result["shape"], result["dtype"])
+        return (*result["shape"], result.get("dtype"))
 
     sizes = list(dict.fromkeys(map(size, measured)))
     lines = []

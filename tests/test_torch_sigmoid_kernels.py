@@ -350,6 +350,15 @@ def test_a_class_id_out_of_range_is_an_error(which: str, label: int) -> None:
         poly_binary_cross_entropy_with_logits(Z, IDS.index_fill(0, torch.tensor([5]), label), implementation=which)
 
 
+def test_an_infinite_pos_weight_makes_the_loss_of_soft_targets_infinite() -> None:
+    z, y, pos_weight = torch.zeros(3, 2), torch.full((3, 2), 0.5), torch.tensor([1.0, torch.inf])
+    losses = poly_binary_cross_entropy_with_logits(
+        z, y, pos_weight=pos_weight, reduction="none", implementation="native"
+    )
+    assert losses[:, 0].isfinite().all()
+    assert (losses[:, 1] == torch.inf).all()
+
+
 @needs_native
 def test_the_number_of_threads_changes_nothing() -> None:
     implementation = "native"

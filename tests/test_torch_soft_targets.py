@@ -41,6 +41,9 @@ def cross_entropy(implementation: str, loss: Polynomial, cell: Cell, dtype: str)
     return found_by(value, z, None, numbers.grad_output if cell.reduction == "none" else None)
 
 
+MOST = torch.finfo(torch.float32).max
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", LOSSES)
 @each_kernel
@@ -186,6 +189,19 @@ def test_extreme_rows(implementation: str, more: int, columns: bool, name: str) 
         )
         torch.testing.assert_close(found, loss, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found_gradient, gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("label_smoothing", "masked"), [(0.1, MOST), (1.0, MOST), (1e-46, torch.inf)])
+@pytest.mark.parametrize("classes", [10, 200])
+@each_kernel
+def test_smoothing_with_huge_masks(implementation: str, classes: int, label_smoothing: float, masked: float) -> None:
+    """The distances of two masked classes add up to more than float32 holds, but not the loss; 1e-46 is 0 there."""
+    z, target = torch.randn(3, classes, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
+    z[:, 3:5] = -masked
+    in_float32 = label_smoothing if label_smoothing > 1e-45 else 0.0
+    right = poly_cross_entropy(z.double(), target, label_smoothing=in_float32, epsilon=1.0, implementation="plain")
+    found = poly_cross_entropy(z, target, label_smoothing=label_smoothing, epsilon=1.0, implementation=implementation)
+    torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("columns", [False, True])

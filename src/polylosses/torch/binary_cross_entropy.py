@@ -182,7 +182,8 @@ def _by_kernel(
         return kernels.sigmoid_loss(logits, targets, numbers, losses_dtype, implementation)
 
     terms = [(tensor, (no, yes)) for (tensor, no), (_, yes) in zip(no_terms, yes_terms, strict=True)]
-    loss = kernels.with_derivatives(of(input, (negative, positive)), input, terms, of)
+    others = (*targets[:3], *(side.factor for side in sides[:2] if isinstance(side.factor, Tensor)))
+    loss = kernels.with_derivatives(of(input, (negative, positive)), input, others, terms, of)
     return mean(loss, elements if ignored is None else (~ignored).sum(), ignored) if divides else loss
 
 

@@ -183,7 +183,7 @@ def _loss_of_soft_targets(
         return kernels.soft_target_loss(logits, targets, polynomial, reduction != "none", implementation)
 
     numbers, terms = kernels.terms_of(polynomial)
-    loss = kernels.with_derivatives(of(input, numbers), input, terms, of)
+    loss = kernels.with_derivatives(of(input, numbers), input, targets[:2], terms, of)
     if reduction != "mean":
         return loss
     rows = math.prod(batch_shape(input))

@@ -56,15 +56,17 @@ class _PolynomialModule(nn.Module):
 
 
 def _check_parameters(name: str, value: Any) -> None:
-    """Raises ValueError for parameters inside of a value, where the module can't register them."""
+    """Raises ValueError for learned tensors inside of a value, where the module can't register them."""
     polynomials = (value.negative, value.positive) if isinstance(value, TwoSided) else (value,)
     for given in polynomials:
         numbers = (*given.coefficients, given.gamma, given.log_weight) if isinstance(given, Polynomial) else given
-        if isinstance(numbers, Sequence) and any(isinstance(number, nn.Parameter) for number in numbers):
+        if isinstance(numbers, Sequence) and any(
+            isinstance(number, Tensor) and number.requires_grad for number in numbers
+        ):
             raise ValueError(
-                f"{name} holds a torch.nn.Parameter, which parameters() and state_dict() of the module would not give. "
-                "To learn coefficients, give epsilon=torch.nn.Parameter(torch.tensor([...])), all of them in one; or "
-                "register the parameter in a module of your own and call the function, not the module."
+                f"{name} holds a tensor with a gradient, which parameters() and state_dict() of the module would not "
+                "give. To learn coefficients, give epsilon=torch.nn.Parameter(torch.tensor([...])), all in one; "
+                "or register a parameter in a module of your own and call the function, not the module."
             )
 
 

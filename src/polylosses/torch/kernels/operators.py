@@ -139,6 +139,7 @@ def sigmoid_loss(
 def with_derivatives(
     loss: Tensor,
     logits: Tensor,
+    others: Sequence[Tensor | None],
     terms: Sequence[tuple[Tensor, T]],
     term_loss: Callable[[Tensor, T], Tensor],
 ) -> Tensor:
@@ -147,13 +148,14 @@ def with_derivatives(
     Args:
         loss: of logits, at the tensors' values.
         logits: the logits.
+        others: the other tensors that ``term_loss`` reads.
         terms: the tensors, and the polynomials that are the derivatives by them: see :func:`terms_of`.
         term_loss: gives the loss of such a polynomial, for the logits.
     """
     if not terms:
         return loss
     tensors, polynomials = zip(*terms, strict=True)
-    result: Tensor = _WithDerivatives.apply(loss, logits, term_loss, polynomials, *tensors)  # type: ignore[no-untyped-call]
+    result: Tensor = _WithDerivatives.apply(loss, logits, others, term_loss, polynomials, *tensors)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -425,6 +427,11 @@ def _gradient(
     return (unit * grad_output).to(unit.dtype)
 
 
+def _without_hooks(logits: Tensor) -> Tensor:
+    """The logits, to differentiate a loss by in a backward pass: the user's hooks would change the gradient twice."""
+    return logits.view_as(logits)
+
+
 def _save_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
     """Saves the arguments of ``softmax_loss`` or ``soft_target_loss``, and the row statistics."""
     logits, target, weight, *ctx.options = inputs
@@ -440,6 +447,7 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
     ignore_index, numbers, reduction = ctx.options
     result = None
     if grad_output is not None and torch.is_grad_enabled():
+        logits = _without_hooks(logits)
         gamma, log_weight, *coefficients = numbers
         targets = ClassTargets(target, weight, ignore_index)
         ignored = targets.ignored()
@@ -459,6 +467,7 @@ def _backward_soft_target_loss(ctx: Any, grad_output: Tensor | None, *_: Any) ->
     ignore_index, label_smoothing, numbers = options
     result = None
     if grad_output is not None and torch.is_grad_enabled():
+        logits = _without_hooks(logits)
         gamma, log_weight, *coefficients = numbers
         targets = ClassTargets(target, weight, ignore_index, label_smoothing)
         polynomial = unchecked(tuple(coefficients), gamma, log_weight)
@@ -486,6 +495,7 @@ def _save_softmax_statistics(ctx: Any, inputs: Any, output: Any, kernel: ModuleT
 def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_: Any) -> Any:
     logits, target, q, p, row_stats = ctx.saved_tensors
     if torch.is_grad_enabled():
+        logits = _without_hooks(logits)
         targets = ClassTargets(target, None, ctx.ignore_index)
         nll = losses_of_indices(unchecked((), 0.0, 1.0), logits, targets, targets.ignored())[0]
         again = -torch.expm1(-nll)
@@ -506,6 +516,7 @@ def _save_sigmoid_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | 
 def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
     logits, target, weight, pos_weight, neg_weight = ctx.saved_tensors
     if torch.is_grad_enabled():
+        logits = _without_hooks(logits)
         ignore_index, negatives, positives, margin = ctx.options
         sides = Sides(_side_of(negatives, neg_weight), _side_of(positives, None), margin)
         loss = losses_of_elements(sides, logits, BinaryTargets(target, weight, pos_weight, ignore_index))
@@ -591,24 +602,29 @@ class _WithDerivatives(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, logits: Tensor, term_loss: Any, polynomials: Any, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, loss: Tensor, logits: Tensor, others: Any, term_loss: Any, polynomials: Any, *tensors: Tensor
+    ) -> Tensor:
         ctx.term_loss, ctx.polynomials = term_loss, polynomials
         derivatives = [term_loss(logits, polynomial) for polynomial in polynomials]
-        ctx.save_for_backward(logits, *tensors, *derivatives)
-        return loss.view_as(loss)
+        # The others only to raise an error if they are changed in place until then.
+        ctx.save_for_backward(logits, *tensors, *derivatives, *others)
+        return loss.clone()  # not a view, which could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         logits, *saved = ctx.saved_tensors
-        tensors, derivatives = saved[: len(ctx.polynomials)], saved[len(ctx.polynomials) :]
+        count = len(ctx.polynomials)
+        tensors, derivatives = saved[:count], saved[count : 2 * count]
         grad_logits = None
         if torch.is_grad_enabled():
+            logits = _without_hooks(logits)
             derivatives = [ctx.term_loss(logits, polynomial) for polynomial in ctx.polynomials]
             if logits.requires_grad:
                 zeros = [(grad_output * (tensor - tensor.detach())).to(grad_output.dtype) for tensor in tensors]
                 (grad_logits,) = torch.autograd.grad(derivatives, logits, zeros, create_graph=True)
         gradients = [(grad_output * derivative).sum() for derivative in derivatives]
-        return grad_output, grad_logits, None, None, *gradients
+        return grad_output, grad_logits, None, None, None, *gradients
 
 
 def _register() -> None:

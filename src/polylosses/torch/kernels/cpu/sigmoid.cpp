@@ -312,7 +312,8 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
 #pragma omp simd
                 for (int64_t j = 0; j < BLOCK; j++) {
                     // Sums instead of selections by y, which the compiler turns into branches.
-                    factor[j] = weight[j] * ((1.f - y[j]) * factor0 * weight0[j] + y[j] * factor1 * weight1[j]);
+                    factor[j] = ((1.f - y[j]) * factor0 + y[j] * factor1) * weight[j] *
+                                select(together & (y[j] == 1.f), weight1[j], weight0[j]);
                     log_weight[j] = y[j] == 1.f ? log_weight1 : log_weight0;
                     s[j] = (sign + y[j] * step) * x[j];
                 }

@@ -22,8 +22,8 @@ struct SoftTargets {
     const float* weight;
     float keep, spread;
 
-    // Whether all classes but the label have the same weight.
-    INLINE bool even() const { return !probabilities && !weight; }
+    // Whether all classes but the label have the same weight, which is not 0.
+    INLINE bool even() const { return !probabilities && !weight && spread != 0; }
 };
 
 struct Loss {
@@ -194,15 +194,15 @@ FOR_EACH_PROCESSOR void add_classes(const float* x, const float* t, int64_t coun
     to.top += top;
 }
 
-// The same without the weights: the sum of maximum - z in the place of `distance`.
-FOR_EACH_PROCESSOR void add_unweighted(const float* x, int64_t count, float maximum, Sums& to) {
+// The same for classes of one weight: only the sums of exp(z - maximum) and t (maximum - z), and the ties.
+FOR_EACH_PROCESSOR void add_evenly(const float* x, float t, int64_t count, float maximum, Sums& to) {
     float others = 0, distance = 0, ties = 0;
 #pragma omp simd reduction(+ : others, distance, ties)
     for (int64_t k = 0; k < count; k++) {
         const float d = maximum - x[k];
         const bool is_top = d == 0.f;
         others += is_top ? 0.f : exponential(-d);
-        distance += d;
+        distance += t * d;
         ties += is_top ? 1.f : 0.f;
     }
     to.others += others;
@@ -210,11 +210,11 @@ FOR_EACH_PROCESSOR void add_unweighted(const float* x, int64_t count, float maxi
     to.ties += ties;
 }
 
-// The sums with equal weights, and `keep` more for a label, from those without weights; `d` is the label's distance.
+// The sums with one weight, and `keep` more for a label, from these; `d` is the label's distance.
 INLINE void weigh_evenly(const SoftTargets& of, int64_t classes, float d, Sums& sums) {
     const double spread = of.spread, keep = d == 0.f ? 0.f : of.keep;
     sums.rest = spread * (double(classes) - sums.ties) + keep;
-    sums.distance = spread * sums.distance + (keep == 0 ? 0 : keep * d);
+    if (keep != 0) sums.distance += keep * d;
     sums.likelihood = spread * sums.others + keep * exponential(-d);
     sums.top = spread * sums.ties + (of.keep - keep);
 }
@@ -543,7 +543,7 @@ void losses_one_by_one(const Logits& z, const SoftTargets& targets, const Loss& 
             if (weighted)
                 add_classes(x, weights_of_classes(targets, at_target, label, from, many, t_copy), many, most, sums[j]);
             else
-                add_unweighted(x, many, most, sums[j]);
+                add_evenly(x, targets.spread, many, most, sums[j]);
         });
         if (loss.linear()) {
             if (!weighted) weigh_evenly(targets, z.classes, most - logit_of(z, at, label), sums[j]);
