@@ -94,7 +94,7 @@ constexpr int64_t TOGETHER = 4;
 #endif
 #endif
 
-// to[k * to_step + j] = from[j * from_step + k] for `count` values of j, and TOGETHER of k: four times as fast as one by one.
+// to[k * to_step + j] = from[j * from_step + k] for `count` values of j, and TOGETHER of k, in a third of the time of one by one.
 INLINE void transpose(const float* from, int64_t from_step, int64_t count, float* to, int64_t to_step) {
     int64_t j = 0;
 #ifdef HAS_SHUFFLES
