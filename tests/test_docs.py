@@ -131,7 +131,7 @@ def test_the_readmes_range_is_that_of_the_table() -> None:
 
 
 def test_its_times_in_jax_are_in_the_results() -> None:
-    for size in ("1024 x 1000", "1024 x 21843", "512 x 50257"):
+    for size in ("1024 x 1000", "1024 x 21843", "512 x 50257", "65536 x 21"):
         rows, classes = map(int, size.split(" x "))
         measured = "class indices", rows, classes
         found = results("jax_losses")["results"]
@@ -141,6 +141,13 @@ def test_its_times_in_jax_are_in_the_results() -> None:
         kept = [max(of[name]["kept_in_logits"] for name in ("Poly-1", "focal 0.5", "Poly-3")), poly["kept_in_logits"]]
         shown = " | ".join(f"{number:.2f}" for number in times + kept)
         assert f"| {size} | {shown} |" in BENCHMARKS
+    others = [
+        result for result in results("jax_losses")["results"] if result["kind"] not in ("class indices", "sigmoid")
+    ]
+    shown = ("Poly-1", "Poly-3", "focal 2", "optax poly")
+    for kind, loss in dict.fromkeys((result["kind"], result["loss"]) for result in others if result["loss"] in shown):
+        ratios = [result["time_ratio"] for result in others if (result["kind"], result["loss"]) == (kind, loss)]
+        assert " | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |" in BENCHMARKS, (kind, loss)
     sweep = results("jax_sweep")["results"]
     for seconds in (sweep["seconds_jax"], sweep["seconds_jax_compiling"], sweep["seconds_torch"]):
         assert f"{seconds:.1f} s" in BENCHMARKS
