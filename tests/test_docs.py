@@ -144,8 +144,8 @@ def test_its_times_in_jax_are_in_the_results() -> None:
     others = [
         result for result in results("jax_losses")["results"] if result["kind"] not in ("class indices", "sigmoid")
     ]
-    shown = ("Poly-1", "Poly-3", "focal 2", "optax poly")
-    for kind, loss in dict.fromkeys((result["kind"], result["loss"]) for result in others if result["loss"] in shown):
+    named = ("Poly-1", "Poly-3", "focal 2", "optax poly")
+    for kind, loss in dict.fromkeys((result["kind"], result["loss"]) for result in others if result["loss"] in named):
         ratios = [result["time_ratio"] for result in others if (result["kind"], result["loss"]) == (kind, loss)]
         assert " | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |" in BENCHMARKS, (kind, loss)
     sweep = results("jax_sweep")["results"]

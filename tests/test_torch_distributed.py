@@ -28,11 +28,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import covering
+from polylosses import asymmetric, focal, poly1
 from polylosses.torch import (
     LinearPolyCrossEntropyLoss,
     PolyCrossEntropyLoss,
     linear,
     linear_poly_cross_entropy,
+    poly_binary_cross_entropy_with_logits,
     poly_cross_entropy,
     poly_from_nll,
 )
@@ -203,6 +205,40 @@ def batch_sharded(rank: int, world: int) -> list[str]:
     return wrong
 
 
+def sharded_sigmoids(rank: int, world: int) -> list[str]:
+    """Elements of sigmoid losses sharded by rows, by classes, or not, with weights and a polynomial for each side."""
+    mesh = init_device_mesh("cpu", (world,))
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2 * world, CLASSES, generator=generator, dtype=torch.float64)
+    target, weight = z.flip(0).sigmoid(), torch.linspace(0.5, 2.0, CLASSES, dtype=torch.float64)
+    learned = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    wrong = []
+    cells: dict[str, dict[str, Any]] = {
+        "pos_weight": {"pos_weight": weight, "reduction": "none"},
+        "weight, focal": {"weight": weight, "gamma": 2.0, "alpha": 0.25},
+        "asymmetric": {"polynomial": asymmetric()},
+        "two sides": {"polynomial": (poly1(2.0), focal(1.5)), "pos_weight": weight},
+        "learned": {"epsilon": learned},
+    }
+    for name, options in cells.items():
+        for placement in ([Shard(0)], [Shard(1)], [Replicate()]):
+            single = z.clone().requires_grad_()
+            right = poly_binary_cross_entropy_with_logits(single, target, **options)
+            right.sum().backward()  # type: ignore[no-untyped-call]
+            assert single.grad is not None
+            logits = distribute_tensor(z, mesh, placement).requires_grad_()
+            learned.grad = None
+            spread: dict[str, Any] = {
+                key: distribute_tensor(value, mesh, [Replicate()]) if key.endswith("weight") else value
+                for key, value in options.items()
+            }
+            loss = poly_binary_cross_entropy_with_logits(logits, distribute_tensor(target, mesh, placement), **spread)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            learned.grad = None
+            wrong += compare(f"{name}, {placement}", loss, logits, right.detach(), single.grad)
+    return wrong
+
+
 def a_model(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, CLASSES)).double()
@@ -352,7 +388,7 @@ def always_wrong(rank: int, world: int) -> list[str]:
 @pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
     """Also, the test fails if a process returns an error."""
-    works = [class_sharded, batch_sharded, fully_sharded, head_in_chunks, always_wrong]
+    works = [class_sharded, batch_sharded, sharded_sigmoids, fully_sharded, head_in_chunks, always_wrong]
     with pytest.raises(pytest.fail.Exception) as failed:
         run_in_processes(works, 2, tmp_path)
     assert str(failed.value) == "process 0 of 2: wrong in 0\nprocess 1 of 2: wrong in 1"

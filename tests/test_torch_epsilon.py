@@ -112,11 +112,9 @@ def test_second_derivatives_of_a_function_of_a_learned_loss(kind: str, reduction
     """Kernels give those of the plain loss, mixed ones too, where the incoming gradient depends on the logits."""
     logits, indices, probabilities = (tensor.float() if tensor.is_floating_point() else tensor for tensor in batch())
     target = probabilities if kind in ("probabilities", "binary") else indices
-    loss, options = (
-        (poly_cross_entropy, {"label_smoothing": 0.1, "gamma": 2.0})
-        if kind in ("probabilities", "smoothing")
-        else (poly_binary_cross_entropy_with_logits, {"gamma": 1.5, "alpha": 0.3})
-    )
+    soft = kind in ("probabilities", "smoothing")
+    loss: Callable[..., Tensor] = poly_cross_entropy if soft else poly_binary_cross_entropy_with_logits
+    options: dict[str, Any] = {"label_smoothing": 0.1, "gamma": 2.0} if soft else {"gamma": 1.5, "alpha": 0.3}
 
     def derivatives(implementation: str) -> list[Tensor]:
         z = logits.clone().requires_grad_()
@@ -127,7 +125,7 @@ def test_second_derivatives_of_a_function_of_a_learned_loss(kind: str, reduction
         )
         value = (found**2).sum()
         gradients = torch.autograd.grad(value, (z, first, third), create_graph=True)
-        mixed = sum((k + 1) * (gradient**2).sum() for k, gradient in enumerate(gradients))
+        mixed = torch.stack([(k + 1) * (gradient**2).sum() for k, gradient in enumerate(gradients)]).sum()
         return [*gradients, *torch.autograd.grad(mixed, (z, first, third))]
 
     for ours, plain in zip(derivatives("native"), derivatives("plain"), strict=True):
