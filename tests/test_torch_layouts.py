@@ -1,4 +1,4 @@
-"""Gradients of logits with overlapping elements or with any order of strides, against torch's own losses."""
+"""Logits with overlapping elements or any order of strides, against torch's own losses; and memory's end."""
 
 import ctypes
 import mmap
@@ -106,6 +106,10 @@ def test_gradients_of_views_are_torchs(name: str, dtype: torch.dtype) -> None:
     assert not wrong, f"{len(wrong)} of {len(VIEWS)}, the first: {wrong[0]}"
 
 
+# Memory that tensors point into.
+GUARDED: list[mmap.mmap] = []
+
+
 def before_a_guard(tensor: Tensor) -> Tensor:
     """A copy of a dense tensor whose memory ends where the process may not read."""
     size, strides = tensor.numel() * tensor.element_size(), tensor.stride()
@@ -117,10 +121,6 @@ def before_a_guard(tensor: Tensor) -> Tensor:
         pytest.skip("no memory protection")
     flat = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=pages - size)
     return flat.as_strided(tensor.shape, strides).copy_(tensor)
-
-
-# As long as tensors point into it.
-GUARDED: list[mmap.mmap] = []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")

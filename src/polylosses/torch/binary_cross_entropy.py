@@ -14,7 +14,7 @@ from polylosses.torch.likelihood import given_polynomial
 from polylosses.torch.precision import result_dtype, upcast_dtype
 from polylosses.torch.reduction import check_reduction, mean, reduce
 from polylosses.torch.sigmoid import Side, Sides, losses_of_elements, sides_of
-from polylosses.torch.targets import BinaryTargets, batch_shape, held_by
+from polylosses.torch.targets import BinaryTargets, batch_shape, broadcasts, held_by
 from polylosses.two_sided import TwoSided, given_pair
 
 # What ``polynomial`` takes here: one for both sides, or a pair, of positives and negatives.
@@ -138,7 +138,7 @@ def binary_cross_entropy(
     """The loss, for polynomials and an ``alpha`` that have been checked."""
     target, weight, pos_weight, ignore_index = targets
     _check(input, target, weight, pos_weight, ignore_index, reduction)
-    if isinstance(alpha, Tensor) and not _fits(alpha, input):
+    if isinstance(alpha, Tensor) and not broadcasts(alpha, input.shape):
         raise ValueError(
             f"alpha must be real and broadcast to input, of shape {tuple(input.shape)}; "
             f"got {alpha.dtype} of shape {tuple(alpha.shape)}."
@@ -263,7 +263,10 @@ def _check(
         or not input.is_floating_point()
         or not target.is_floating_point()
         or target.layout != torch.strided
-        or not all(factor is None or _fits(factor, input) for factor in (weight, pos_weight))
+        or not all(
+            factor is None or (isinstance(factor, Tensor) and broadcasts(factor, input.shape))
+            for factor in (weight, pos_weight)
+        )
     ):
         F.binary_cross_entropy_with_logits(input, target, weight, pos_weight=pos_weight)
 
@@ -280,16 +283,3 @@ def check_alpha(alpha: Any) -> None:
         outside = not 0.0 <= float(alpha) <= 1.0
     if outside:
         raise ValueError(f"alpha must be between 0 and 1, or None for no balance; got {alpha!r}.")
-
-
-def _fits(factor: Any, input: Tensor) -> bool:
-    """Whether a weight is real and broadcasts to the input's shape."""
-    return (
-        isinstance(factor, Tensor)
-        and factor.dtype != torch.bool
-        and not factor.is_complex()
-        and factor.dim() <= input.dim()
-        and all(
-            size in (1, wanted) for size, wanted in zip(reversed(factor.shape), reversed(input.shape), strict=False)
-        )
-    )

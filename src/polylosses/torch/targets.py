@@ -20,6 +20,13 @@ def batch_shape(logits: Tensor) -> torch.Size:
     return logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else logits.shape[:0]
 
 
+def broadcasts(factor: Tensor, shape: torch.Size) -> bool:
+    """Whether a factor is real and broadcasts to a shape without changing it."""
+    pairs = zip(reversed(factor.shape), reversed(shape), strict=False)
+    real = factor.dtype != torch.bool and not factor.is_complex()
+    return real and factor.dim() <= len(shape) and all(size in (1, wanted) for size, wanted in pairs)
+
+
 def as_int64(target: Tensor) -> Tensor:
     """Casts class indices of dtype uint8, which torch accepts, to int64: -100 would wrap around."""
     return target.long() if target.dtype == torch.uint8 else target

@@ -167,8 +167,7 @@ def why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int |
     return None
 
 
-# The most tensors of a polynomial for which kernels are faster: each costs a kernel call in both directions (soft
-# targets of 512 x 1000 logits on a CPU: a third of the plain path's time with one tensor, as long with three to five).
+# The most tensors of a polynomial for which kernels are used: each costs a kernel call, in the forward pass.
 MOST_TENSORS = 3
 
 

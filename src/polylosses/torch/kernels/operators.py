@@ -27,7 +27,7 @@ from polylosses.torch.precision import upcast
 from polylosses.torch.reduction import check_reduction, reduce
 from polylosses.torch.sigmoid import Side, Sides, losses_of_elements
 from polylosses.torch.softmax import losses_of_indices, losses_of_probabilities
-from polylosses.torch.targets import BinaryTargets, ClassTargets, batch_shape, class_dim
+from polylosses.torch.targets import BinaryTargets, ClassTargets, batch_shape, broadcasts, class_dim
 
 T = TypeVar("T")
 
@@ -383,18 +383,11 @@ def _check_sigmoid(
         raise ValueError(f"a side has a factor, log_weight and gamma, and then coefficients; got {sides!r}.")
     _check(kernel, logits, target, (*weights, *others), dense, max(map(len, sides)) - 3)
     for weight in weights:
-        if weight is not None and (
-            not _broadcasts(weight.shape, logits.shape) or weight.is_complex() or weight.dtype == torch.bool
-        ):
+        if weight is not None and not broadcasts(weight, logits.shape):
             raise ValueError(
                 f"weights must be real and broadcast to the logits, of shape {tuple(logits.shape)}; "
                 f"got {weight.dtype} of shape {tuple(weight.shape)}."
             )
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    pairs = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in pairs)
 
 
 def _gradient(
