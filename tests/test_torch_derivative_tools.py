@@ -71,7 +71,7 @@ LOSSES: dict[str, Loss] = {
     "softmax, weight, none": partial(softmax, weight=torch.linspace(0, 2, C), reduction="none"),
     "softmax, learned, none": partial(softmax, polynomial=LEARNED, reduction="none"),
     "softmax, learned, smoothing": partial(softmax, polynomial=LEARNED, label_smoothing=0.125),
-    "sigmoid, learned, none": partial(sigmoid, polynomial=LEARNED, reduction="none"),
+    "sigmoid, learned, sum": partial(sigmoid, polynomial=LEARNED, reduction="sum"),
     "softmax, smoothing": partial(softmax, label_smoothing=0.125),
     "softmax, probabilities": lambda z, **o: softmax(z, target=Z.softmax(1).to(z.dtype), **o),
     "sigmoid, class ids": sigmoid,

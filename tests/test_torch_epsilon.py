@@ -1,6 +1,8 @@
 """Epsilon as a tensor: learned, under vmap and torch.compile. Also, the memory that is saved for backward."""
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from cases import CELLS, LOSSES, arrays
-from polylosses import Polynomial
+from polylosses import Polynomial, TwoSided
 from polylosses.torch import poly_binary_cross_entropy_with_logits, poly_cross_entropy, poly_from_nll
-from polylosses.torch.kernels import native
+from test_torch_kernels import needs_native, needs_triton
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -105,7 +107,7 @@ def test_derivatives_of_epsilon_and_gamma() -> None:
     assert gradgradcheck(loss, (logits, epsilon, gamma))
 
 
-@pytest.mark.skipif(native.why_not(torch.zeros(1)) is not None, reason="no CPU kernels")
+@needs_native
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("kind", ["probabilities", "smoothing", "binary", "class ids"])
 def test_second_derivatives_of_a_function_of_a_learned_loss(kind: str, reduction: str) -> None:
@@ -130,6 +132,60 @@ def test_second_derivatives_of_a_function_of_a_learned_loss(kind: str, reduction
 
     for ours, plain in zip(derivatives("native"), derivatives("plain"), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=2e-6 * plain.detach().abs().max().item())
+
+
+# Of each branch of the kernels: sums alone; rows in one block and in several; rows side by side; several groups of
+# sigmoids, and an end that is no whole block.
+TERMS = [
+    *(
+        pytest.param("native", *case, marks=needs_native)
+        for case in itertools.product(
+            [(2,), (5, 9), (300, 21), (4, 300), (2, 40, 6, 11)], [(1,), (0, 1), (0, 2, 3)], [0.0, 0.5, 2.0]
+        )
+    ),
+    *(pytest.param("triton", shape, (0, 2), 0.5, marks=needs_triton) for shape in ((5, 9), (2, 5, 3, 4))),
+]
+
+
+@pytest.mark.parametrize(("implementation", "shape", "powers", "gamma"), TERMS, ids=str)
+def test_the_derivative_by_a_learned_coefficient_is_the_loss_of_its_term(
+    implementation: str, shape: tuple[int, ...], powers: tuple[int, ...], gamma: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    random = partial(torch.rand, generator=generator)
+    z, soft, weight = 3 * torch.randn(shape, generator=generator), random(shape), random(shape[:2][-1:])
+    batch_shape = (shape[0], *shape[2:]) if len(shape) > 1 else ()
+    ids = torch.randint(shape[:2][-1], batch_shape, generator=generator)
+    ids[random(batch_shape) < 0.2] = -100
+    hard, beside = soft.round(), z.movedim(0, -1).contiguous().movedim(-1, 0)
+    hard[soft < 0.1] = -100
+    softmax, sigmoid = poly_cross_entropy, poly_binary_cross_entropy_with_logits
+    class_dim, pos_weight = min(1, len(shape) - 1), weight.view(-1, *(1,) * (len(shape) - 2))
+    losses: list[Callable[..., Tensor]] = [
+        partial(softmax, z, soft.softmax(class_dim), weight),
+        partial(softmax, beside, ids, label_smoothing=0.2),
+        partial(softmax, z.bfloat16(), soft.bfloat16()),
+        partial(sigmoid, z, soft, pos_weight=pos_weight, alpha=0.3),
+        partial(sigmoid, beside.bfloat16(), hard, random(shape), ignore_index=-100),
+    ]
+    if len(shape) > 1:
+        losses.append(partial(sigmoid, z, ids, ignore_index=-100))
+    for k, (loss, reduction) in enumerate(itertools.product(losses, ("none", "sum", "mean"))):
+        numbers: list[Any] = [1.0, 0.5, -0.25, 2.0][: max(powers) + 1]
+        for power in powers:
+            numbers[power] = torch.tensor(numbers[power], requires_grad=True)
+        values = []
+        for log_weight, *coefficients in (numbers, *(np.eye(len(numbers))[power].tolist() for power in powers)):
+            polynomial: Any = Polynomial(tuple(coefficients), gamma, log_weight)
+            if k >= 9:
+                polynomial = TwoSided(polynomial, polynomial, margin=0.2)
+            values.append(loss(polynomial=polynomial, reduction=reduction, implementation=implementation))
+        grad_output = torch.linspace(-1.0, 2.0, values[0].numel()).reshape(values[0].shape).to(values[0].dtype)
+        found = torch.autograd.grad(values[0], [numbers[power] for power in powers], grad_output)
+        for derivative, term in zip(found, values[1:], strict=True):
+            right = grad_output * term.float()
+            atol = max(torch.finfo(term.dtype).eps, 1e-6) * right.abs().sum().item()  # terms are rounded
+            torch.testing.assert_close(derivative, right.sum(), rtol=0, atol=atol)
 
 
 def test_gradient_of_gamma_is_finite_at_saturation() -> None:

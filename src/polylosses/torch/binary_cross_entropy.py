@@ -172,18 +172,10 @@ def _by_kernel(
         divides = False
         of_no, of_yes = (Side(side.factor / elements, side.polynomial) for side in sides[:2])
         sides = Sides(of_no, of_yes, sides.margin)
-    (negative, no_terms), (positive, yes_terms) = (kernels.terms_of(side.polynomial) for side in sides[:2])
     losses_dtype = None
     if reduction == "none":
-        losses_dtype = input.dtype if dtype == input.dtype and not no_terms else torch.float32
-
-    def of(logits: Tensor, polynomials: tuple[Polynomial, Polynomial]) -> Tensor:
-        numbers = _with_polynomials(sides, *polynomials)
-        return kernels.sigmoid_loss(logits, targets, numbers, losses_dtype, implementation)
-
-    terms = [(tensor, (no, yes)) for (tensor, no), (_, yes) in zip(no_terms, yes_terms, strict=True)]
-    others = (*targets[:3], *(side.factor for side in sides[:2] if isinstance(side.factor, Tensor)))
-    loss = kernels.with_derivatives(of(input, (negative, positive)), input, others, terms, of)
+        losses_dtype = input.dtype if dtype == input.dtype else torch.float32
+    loss = kernels.sigmoid_loss(input, targets, sides, losses_dtype, implementation)
     return mean(loss, elements if ignored is None else (~ignored).sum(), ignored) if divides else loss
 
 
@@ -202,7 +194,7 @@ def _unsupported(sides: Sides, input: Tensor, targets: BinaryTargets) -> str | N
         if isinstance(factor, Tensor) and factor.requires_grad:
             return f"kernels have no derivatives by {name}"
     given = [(side.polynomial.log_weight, *side.polynomial.coefficients) for side in sides[:2]]
-    if not all(kernels.are_terms(side.polynomial) for side in sides[:2]):
+    if not all(kernels.are_readable(side.polynomial) for side in sides[:2]):
         return (
             f"kernels take at most {kernels.MOST_COEFFICIENTS} coefficients, of these {kernels.MOST_TENSORS} scalar "
             "tensors on the CPU, and a gamma that is a number, at least 0"

@@ -112,7 +112,7 @@ def dispatch(polynomial: Polynomial, input: Tensor, targets: ClassTargets, imple
     """The implementation that serves, given the user's ``implementation``."""
     soft, fuses = targets.are_soft(input), _fuses(polynomial, targets)
     unsupported = _unsupported(input, targets)
-    if soft and not (kernels.are_terms(polynomial) and _without_gradient(targets.weight)):
+    if soft and not (kernels.are_readable(polynomial) and _without_gradient(targets.weight)):
         unsupported = unsupported or (
             "with soft targets or label smoothing, kernels take at most "
             f"{kernels.MOST_COEFFICIENTS} coefficients, of these {kernels.MOST_TENSORS} scalar tensors on the CPU, a "
@@ -178,12 +178,7 @@ def _loss_of_soft_targets(
     polynomial: Polynomial, input: Tensor, targets: ClassTargets, reduction: str, implementation: str
 ) -> Tensor:
     """The loss of probabilities or label smoothing by a kernel, which sums over the rows."""
-
-    def of(logits: Tensor, polynomial: Polynomial) -> Tensor:
-        return kernels.soft_target_loss(logits, targets, polynomial, reduction != "none", implementation)
-
-    numbers, terms = kernels.terms_of(polynomial)
-    loss = kernels.with_derivatives(of(input, numbers), input, targets[:2], terms, of)
+    loss = kernels.soft_target_loss(input, targets, polynomial, reduction != "none", implementation)
     if reduction != "mean":
         return loss
     rows = math.prod(batch_shape(input))

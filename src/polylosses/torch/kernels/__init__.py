@@ -7,22 +7,20 @@ The losses use this package only: :func:`choose` names the implementation of a c
 from polylosses.torch.kernels.dispatch import (
     FEWEST_LOGITS,
     MOST_COEFFICIENTS,
-    MOST_TENSORS,
     are_numbers,
-    are_terms,
+    are_readable,
     choose,
     implementation,
-    terms_of,
     with_numbers,
 )
 from polylosses.torch.kernels.internals import is_by_address
+from polylosses.torch.kernels.native import MOST_TENSORS
 from polylosses.torch.kernels.operators import (
     SOFT_TARGET_DTYPES,
     sigmoid_loss,
     soft_target_loss,
     softmax_loss,
     softmax_statistics,
-    with_derivatives,
 )
 
 __all__ = [
@@ -31,7 +29,7 @@ __all__ = [
     "MOST_TENSORS",
     "SOFT_TARGET_DTYPES",
     "are_numbers",
-    "are_terms",
+    "are_readable",
     "choose",
     "implementation",
     "is_by_address",
@@ -39,7 +37,5 @@ __all__ = [
     "soft_target_loss",
     "softmax_loss",
     "softmax_statistics",
-    "terms_of",
-    "with_derivatives",
     "with_numbers",
 ]

@@ -167,10 +167,6 @@ def why_not(logits: Tensor, others: Sequence[Tensor | None], ignore_index: int |
     return None
 
 
-# The most tensors of a polynomial for which kernels are used: each costs a kernel call, in the forward pass.
-MOST_TENSORS = 3
-
-
 def with_numbers(polynomial: Polynomial) -> Polynomial:
     """The polynomial with numbers for tensors, where these can be read at no cost: on a CPU, and without a gradient.
 
@@ -207,31 +203,24 @@ def _is_readable(number: Any) -> bool:
     )
 
 
-def terms_of(polynomial: Polynomial) -> tuple[Polynomial, list[tuple[Tensor, Polynomial]]]:
-    """The polynomial at the values of its tensors; and for each of these, its derivative by that tensor.
-
-    A loss is linear in coefficients and ``log_weight``, so that its derivative by one of them is the loss of another
-    polynomial; and a learned loss, from a kernel for numbers, has all digits of a fixed one.
-    """
+def numbers_and_tensors(polynomial: Polynomial) -> tuple[Polynomial, dict[int, Tensor]]:
+    """The polynomial at the values of its tensors; and these, by the power of ``1 - p``, or 0 for ``log_weight``."""
     given = (polynomial.log_weight, *polynomial.coefficients)
-    if all(isinstance(number, float) for number in given):
-        return polynomial, []
-
-    def of(log_weight: float, *coefficients: float) -> Polynomial:
-        return unchecked(coefficients, polynomial.gamma, log_weight)
-
-    units = [(x, of(*(float(j == k) for j in range(k + 1)))) for k, x in enumerate(given) if isinstance(x, Tensor)]
-    return of(*map(_value, given)), units
+    tensors = {power: number for power, number in enumerate(given) if isinstance(number, Tensor)}
+    if not tensors:
+        return polynomial, tensors
+    log_weight, *coefficients = map(_value, given)
+    return unchecked(tuple(coefficients), polynomial.gamma, log_weight), tensors
 
 
-def are_terms(polynomial: Polynomial) -> bool:
-    """Whether :func:`terms_of` can be given the polynomial, and kernels are faster then."""
+def are_readable(polynomial: Polynomial) -> bool:
+    """Whether kernels can evaluate the polynomial, and its derivatives by the tensors in it."""
     numbers = (polynomial.log_weight, *polynomial.coefficients)
     tensors = [number for number in numbers if isinstance(number, Tensor)]
     if not isinstance(polynomial.gamma, float) or len(polynomial.coefficients) > MOST_COEFFICIENTS:
         return False
     return not tensors or (
-        len(tensors) <= MOST_TENSORS
+        len(tensors) <= native.MOST_TENSORS
         and _are_readable()
         and all(tensor.dim() == 0 and _is_readable(tensor) and math.isfinite(_value(tensor)) for tensor in tensors)
     )

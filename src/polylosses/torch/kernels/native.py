@@ -16,6 +16,10 @@ from polylosses.torch.targets import batch_shape
 _LOGITS_A_THREAD = 32768
 
 
+# The most learned terms of a polynomial; Terms::MOST in cpu/common.hpp.
+MOST_TENSORS = 3
+
+
 class _Logits(ctypes.Structure):
     """Logits of shape (outer, classes, inner); the same as in cpu/common.hpp."""
 
@@ -28,6 +32,10 @@ class _Logits(ctypes.Structure):
 
 class _Polynomial(ctypes.Structure):
     _fields_ = (("coefficients", POINTER(c_float)), ("degree", c_int64), ("gamma", c_float))
+
+
+class _Terms(ctypes.Structure):
+    _fields_ = (("count", c_int64), ("powers", c_int64 * MOST_TENSORS))
 
 
 class _Statistics(ctypes.Structure):
@@ -62,11 +70,14 @@ class _SoftTargets(ctypes.Structure):
 
 
 class _Loss(ctypes.Structure):
-    _fields_ = (("polynomial", _Polynomial), ("log_weight", c_float))
+    _fields_ = (("polynomial", _Polynomial), ("log_weight", c_float), ("learned", _Terms))
 
 
 class _SoftStatistics(ctypes.Structure):
-    _fields_ = tuple((name, c_void_p) for name in ("scale", "rest", "q", "maximum", "inverse", "losses"))
+    _fields_ = (
+        *((name, c_void_p) for name in ("scale", "rest", "q", "maximum", "inverse", "losses", "terms")),
+        ("rows", c_int64),
+    )
 
 
 class _Broadcast(ctypes.Structure):
@@ -96,6 +107,7 @@ class _Sigmoids(ctypes.Structure):
         *((name, c_int64) for name in ("rows", "classes", "inners", "classes_last", "ignores", "ignore_index")),
         *((name, _Broadcast) for name in ("weight", "neg_weight", "pos_weight")),
         ("sides", _SIDES),
+        ("learned", _Terms),
         ("alike", c_int64),
         ("result_in_bfloat16", c_int64),
         ("margin", c_float),
@@ -129,7 +141,7 @@ def _load() -> tuple[Any, str | None]:
         *(c_void_p, c_int64, POINTER(_Logits), c_int),
     ]
     library.polylosses_soft_target_gradient.restype = c_int64
-    library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 5, c_int64, c_int]
+    library.polylosses_sigmoids.argtypes = [POINTER(_Sigmoids), *[c_void_p] * 6, c_int64, c_int]
     library.polylosses_sigmoids.restype = c_int64
     library.polylosses_sigmoid_group.restype = c_int64
     return library, None
@@ -211,20 +223,25 @@ def soft_target_loss(
     label_smoothing: float,
     numbers: Sequence[float],
     summed: bool,
-) -> tuple[Tensor, Tensor]:
-    """See :func:`polylosses.torch.kernels.operators.soft_target_loss`."""
+    powers: Sequence[int] = (),
+) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """See :func:`polylosses.torch.kernels.operators.soft_target_loss`; and its terms of ``powers``, of every row."""
     shape = batch_shape(logits)
     row_stats, losses = _float32(logits, 5, *shape), _float32(logits, *shape)
+    terms = _float32(logits, len(powers), *shape) if powers else ()
     total = _float32(logits) if summed else None
     x = _as_rows(logits)
     held, targets = _soft_targets(x, logits, target, weight, ignore_index, label_smoothing)
-    out = _SoftStatistics(*_each(row_stats), losses.data_ptr())
+    to_terms = terms.data_ptr() if isinstance(terms, Tensor) else None
+    out = _SoftStatistics(*_each(row_stats), losses.data_ptr(), to_terms, losses.numel())
     wrong = _LIBRARY.polylosses_soft_target_loss(
-        _described(x), targets, _loss(numbers), out, _pointer(total), _threads(x)
+        _described(x), targets, _loss(numbers, powers), out, _pointer(total), _threads(x)
     )
     if wrong >= 0:
         raise IndexError(f"Target {held[0].flatten()[wrong].item()} is out of bounds.")  # torch's own words
-    return losses if total is None else total, row_stats
+    if total is None:
+        return losses, row_stats, list(terms)
+    return total, row_stats, [term.sum() for term in terms]
 
 
 def soft_target_gradient(
@@ -243,7 +260,7 @@ def soft_target_gradient(
     gradient = x.new_empty(x.shape) if x.dim() == 2 else empty_like_rows(x)
     grad_output = grad_output.float().contiguous().resolve_neg()
     wrong = _LIBRARY.polylosses_soft_target_gradient(
-        *(_described(x), targets, _loss(numbers), _SoftStatistics(*_each(row_stats), None)),
+        *(_described(x), targets, _loss(numbers), _SoftStatistics(*_each(row_stats))),
         *(grad_output.data_ptr(), 0 if grad_output.dim() == 0 else 1, _described(gradient), _threads(x)),
     )
     if wrong >= 0:
@@ -261,18 +278,30 @@ def sigmoid_loss(
     positives: Sequence[float],
     margin: float,
     dtype: torch.dtype | None,
-) -> Tensor:
-    """See :func:`polylosses.torch.kernels.operators.sigmoid_loss`."""
+    powers: Sequence[int] = (),
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """See :func:`polylosses.torch.kernels.operators.sigmoid_loss`; and its terms of ``powers``, or their sums."""
     logits = in_order(logits)
     arguments = (logits, target, weights, ignore_index, negatives, positives, margin)
     if dtype is None:
-        groups = -(-logits.numel() // _LIBRARY.polylosses_sigmoid_group())
-        total = _float32(logits)
-        _sigmoids(*arguments, sums=logits.new_empty(groups, dtype=torch.float64), total=total)
-        return total
-    losses = torch.empty_like(logits, dtype=dtype, memory_format=memory_format(logits))
-    _sigmoids(*arguments, losses=losses)
-    return losses
+        results, groups = 1 + len(powers), -(-logits.numel() // _LIBRARY.polylosses_sigmoid_group())
+        sums = logits.new_empty(results * groups, dtype=torch.float64)
+        if not powers:
+            total = _float32(logits)
+            _sigmoids(*arguments, sums=sums, totals=total)
+            return total, ()
+        totals = _float32(logits, results)
+        _sigmoids(*arguments, sums=sums, totals=totals, powers=powers)
+        total, *totals_of_terms = totals
+        return total.clone(), totals_of_terms
+    order = memory_format(logits)
+    losses = torch.empty_like(logits, dtype=dtype, memory_format=order)
+    if not powers:
+        _sigmoids(*arguments, losses=losses)
+        return losses, ()
+    terms = _float32(logits, len(powers), logits.numel())
+    _sigmoids(*arguments, losses=losses, term_losses=terms, powers=powers)
+    return losses, [torch.as_strided(term, losses.shape, losses.stride(), term.storage_offset()) for term in terms]
 
 
 def sigmoid_gradient(
@@ -335,9 +364,16 @@ def _soft_targets(
     return (y, weight), _SoftTargets(*description)
 
 
-def _loss(numbers: Sequence[float]) -> Any:
+def _loss(numbers: Sequence[float], powers: Sequence[int] = ()) -> Any:
     gamma, log_weight, *coefficients = numbers
-    return _Loss(_polynomial(coefficients, gamma), log_weight)
+    return _Loss(_polynomial(coefficients, gamma), log_weight, _terms(powers))
+
+
+_NO_TERMS = _Terms()
+
+
+def _terms(powers: Sequence[int]) -> Any:
+    return _Terms(len(powers), (c_int64 * MOST_TENSORS)(*powers)) if powers else _NO_TERMS
 
 
 def _polynomial(coefficients: Sequence[float], gamma: float) -> Any:
@@ -374,10 +410,12 @@ def _sigmoids(
     margin: float,
     *,
     losses: Tensor | None = None,
+    term_losses: Tensor | None = None,
     sums: Tensor | None = None,
-    total: Tensor | None = None,
+    totals: Tensor | None = None,
     gradient: Tensor | None = None,
     grad_output: Tensor | None = None,
+    powers: Sequence[int] = (),
 ) -> None:
     dense = target.shape == logits.shape
     outers, classes, inners = (1, 1, 1) if dense else as_rows(logits).shape
@@ -407,11 +445,12 @@ def _sigmoids(
         neg_weight,
         pos_weight,
         _SIDES(negative, positive),
+        _terms(powers),
         margin == 0.0 and negatives[2:] == positives[2:],
         logits.dtype == torch.bfloat16 and (losses is None or losses.dtype == torch.bfloat16),
         margin,
     )
-    to = map(_pointer, (losses, sums, total, gradient, grad_output))
+    to = map(_pointer, (losses, term_losses, sums, totals, gradient, grad_output))
     grad_stride = 0 if grad_output is None or grad_output.shape != logits.shape else 1
     wrong = _LIBRARY.polylosses_sigmoids(of, *to, grad_stride, _threads(logits))
     if wrong >= 0:

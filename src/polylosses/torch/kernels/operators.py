@@ -13,23 +13,21 @@ was saved may have been changed since.
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from polylosses.polynomial import Polynomial, unchecked
 from polylosses.torch.kernels import native, triton
-from polylosses.torch.kernels.dispatch import KERNELS, MOST_COEFFICIENTS, why_not
+from polylosses.torch.kernels.dispatch import KERNELS, MOST_COEFFICIENTS, numbers_and_tensors, why_not
 from polylosses.torch.kernels.internals import is_by_address, is_traced
 from polylosses.torch.kernels.layout import as_rows, empty_like_rows, memory_format
-from polylosses.torch.precision import upcast
+from polylosses.torch.precision import upcast, upcast_dtype
 from polylosses.torch.reduction import check_reduction, reduce
 from polylosses.torch.sigmoid import Side, Sides, losses_of_elements
 from polylosses.torch.softmax import losses_of_indices, losses_of_probabilities
 from polylosses.torch.targets import BinaryTargets, ClassTargets, batch_shape, broadcasts, class_dim
-
-T = TypeVar("T")
 
 # Of class probabilities. Others would have to be converted first.
 SOFT_TARGET_DTYPES = (torch.float32, torch.bfloat16)
@@ -65,12 +63,12 @@ def softmax_loss(
 def soft_target_loss(
     logits: Tensor, targets: ClassTargets, polynomial: Polynomial, summed: bool, implementation: str
 ) -> Tensor:
-    """The loss of class probabilities, or of class indices with label smoothing, for a polynomial of numbers.
+    """The loss of class probabilities, or of class indices with label smoothing.
 
     Args:
         logits: of shape (C), (N, C) or (N, C, d_1, ...), with at least one class.
         targets: class probabilities in float32 or bfloat16, or class indices of dtype int64.
-        polynomial: one that :func:`are_numbers` is true of.
+        polynomial: one that :func:`are_readable` is true of.
         summed: whether to give the sum of all rows.
         implementation: as chosen.
 
@@ -80,13 +78,15 @@ def soft_target_loss(
     Raises:
         IndexError: a target is not in [0, C), and not ignored.
     """
+    polynomial, tensors = numbers_and_tensors(polynomial)
     numbers = (polynomial.gamma, polynomial.log_weight, *polynomial.coefficients)
     target, weight, ignore_index, label_smoothing = targets
     arguments = (logits, target, weight, ignore_index, label_smoothing, numbers, summed)
     if is_traced():
         loss: Tensor = torch.ops.polylosses.soft_target_loss(*arguments)[0]
     else:
-        loss = _SoftTargetLoss.apply(KERNELS[implementation], *arguments)[0]  # type: ignore[no-untyped-call]
+        kernel = KERNELS[implementation]
+        loss = _SoftTargetLoss.apply(kernel, tuple(tensors), *arguments, *tensors.values())[0]  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -112,7 +112,7 @@ def sigmoid_loss(
     Args:
         logits: of shape (N, C) or (N, C, d_1, ...) for class ids, or else any.
         targets: of the logits' shape and a floating dtype, or class ids of dtype int64; the weights without gradients.
-        sides: with polynomials of numbers.
+        sides: with polynomials that :func:`are_readable` is true of, and the same tensors in both.
         dtype: of the losses, the logits' or float32; None for their sum.
         implementation: as chosen.
 
@@ -123,6 +123,7 @@ def sigmoid_loss(
         RuntimeError: a class id is not in [0, C), and not ignored.
     """
     target, weight, pos_weight, ignore_index = targets
+    tensors = numbers_and_tensors(sides.positive.polynomial)[1]
     negatives, neg_weight = _numbers_of(sides.negative, None)
     positives, pos_weight = _numbers_of(sides.positive, pos_weight)
     ignore_index = None if ignore_index is None else int(ignore_index)
@@ -132,36 +133,14 @@ def sigmoid_loss(
     if is_traced():
         loss = torch.ops.polylosses.sigmoid_loss(*arguments)
     else:
-        loss = _SigmoidLoss.apply(KERNELS[implementation], *arguments)  # type: ignore[no-untyped-call]
+        loss = _SigmoidLoss.apply(KERNELS[implementation], tuple(tensors), *arguments, *tensors.values())  # type: ignore[no-untyped-call]
     return loss
-
-
-def with_derivatives(
-    loss: Tensor,
-    logits: Tensor,
-    others: Sequence[Tensor | None],
-    terms: Sequence[tuple[Tensor, T]],
-    term_loss: Callable[[Tensor, T], Tensor],
-) -> Tensor:
-    """The loss, with its derivatives by the tensors of a polynomial.
-
-    Args:
-        loss: of logits, at the tensors' values.
-        logits: the logits.
-        others: the other tensors that ``term_loss`` reads.
-        terms: the tensors, and the polynomials that are the derivatives by them: see :func:`terms_of`.
-        term_loss: gives the loss of such a polynomial, for the logits.
-    """
-    if not terms:
-        return loss
-    tensors, polynomials = zip(*terms, strict=True)
-    result: Tensor = _WithDerivatives.apply(loss, logits, others, term_loss, polynomials, *tensors)  # type: ignore[no-untyped-call]
-    return result
 
 
 def _numbers_of(side: Side, weight: Tensor | None) -> tuple[tuple[float, ...], Tensor | None]:
     """A side as the operators take it, and the weight of its elements."""
     factor, polynomial = side
+    polynomial, _ = numbers_and_tensors(polynomial)
     if isinstance(factor, Tensor):
         weight, factor = (factor if weight is None else upcast(weight) * factor), 1.0
     numbers = (factor, polynomial.log_weight, polynomial.gamma, *polynomial.coefficients)
@@ -290,10 +269,8 @@ def _soft_target_loss(
     """
     _check(kernel, logits, target, (weight,), SOFT_TARGET_DTYPES, len(numbers) - 2)
     _check_weight(weight, logits)
-    result: tuple[Tensor, Tensor] = kernel.soft_target_loss(
-        logits, target, weight, ignore_index, label_smoothing, numbers, summed
-    )
-    return result
+    loss, row_stats, _ = kernel.soft_target_loss(logits, target, weight, ignore_index, label_smoothing, numbers, summed)
+    return loss, row_stats
 
 
 def _soft_target_gradient(
@@ -341,7 +318,8 @@ def _sigmoid_loss(
     _check_sigmoid(kernel, logits, target, (weight, pos_weight, neg_weight), (), negatives, positives)
     if dtype not in (None, logits.dtype, torch.float32):
         raise ValueError(f"dtype must be that of the logits, {logits.dtype}, torch.float32 or None; got {dtype!r}.")
-    result: Tensor = kernel.sigmoid_loss(
+    result: Tensor
+    result, _ = kernel.sigmoid_loss(
         logits, target, (weight, pos_weight, neg_weight), ignore_index, negatives, positives, margin, dtype
     )
     return result
@@ -420,13 +398,23 @@ def _gradient(
     return (unit * grad_output).to(unit.dtype)
 
 
-def _without_hooks(logits: Tensor) -> Tensor:
-    """The logits, to differentiate a loss by in a backward pass: the user's hooks would change the gradient twice."""
-    return logits.view_as(logits)
+def _plain_derivatives(loss: Callable[..., Any], inputs: Sequence[Tensor], grad_output: Any) -> list[Tensor | None]:
+    """The derivatives of the plain loss, with a graph, by those inputs that need them."""
+    # Views, since the user's hooks would change the gradients twice.
+    inputs = [tensor.view_as(tensor) for tensor in inputs]
+    needed = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(loss(*inputs), needed, grad_output, create_graph=True))
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]
+
+
+def _derivatives_by_tensors(
+    grad_output: Tensor, derivatives: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> list[Tensor | None]:
+    pairs = zip(derivatives, tensors, strict=True)
+    return [(grad_output * derivative).sum().to(tensor) for derivative, tensor in pairs]
 
 
 def _save_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
-    """Saves the arguments of ``softmax_loss`` or ``soft_target_loss``, and the row statistics."""
     logits, target, weight, *ctx.options = inputs
     _, row_stats = output
     ctx.kernel = kernel
@@ -440,41 +428,72 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
     ignore_index, numbers, reduction = ctx.options
     result = None
     if grad_output is not None and torch.is_grad_enabled():
-        logits = _without_hooks(logits)
-        gamma, log_weight, *coefficients = numbers
         targets = ClassTargets(target, weight, ignore_index)
         ignored = targets.ignored()
-        polynomial = unchecked(tuple(coefficients), gamma, log_weight)
-        losses, row_weight = losses_of_indices(polynomial, logits, targets, ignored)
-        loss = reduce(losses, reduction, row_weight, ignored)
-        (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
+
+        def loss(logits: Tensor) -> Tensor:
+            losses, row_weight = losses_of_indices(_polynomial(numbers), logits, targets, ignored)
+            return reduce(losses, reduction, row_weight, ignored)
+
+        (result,) = _plain_derivatives(loss, (logits,), grad_output)
     elif grad_output is not None:
         saved = (logits, target, row_stats)
         result = _gradient(torch.ops.polylosses.softmax_gradient, _softmax_gradient, ctx.kernel, saved, grad_output)
     return result, *(None,) * 5
 
 
+def _polynomial(numbers: Sequence[Any], powers: Sequence[int] = (), tensors: Sequence[Tensor] = ()) -> Polynomial:
+    """The polynomial of the operators' ``numbers``, and of tensors in the place of some; powers as in dispatch.py."""
+    gamma, *given = numbers
+    for power, tensor in zip(powers, tensors, strict=True):
+        given[power] = tensor
+    log_weight, *coefficients = given
+    return unchecked(tuple(coefficients), gamma, log_weight)
+
+
+def _save_soft_target_loss(
+    ctx: Any,
+    inputs: Any,
+    output: Any,
+    kernel: ModuleType | None = None,
+    powers: Sequence[int] = (),
+    tensors: Sequence[Tensor] = (),
+    derivatives: Sequence[Tensor] = (),
+) -> None:
+    logits, target, weight, *ctx.options = inputs
+    _, row_stats = output
+    ctx.kernel, ctx.powers = kernel, powers
+    ctx.mark_non_differentiable(row_stats)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, weight, row_stats, *tensors, *derivatives)
+
+
 def _backward_soft_target_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any:
-    logits, target, weight, row_stats = ctx.saved_tensors
+    logits, target, weight, row_stats, *saved = ctx.saved_tensors
+    tensors, derivatives = saved[: len(ctx.powers)], saved[len(ctx.powers) :]
     *options, summed = ctx.options
     ignore_index, label_smoothing, numbers = options
-    result = None
+    result: Tensor | None = None
+    by_tensors: list[Tensor | None] = [None] * len(tensors)
     if grad_output is not None and torch.is_grad_enabled():
-        logits = _without_hooks(logits)
-        gamma, log_weight, *coefficients = numbers
         targets = ClassTargets(target, weight, ignore_index, label_smoothing)
-        polynomial = unchecked(tuple(coefficients), gamma, log_weight)
-        if targets.are_probabilities(logits):
-            losses = losses_of_probabilities(polynomial, logits, targets)
-        else:
-            losses = losses_of_indices(polynomial, logits, targets, targets.ignored())[0]
-        loss = losses.sum() if summed else losses
-        (result,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
+
+        def loss(logits: Tensor, *tensors: Tensor) -> Tensor:
+            polynomial = _polynomial(numbers, ctx.powers, tensors)
+            if targets.are_probabilities(logits):
+                losses = losses_of_probabilities(polynomial, logits, targets)
+            else:
+                losses = losses_of_indices(polynomial, logits, targets, targets.ignored())[0]
+            return losses.sum() if summed else losses
+
+        result, *by_tensors = _plain_derivatives(loss, (logits, *tensors), grad_output)
     elif grad_output is not None:
-        saved = (logits, target, weight, *options, row_stats)
-        operator = torch.ops.polylosses.soft_target_gradient
-        result = _gradient(operator, _soft_target_gradient, ctx.kernel, saved, grad_output)
-    return result, *(None,) * 6
+        by_tensors = _derivatives_by_tensors(grad_output, derivatives, tensors)
+        if logits.requires_grad:
+            arguments = (logits, target, weight, *options, row_stats)
+            operator = torch.ops.polylosses.soft_target_gradient
+            result = _gradient(operator, _soft_target_gradient, ctx.kernel, arguments, grad_output)
+    return result, *(None,) * 6, *by_tensors
 
 
 def _save_softmax_statistics(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
@@ -488,11 +507,14 @@ def _save_softmax_statistics(ctx: Any, inputs: Any, output: Any, kernel: ModuleT
 def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_: Any) -> Any:
     logits, target, q, p, row_stats = ctx.saved_tensors
     if torch.is_grad_enabled():
-        logits = _without_hooks(logits)
         targets = ClassTargets(target, None, ctx.ignore_index)
-        nll = losses_of_indices(unchecked((), 0.0, 1.0), logits, targets, targets.ignored())[0]
-        again = -torch.expm1(-nll)
-        (result,) = torch.autograd.grad((again, nll - again), logits, (grad_q, grad_tail), create_graph=True)
+
+        def statistics(logits: Tensor) -> tuple[Tensor, Tensor]:
+            nll = losses_of_indices(unchecked((), 0.0, 1.0), logits, targets, targets.ignored())[0]
+            q = -torch.expm1(-nll)
+            return q, nll - q
+
+        (result,) = _plain_derivatives(statistics, (logits,), (grad_q, grad_tail))
     else:
         # With respect to the logits, d(-log p) is softmax - onehot, dq is p times and d(tail) is q times that.
         saved, grad_nll = (logits, target, row_stats), grad_q * p + grad_tail * q
@@ -500,31 +522,52 @@ def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_
     return result, None, None
 
 
-def _save_sigmoid_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
+def _save_sigmoid_loss(
+    ctx: Any,
+    inputs: Any,
+    output: Any,
+    kernel: ModuleType | None = None,
+    powers: Sequence[int] = (),
+    tensors: Sequence[Tensor] = (),
+    derivatives: Sequence[Tensor] = (),
+) -> None:
     logits, target, weight, pos_weight, neg_weight, *ctx.options, ctx.dtype = inputs
-    ctx.kernel = kernel
-    ctx.save_for_backward(logits, target, weight, pos_weight, neg_weight)
+    ctx.kernel, ctx.powers = kernel, powers
+    ctx.save_for_backward(logits, target, weight, pos_weight, neg_weight, *tensors, *derivatives)
 
 
 def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
-    logits, target, weight, pos_weight, neg_weight = ctx.saved_tensors
+    logits, target, weight, pos_weight, neg_weight, *saved = ctx.saved_tensors
+    tensors, derivatives = saved[: len(ctx.powers)], saved[len(ctx.powers) :]
+    result = None
     if torch.is_grad_enabled():
-        logits = _without_hooks(logits)
         ignore_index, negatives, positives, margin = ctx.options
-        sides = Sides(_side_of(negatives, neg_weight), _side_of(positives, None), margin)
-        loss = losses_of_elements(sides, logits, BinaryTargets(target, weight, pos_weight, ignore_index))
-        loss = loss.sum() if ctx.dtype is None else loss
-        (result,) = torch.autograd.grad(loss, logits, grad_output.to(loss.dtype), create_graph=True)
+        targets = BinaryTargets(target, weight, pos_weight, ignore_index)
+
+        def loss(logits: Tensor, *tensors: Tensor) -> Tensor:
+            negative = _side(negatives, neg_weight, ctx.powers, tensors)
+            positive = _side(positives, None, ctx.powers, tensors)
+            losses = losses_of_elements(Sides(negative, positive, margin), logits, targets)
+            return losses.sum() if ctx.dtype is None else losses
+
+        grad_output = grad_output.to(upcast_dtype(logits))
+        result, *by_tensors = _plain_derivatives(loss, (logits, *tensors), grad_output)
     else:
-        saved = (logits, target, weight, pos_weight, neg_weight, *ctx.options)
-        result = _gradient(torch.ops.polylosses.sigmoid_gradient, _sigmoid_gradient, ctx.kernel, saved, grad_output)
-    return result, *(None,) * 9
+        by_tensors = _derivatives_by_tensors(grad_output, derivatives, tensors)
+        if logits.requires_grad:
+            arguments = (logits, target, weight, pos_weight, neg_weight, *ctx.options)
+            operator = torch.ops.polylosses.sigmoid_gradient
+            result = _gradient(operator, _sigmoid_gradient, ctx.kernel, arguments, grad_output)
+    return result, *(None,) * 9, *by_tensors
 
 
-def _side_of(numbers: Sequence[float], weight: Tensor | None) -> Side:
-    """The inverse of :func:`_numbers_of`."""
+def _side(
+    numbers: Sequence[float], weight: Tensor | None, powers: Sequence[int] = (), tensors: Sequence[Tensor] = ()
+) -> Side:
+    """The inverse of :func:`_numbers_of`, with tensors in the place of some numbers."""
     factor, log_weight, gamma, *coefficients = numbers
-    return Side(factor if weight is None else factor * weight, unchecked(tuple(coefficients), gamma, log_weight))
+    polynomial = _polynomial((gamma, log_weight, *coefficients), powers, tensors)
+    return Side(factor if weight is None else factor * weight, polynomial)
 
 
 class _SoftmaxLoss(torch.autograd.Function):
@@ -545,17 +588,21 @@ class _SoftmaxLoss(torch.autograd.Function):
 
 
 class _SoftTargetLoss(torch.autograd.Function):
-    """The operator ``soft_target_loss`` without torch's dispatcher."""
+    """The operator ``soft_target_loss`` without torch's dispatcher, with derivatives by the tensors of a polynomial.
+
+    These are computed in the forward pass, where they cost no exponential.
+    """
 
     @staticmethod
-    def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> tuple[Tensor, Tensor]:
-        output: tuple[Tensor, Tensor] = kernel.soft_target_loss(*inputs)
-        _save_loss(ctx, inputs, output, kernel)
-        return output
+    def forward(ctx: Any, kernel: ModuleType, powers: tuple[int, ...], *inputs: Any) -> tuple[Tensor, Tensor]:
+        inputs, tensors = inputs[:7], inputs[7:]
+        *output, derivatives = kernel.soft_target_loss(*inputs, powers)
+        _save_soft_target_loss(ctx, inputs, output, kernel, powers, tensors, derivatives)
+        return output[0], output[1]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        return None, *_backward_soft_target_loss(ctx, *grad_outputs)
+        return None, None, *_backward_soft_target_loss(ctx, *grad_outputs)
 
 
 class _SoftmaxStatistics(torch.autograd.Function):
@@ -573,51 +620,20 @@ class _SoftmaxStatistics(torch.autograd.Function):
 
 
 class _SigmoidLoss(torch.autograd.Function):
-    """The operator ``sigmoid_loss`` without torch's dispatcher."""
+    """The operator ``sigmoid_loss`` without torch's dispatcher, with derivatives like :class:`_SoftTargetLoss`."""
 
     @staticmethod
-    def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> Tensor:
+    def forward(ctx: Any, kernel: ModuleType, powers: tuple[int, ...], *inputs: Any) -> Tensor:
+        inputs, tensors = inputs[:10], inputs[10:]
         logits, target, weight, pos_weight, neg_weight, *options = inputs
-        output: Tensor = kernel.sigmoid_loss(logits, target, (weight, pos_weight, neg_weight), *options)
-        _save_sigmoid_loss(ctx, inputs, output, kernel)
+        output: Tensor
+        output, derivatives = kernel.sigmoid_loss(logits, target, (weight, pos_weight, neg_weight), *options, powers)
+        _save_sigmoid_loss(ctx, inputs, output, kernel, powers, tensors, derivatives)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        return None, *_backward_sigmoid_loss(ctx, *grad_outputs)
-
-
-class _WithDerivatives(torch.autograd.Function):
-    """``loss + (tensor - tensor.detach()) * derivative``, of which the second term is 0, for each tensor.
-
-    The derivatives have no graph, so that their own backward pass is spared: a third of the time. Where second
-    derivatives are wanted, they are computed again.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, loss: Tensor, logits: Tensor, others: Any, term_loss: Any, polynomials: Any, *tensors: Tensor
-    ) -> Tensor:
-        ctx.term_loss, ctx.polynomials = term_loss, polynomials
-        derivatives = [term_loss(logits, polynomial) for polynomial in polynomials]
-        # The others only to raise an error if they are changed in place until then.
-        ctx.save_for_backward(logits, *tensors, *derivatives, *others)
-        return loss.clone()  # not a view, which could not be changed in place
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        logits, *saved = ctx.saved_tensors
-        count = len(ctx.polynomials)
-        tensors, derivatives = saved[:count], saved[count : 2 * count]
-        grad_logits = None
-        if torch.is_grad_enabled():
-            logits = _without_hooks(logits)
-            derivatives = [ctx.term_loss(logits, polynomial) for polynomial in ctx.polynomials]
-            if logits.requires_grad:
-                zeros = [(grad_output * (tensor - tensor.detach())).to(grad_output.dtype) for tensor in tensors]
-                (grad_logits,) = torch.autograd.grad(derivatives, logits, zeros, create_graph=True)
-        gradients = [(grad_output * derivative).sum() for derivative in derivatives]
-        return grad_output, grad_logits, None, None, None, *gradients
+        return None, None, *_backward_sigmoid_loss(ctx, *grad_outputs)
 
 
 def _register() -> None:
@@ -681,7 +697,7 @@ def _register() -> None:
     for name, backward, save in (
         ("softmax_loss", _backward_softmax_loss, _save_loss),
         ("softmax_statistics", _backward_softmax_statistics, _save_softmax_statistics),
-        ("soft_target_loss", _backward_soft_target_loss, _save_loss),
+        ("soft_target_loss", _backward_soft_target_loss, _save_soft_target_loss),
         ("sigmoid_loss", _backward_sigmoid_loss, _save_sigmoid_loss),
     ):
         torch.library.register_autograd(f"polylosses::{name}", backward, setup_context=save)

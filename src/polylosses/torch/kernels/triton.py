@@ -113,8 +113,9 @@ def soft_target_loss(
     label_smoothing: float,
     numbers: Sequence[float],
     summed: bool,
-) -> tuple[Tensor, Tensor]:
-    """See :func:`polylosses.torch.kernels.operators.soft_target_loss`."""
+    powers: Sequence[int] = (),
+) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """See :func:`polylosses.torch.kernels.native.soft_target_loss`; each power takes a pass of its own here."""
     x, y, weight, dense = _soft_targets(logits, target, weight)
     ((outers, classes, inners), of_logits), (_, of_target) = _merged(x, y if dense else x)
     row_stats = torch.empty((5, *batch_shape(logits)), dtype=torch.float32, device=x.device)
@@ -128,7 +129,9 @@ def soft_target_loss(
         DENSE=dense,
         **tile,
     )
-    return losses.sum(dtype=torch.float64).float() if summed else losses, row_stats
+    arguments = (logits, target, weight, ignore_index, label_smoothing)
+    terms = [soft_target_loss(*arguments, (numbers[0], *_unit(power)), summed)[0] for power in powers]
+    return losses.sum(dtype=torch.float64).float() if summed else losses, row_stats, terms
 
 
 def soft_target_gradient(
@@ -181,16 +184,22 @@ def sigmoid_loss(
     positives: Sequence[float],
     margin: float,
     dtype: torch.dtype | None,
-) -> Tensor:
-    """See :func:`polylosses.torch.kernels.operators.sigmoid_loss`."""
-    sides = (negatives, positives)
-    if dtype is None:
-        return (
-            _sigmoids(logits, target, weights, ignore_index, sides, margin, None, "sum")
-            .sum(dtype=torch.float64)
-            .float()
-        )
-    return _sigmoids(logits, target, weights, ignore_index, sides, margin, None, "losses", dtype)
+    powers: Sequence[int] = (),
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """See :func:`polylosses.torch.kernels.native.sigmoid_loss`; each power takes a pass of its own here."""
+
+    def of(*sides: Sequence[float], dtype: torch.dtype | None) -> Tensor:
+        if dtype is not None:
+            return _sigmoids(logits, target, weights, ignore_index, sides, margin, None, "losses", dtype)
+        sums = _sigmoids(logits, target, weights, ignore_index, sides, margin, None, "sum")
+        return sums.sum(dtype=torch.float64).float()
+
+    terms = []
+    for power in powers:
+        log_weight, *coefficients = _unit(power)
+        sides = ((factor, log_weight, gamma, *coefficients) for factor, _, gamma, *_ in (negatives, positives))
+        terms.append(of(*sides, dtype=None if dtype is None else torch.float32))
+    return of(negatives, positives, dtype=dtype), terms
 
 
 def sigmoid_gradient(
@@ -258,6 +267,11 @@ def _rows(tensor: Tensor) -> Tensor:
     """A view of shape (outer, classes, inner), if there is one, or else a copy."""
     tensor = tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
     return tensor.flatten(2) if tensor.dim() > 2 else tensor.reshape(*(tensor.shape or (1, 1)), 1)
+
+
+def _unit(power: int) -> list[float]:
+    """``log_weight`` and the coefficients of one term alone."""
+    return [float(k == power) for k in range(power + 1)]
 
 
 def _launch(name: str, programs: int, logits: Tensor, *arguments: Any, **options: Any) -> None:

@@ -229,6 +229,27 @@ INLINE void times_power(const Polynomial& of, int64_t count, const float* q, con
     }
 }
 
+// Terms of a loss whose coefficients are learned: q^gamma q^power, or -q^gamma log p where the power is 0. The derivative
+// of the loss by a coefficient is the loss with that term alone.
+struct Terms {
+    static constexpr int64_t MOST = 3;
+    int64_t count, powers[MOST];
+};
+
+// `values` are BLOCK numbers for each term.
+INLINE void evaluate_terms(const Terms& terms, const Polynomial& of, int64_t count, const float* q, const float* nll,
+                           const float* log_q, float* values) {
+    for (int64_t k = 0; k < terms.count; k++, values += BLOCK) {
+        const float* first = terms.powers[k] == 0 ? nll : q;
+        for (int64_t j = 0; j < count; j++) values[j] = first[j];
+        for (int64_t power = 1; power < terms.powers[k]; power++) {
+#pragma omp simd
+            for (int64_t j = 0; j < count; j++) values[j] *= q[j];
+        }
+        times_power(of, count, q, log_q, values);
+    }
+}
+
 struct Strides {
     int64_t outer, classes, inner;
 };

@@ -31,6 +31,8 @@ struct Sigmoids {
     int64_t rows, classes, inners, classes_last, ignores, ignore_index;
     Broadcast weight, weight_of[2];
     Side sides[2];
+    // Of both sides.
+    Terms learned;
     // Whether both sides have the same polynomial, and no margin.
     int64_t alike;
     // Losses and gradients.
@@ -39,11 +41,13 @@ struct Sigmoids {
     float margin;
 };
 
-// The results: the elements' losses, their sums (one for each group of blocks), or their gradients; `grad_output` is one
-// number for each element or one for all.
+// The results: the elements' losses, their sums (one for each group of blocks), or their gradients; with losses or sums,
+// the same of the learned terms, those of one after those of another; `grad_output` is one number for each element or one
+// for all.
 struct Results {
     void* losses;
     double* sums;
+    float* term_losses;
     void* gradient;
     const float* grad_output;
     int64_t grad_output_stride;
@@ -195,14 +199,27 @@ INLINE Kinds one_hot_targets(const Sigmoids& of, int64_t from, int64_t count, fl
     return {false, true, true};
 }
 
-// Each element's loss, or minus its derivative by s, times `factor`; added to `total` if `more`. q is less by `margin`.
+// to = factor x, or to += factor x if `more`.
+INLINE void multiply(const float* factor, const float* x, bool more, float* to) {
+    if (more) {
+#pragma omp simd
+        for (int64_t j = 0; j < BLOCK; j++) to[j] += factor[j] * x[j];
+    } else {
+#pragma omp simd
+        for (int64_t j = 0; j < BLOCK; j++) to[j] = factor[j] * x[j];
+    }
+}
+
+// Each element's loss and learned terms, or minus the loss's derivative by s, times `factor`; added to `total` and
+// `term_totals` if `more`. q is less by `margin`.
 //
 // One loop for each long chain of operations, so that the processor overlaps several elements: a single loop for the
 // first three takes 1.3 times as long.
 template <bool derivative>
 INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* factor, const float* log_weight,
-                      const float* s, float margin, bool more, float* total) {
-    float u[BLOCK], l[BLOCK], p[BLOCK], q[BLOCK], nll[BLOCK], chain[BLOCK], result[BLOCK];
+                      const float* s, float margin, const Terms& learned, bool more, float* total,
+                      float* term_totals) {
+    float u[BLOCK], l[BLOCK], p[BLOCK], q[BLOCK], nll[BLOCK], chain[BLOCK], log_q[BLOCK], result[BLOCK];
     const float gamma = of.gamma;
 #pragma omp simd
     for (int64_t j = 0; j < BLOCK; j++) u[j] = exponential(-std::fabs(s[j]));
@@ -249,7 +266,6 @@ INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* f
         }
     }
     if (gamma != 0) {
-        float log_q[BLOCK];
         if (is_power(gamma)) {
             // Not read.
         } else if (margin != 0) {
@@ -261,12 +277,32 @@ INLINE void losses_of(const Polynomial& of, const Powers& powers, const float* f
         }
         times_power(of, BLOCK, q, log_q, result);
     }
-    if (more) {
+    multiply(factor, result, more, total);
+    if (derivative || learned.count == 0) return;
+    float terms[Terms::MOST * BLOCK];
+    evaluate_terms(learned, of, BLOCK, q, nll, log_q, terms);
+    for (int64_t k = 0; k < learned.count; k++) multiply(factor, terms + k * BLOCK, more, term_totals + k * BLOCK);
+}
+
+// The end of a block: writes the results `to` an array, from `at` on, or else adds them to `sums[part]`; 0 where elements
+// are ignored.
+INLINE void finish(bool ignores, const float* valid, int64_t count, float* total, double* sums, int64_t part, void* to,
+                   bool in_bfloat16, int64_t at) {
+    if (ignores) {
 #pragma omp simd
-        for (int64_t j = 0; j < BLOCK; j++) total[j] += factor[j] * result[j];
-    } else {
-#pragma omp simd
-        for (int64_t j = 0; j < BLOCK; j++) total[j] = factor[j] * result[j];
+        for (int64_t j = 0; j < BLOCK; j++) total[j] = select(valid[j] == 0.f, 0.f, total[j]);
+    }
+    if (!to) {
+        for (int64_t j = count; j < BLOCK; j++) total[j] = 0;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < BLOCK; j++) sum += total[j];
+        sums[part] += sum;
+    } else if (in_bfloat16) {
+        bfloat16* here = static_cast<bfloat16*>(to) + at;
+        for (int64_t j = 0; j < count; j++) store(here + j, total[j]);
+    } else if (float* here = static_cast<float*>(to) + at; here != total) {
+        std::memcpy(here, total, size_t(count) * sizeof(float));
     }
 }
 
@@ -278,7 +314,7 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
     const bool weighted = of.weight.data || of.weight_of[0].data || of.weight_of[1].data;
     Factors weights(of.weight, from), weights_of[2] = {Factors(of.weight_of[0], from), Factors(of.weight_of[1], from)};
     float y_copy[BLOCK], valid[BLOCK], factor[BLOCK], log_weight[BLOCK], s[BLOCK], x_copy[BLOCK], total_copy[BLOCK],
-        grad_outputs_copy[BLOCK];
+        term_totals[Terms::MOST * BLOCK], grad_outputs_copy[BLOCK];
     void* results = derivative ? into.gradient : into.losses;
     for (; from < end; from += BLOCK) {
         const int64_t count = end - from < BLOCK ? end - from : BLOCK;
@@ -334,7 +370,7 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
                 }
             }
             losses_of<derivative>(of.sides[side].polynomial, powers[side], factor, log_weight, s,
-                                  side == 0 ? of.margin : 0.f, more, total);
+                                  side == 0 ? of.margin : 0.f, of.learned, more, total, term_totals);
             more = true;
         }
         if (derivative && !one_grad_output) {
@@ -342,22 +378,11 @@ INLINE void sigmoids_of(const Sigmoids& of, int64_t from, int64_t end, const Res
 #pragma omp simd
             for (int64_t j = 0; j < BLOCK; j++) total[j] *= grad_outputs[j];
         }
-        if (of.ignores) {
-#pragma omp simd
-            for (int64_t j = 0; j < BLOCK; j++) total[j] = select(valid[j] == 0.f, 0.f, total[j]);
-        }
-        if (!results) {
-            for (int64_t j = count; j < BLOCK; j++) total[j] = 0;
-            float sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < BLOCK; j++) sum += total[j];
-            into.sums[from / (GROUP * BLOCK)] += sum;
-        } else if (of.result_in_bfloat16) {
-            bfloat16* at = static_cast<bfloat16*>(results) + from;
-            for (int64_t j = 0; j < count; j++) store(at + j, total[j]);
-        } else if (!direct) {
-            std::memcpy(static_cast<float*>(results) + from, total, size_t(count) * sizeof(float));
-        }
+        const int64_t group = from / (GROUP * BLOCK), groups = (of.count + GROUP * BLOCK - 1) / (GROUP * BLOCK);
+        finish(of.ignores, valid, count, total, into.sums, group, results, of.result_in_bfloat16, from);
+        for (int64_t k = 0; !derivative && k < of.learned.count; k++)
+            finish(of.ignores, valid, count, term_totals + k * BLOCK, into.sums, (k + 1) * groups + group,
+                   into.term_losses, false, k * of.count + from);
     }
 }
 
@@ -376,21 +401,21 @@ extern "C" {
 // How many elements are added up to one of `sums`.
 int64_t polylosses_sigmoid_group() { return GROUP * BLOCK; }
 
-// Gives the losses, their `sum` (`sums` are for its parts), or the gradient. Returns the first row whose class id is none
-// and not ignored, and has written nothing then; else -1.
-int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, float* sum, void* gradient,
-                            const float* grad_output, int64_t grad_output_stride, int threads) {
+// Gives the losses, their sums, or the gradient. Returns the first row whose class id is none and not ignored, and has
+// written nothing then; else -1. Sums are of the elements and of each learned term: `totals`; `sums` is for their parts.
+int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, float* term_losses, double* sums, float* totals,
+                            void* gradient, const float* grad_output, int64_t grad_output_stride, int threads) {
     if (of->ids)
         for (int64_t row = 0; row < of->rows; row++) {
             const int64_t id = of->ids[row];
             if (!(of->ignores && id == of->ignore_index) && !in_range(id, of->classes)) return row;
         }
-    const Results into = {losses, sums, gradient, grad_output, grad_output_stride};
-    const int64_t group = GROUP * BLOCK, groups = (of->count + group - 1) / group;
+    const int64_t group = GROUP * BLOCK, groups = (of->count + group - 1) / group, results = 1 + of->learned.count;
+    const Results into = {losses, sums, term_losses, gradient, grad_output, grad_output_stride};
     void* result = losses ? losses : gradient;
     const int64_t bytes = group * (of->result_in_bfloat16 ? 2 : 4);
-    if (sum)
-        for (int64_t k = 0; k < groups; k++) sums[k] = 0;
+    if (totals)
+        for (int64_t k = 0; k < results * groups; k++) sums[k] = 0;
     in_parallel_into(result, result ? bytes : 0, (1 << 20) / bytes, groups, threads, [=](int64_t from, int64_t to) {
         const int64_t end = to * group < of->count ? to * group : of->count;
         if (into.gradient)
@@ -398,10 +423,10 @@ int64_t polylosses_sigmoids(const Sigmoids* of, void* losses, double* sums, floa
         else
             sigmoid_losses(*of, from * group, end, into);
     });
-    if (sum) {
+    for (int64_t i = 0; totals && i < results; i++) {
         double total = 0;
-        for (int64_t k = 0; k < groups; k++) total += sums[k];
-        *sum = float(total);
+        for (int64_t k = 0; k < groups; k++) total += sums[i * groups + k];
+        totals[i] = float(total);
     }
     return -1;
 }

@@ -29,15 +29,17 @@ struct SoftTargets {
 struct Loss {
     Polynomial polynomial;
     float log_weight;
+    Terms learned;
 
     // Its sums over classes are those of t, t log p and t p.
     INLINE bool linear() const { return polynomial.degree == 1 && polynomial.gamma == 0; }
 };
 
 // Numbers of every row: A; A without the class of the largest logit; that class's q, logit and p, which is 0 if the row
-// is ignored; and the loss.
+// is ignored; the loss; and the learned terms, those of one for all rows after those of another.
 struct SoftStatistics {
-    float *scale, *rest, *q, *maximum, *inverse, *losses;
+    float *scale, *rest, *q, *maximum, *inverse, *losses, *terms;
+    int64_t rows;
 };
 
 // Sums over the classes of a row but for those of the largest logit, of exp(z - maximum), t, t (maximum - z) and
@@ -292,11 +294,21 @@ INLINE void times_powers(const Polynomial& of, int64_t count, bool slope_only, c
     times_power(of, count, q, log_q, slope);
 }
 
-// p, s and, unless only these are wanted, L(p) of every element; some finite L(p) where the weight is 0.
+INLINE void evaluate_terms(const Loss& loss, int64_t count, const float* q, const float* nll, float* values) {
+    if (loss.learned.count == 0) return;
+    float log_q[BLOCK];
+    if (loss.polynomial.gamma != 0 && !is_power(loss.polynomial.gamma)) {
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) log_q[j] = logarithm_or_least(q[j]);
+    }
+    evaluate_terms(loss.learned, loss.polynomial, count, q, nll, log_q, values);
+}
+
+// p, q, -log p, s and, unless only these are wanted, L(p) of every element; some finite L(p) where the weight is 0.
 template <class Each>
 INLINE void evaluate(const Loss& loss, const Powers& powers, bool slope_only, const float* x, const float* weight,
-                     int64_t count, Each maximum, Each inverse, Each log_total, float* p, float* value, float* slope) {
-    float q[BLOCK], nll[BLOCK];
+                     int64_t count, Each maximum, Each inverse, Each log_total, float* p, float* q, float* nll,
+                     float* value, float* slope) {
     const Same log_weight{loss.log_weight};
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
@@ -311,26 +323,31 @@ INLINE void evaluate(const Loss& loss, const Powers& powers, bool slope_only, co
     times_powers(loss.polynomial, count, slope_only, p, q, value, slope);
 }
 
-// t L(p) and t s of every element, 0 for the largest logit.
+// t L(p), t s and t times the learned terms of every element, 0 for the largest logit.
 template <class Each>
 INLINE void weighed(const Loss& loss, const Powers& powers, const float* x, const float* t, int64_t count, Each maximum,
-                    Each inverse, Each log_total, float* value, float* slope) {
-    float p[BLOCK], weight[BLOCK];
+                    Each inverse, Each log_total, float* value, float* slope, float* terms) {
+    float p[BLOCK], q[BLOCK], nll[BLOCK], weight[BLOCK];
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) weight[j] = select(x[j] == maximum[j], 0.f, t[j]);
-    evaluate(loss, powers, false, x, weight, count, maximum, inverse, log_total, p, value, slope);
+    evaluate(loss, powers, false, x, weight, count, maximum, inverse, log_total, p, q, nll, value, slope);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         value[j] *= weight[j];
         slope[j] *= weight[j];
     }
+    evaluate_terms(loss, count, q, nll, terms);
+    for (int64_t k = 0; k < loss.learned.count; k++) {
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) terms[k * BLOCK + j] *= weight[j];
+    }
 }
 
 FOR_EACH_PROCESSOR void evaluate_classes(const Loss& loss, const Powers& powers, const float* x, const float* t,
                                          int64_t count, float maximum, float inverse, float log_total, double& value,
-                                         double& slope, double& top) {
-    float values[BLOCK], slopes[BLOCK], value_part = 0, slope_part = 0, top_part = 0;
-    weighed(loss, powers, x, t, count, Same{maximum}, Same{inverse}, Same{log_total}, values, slopes);
+                                         double& slope, double* terms, double& top) {
+    float values[BLOCK], slopes[BLOCK], each_term[Terms::MOST * BLOCK], value_part = 0, slope_part = 0, top_part = 0;
+    weighed(loss, powers, x, t, count, Same{maximum}, Same{inverse}, Same{log_total}, values, slopes, each_term);
 #pragma omp simd reduction(+ : value_part, slope_part, top_part)
     for (int64_t k = 0; k < count; k++) {
         value_part += values[k];
@@ -340,26 +357,37 @@ FOR_EACH_PROCESSOR void evaluate_classes(const Loss& loss, const Powers& powers,
     value += value_part;
     slope += slope_part;
     top += top_part;
+    for (int64_t i = 0; i < loss.learned.count; i++) {
+        float part = 0;
+#pragma omp simd reduction(+ : part)
+        for (int64_t k = 0; k < count; k++) part += each_term[i * BLOCK + k];
+        terms[i * BLOCK] += part;
+    }
 }
 
 FOR_EACH_PROCESSOR void evaluate_rows(const Loss& loss, const Powers& powers, const float* x, const float* t,
                                       int64_t count, const float* maximum, const float* inverse, const float* log_total,
-                                      float* value, float* slope, float* top) {
-    float values[BLOCK], slopes[BLOCK];
-    weighed(loss, powers, x, t, count, maximum, inverse, log_total, values, slopes);
+                                      float* value, float* slope, float* terms, float* top) {
+    float values[BLOCK], slopes[BLOCK], each_term[Terms::MOST * BLOCK];
+    weighed(loss, powers, x, t, count, maximum, inverse, log_total, values, slopes, each_term);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         value[j] += values[j];
         slope[j] += slopes[j];
         top[j] += select(x[j] == maximum[j], t[j], 0.f);
     }
+    for (int64_t i = 0; i < loss.learned.count; i++) {
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) terms[i * BLOCK + j] += each_term[i * BLOCK + j];
+    }
 }
 
-// The end of rows: adds the class of the largest logit to what the others give, `value` and `slope` unless it is linear.
+// The end of rows: adds the class of the largest logit to what the others give, which is `value`, `slope` and `terms`
+// unless the loss is linear.
 FOR_EACH_PROCESSOR void finish(const Loss& loss, const Powers& powers, int64_t row, int64_t count, const Sums* sums,
                                const float* maximum, const bool* ignored, const float* value, const float* slope,
-                               const SoftStatistics& out) {
-    float p[BLOCK], q[BLOCK], nll[BLOCK], top_value[BLOCK], top_slope[BLOCK];
+                               const double* terms, const SoftStatistics& out) {
+    float p[BLOCK], q[BLOCK], nll[BLOCK], top_value[BLOCK], top_slope[BLOCK], top_terms[Terms::MOST * BLOCK];
     const Same log_weight{loss.log_weight};
     for (int64_t j = 0; j < count; j++) {
         const double wrong = sums[j].ties - 1 + sums[j].others, total = 1 + wrong;
@@ -390,6 +418,16 @@ FOR_EACH_PROCESSOR void finish(const Loss& loss, const Powers& powers, int64_t r
         out.scale[row + j] = ignored[j] ? 0.f : float(sum.top * top_slope[j] + rest);
         out.losses[row + j] = ignored[j] ? 0.f : float(sum.top * top_value[j] + of_others);
     }
+    evaluate_terms(loss, count, q, nll, top_terms);
+    for (int64_t k = 0; k < loss.learned.count; k++) {
+        for (int64_t j = 0; j < count; j++) {
+            const Sums& sum = sums[j];
+            double of_others = terms[k * BLOCK + j];
+            if (loss.linear())
+                of_others = loss.learned.powers[k] == 0 ? sum.distance + sum.rest * nll[j] : sum.rest - sum.likelihood * p[j];
+            out.terms[k * out.rows + row + j] = ignored[j] ? 0.f : float(sum.top * top_terms[k * BLOCK + j] + of_others);
+        }
+    }
 }
 
 // factor (p A - t s) of every element, or factor top where the largest logit is alone.
@@ -407,8 +445,8 @@ INLINE void gradient_of(const Loss& loss, const Powers& powers, const float* x, 
         }
         return;
     }
-    float p[BLOCK], value[BLOCK], slope[BLOCK];
-    evaluate(loss, powers, true, x, t, count, maximum, inverse, log_total, p, value, slope);
+    float p[BLOCK], q[BLOCK], nll[BLOCK], value[BLOCK], slope[BLOCK];
+    evaluate(loss, powers, true, x, t, count, maximum, inverse, log_total, p, q, nll, value, slope);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
         const float other = p[j] * scale[j] - t[j] * slope[j];
@@ -519,6 +557,7 @@ void losses_one_by_one(const Logits& z, const SoftTargets& targets, const Loss& 
                        int64_t count, const SoftStatistics& out, int64_t* wrong) {
     Sums sums[BLOCK];
     float maximum[BLOCK], value[BLOCK], slope[BLOCK], x_copy[BLOCK], t_copy[BLOCK];
+    double terms[Terms::MOST * BLOCK] = {};
     bool ignored[BLOCK];
     for (int64_t j = 0; j < count; j++) {
         const Place at(z.by, z.inners, row + j), at_target(targets.by, z.inners, row + j);
@@ -554,12 +593,12 @@ void losses_one_by_one(const Logits& z, const SoftTargets& targets, const Loss& 
         each_block([&](const float* x, int64_t from, int64_t many) {
             const float* t = weights_of_classes(targets, at_target, label, from, many, t_copy);
             evaluate_classes(loss, powers, x, t, many, most, float(1 / total), float(std::log(total)), values, slopes,
-                             sums[j].top);
+                             terms + j, sums[j].top);
         });
         value[j] = float(values);
         slope[j] = float(slopes);
     }
-    finish(loss, powers, row, count, sums, maximum, ignored, value, slope, out);
+    finish(loss, powers, row, count, sums, maximum, ignored, value, slope, terms, out);
 }
 
 // The most logits that are copied, to be read several times. In place, strided logits would evict each other from the
@@ -571,7 +610,8 @@ void losses_together(const Logits& z, const SoftTargets& targets, const Loss& lo
     Sums sums[BLOCK];
     Parts parts{};
     float maximum[BLOCK], value[BLOCK], slope[BLOCK], top[BLOCK], inverse[BLOCK], log_total[BLOCK],
-        t_copy[BLOCK], held[HELD];
+        t_copy[BLOCK], term_parts[Terms::MOST * BLOCK] = {}, held[HELD];
+    double terms[Terms::MOST * BLOCK] = {};
     int32_t label[BLOCK];
     bool ignored[BLOCK];
     Lines lines(z.data, z.in_bfloat16, z.by, z.classes, z.inners, row, count);
@@ -609,7 +649,7 @@ void losses_together(const Logits& z, const SoftTargets& targets, const Loss& lo
         double values[BLOCK] = {}, slopes[BLOCK] = {};
         each_class([&](const float* x, int64_t k) {
             const float* t = weights_of_rows(targets, y, label, k, count, t_copy);
-            evaluate_rows(loss, powers, x, t, count, maximum, inverse, log_total, value, slope, top);
+            evaluate_rows(loss, powers, x, t, count, maximum, inverse, log_total, value, slope, term_parts, top);
             if ((k + 1) % CLASS_BLOCK != 0 && k + 1 != z.classes) return;
             for (int64_t j = 0; j < count; j++) {
                 values[j] += value[j];
@@ -617,13 +657,17 @@ void losses_together(const Logits& z, const SoftTargets& targets, const Loss& lo
                 sums[j].top += top[j];
                 value[j] = slope[j] = top[j] = 0;
             }
+            for (int64_t i = 0; i < loss.learned.count * BLOCK; i++) {
+                terms[i] += term_parts[i];
+                term_parts[i] = 0;
+            }
         });
         for (int64_t j = 0; j < count; j++) {
             value[j] = float(values[j]);
             slope[j] = float(slopes[j]);
         }
     }
-    finish(loss, powers, row, count, sums, maximum, ignored, value, slope, out);
+    finish(loss, powers, row, count, sums, maximum, ignored, value, slope, terms, out);
 }
 
 void gradients_one_by_one(const Logits& z, const SoftTargets& targets, const Loss& loss, const Powers& powers,
