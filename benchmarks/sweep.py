@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
     out: Path | None = parser.parse_args().out
-    frame, labels, names = check(*load("digits"), 8)
+    frame, labels, names, *_ = check(*load("digits"), 8)
     X = torch.tensor(encoder(frame).fit_transform(frame), dtype=torch.float32)[:943]
     y = torch.tensor(labels)[:943]
     arms = [(epsilon, rate) for epsilon in EPSILONS for rate in RATES]

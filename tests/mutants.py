@@ -54,6 +54,12 @@ SOFT_TRITON = "test_torch_soft_targets.py -k triton"
 
 TOOLS = "test_torch_derivative_tools.py"
 
+PLANNED = "test_tune_plan.py"
+SEQUENTIAL = "test_tune_sequential.py -k 'not rare and not power'"
+STUDY = "test_tune_study.py -k 'not noise and not postgresql'"
+WORKERS = "test_tune_workers.py -k "
+TABLES = "test_tune_tables.py test_tune_data.py"
+
 MUTANTS = [
     Mutant("polynomial.py", "loss - self.log_weight * logp", "loss + self.log_weight * logp", "test_polynomial.py"),
     Mutant("polynomial.py", "ratio + horner(c, q)", "ratio - horner(c, q)", "test_polynomial.py"),
@@ -559,16 +565,88 @@ MUTANTS = [
     Mutant("tune/statistics.py", "> 0) != lower_is_better", "> 0) == lower_is_better", "test_tune_statistics.py"),
     Mutant("tune/statistics.py", "bins=15", "bins=10", "test_tune_statistics.py"),
     Mutant("tune/result.py", "{100 * value:+.2f}", "{100 * value:.2f}", "test_tune_sweep.py"),
+    Mutant("named.py", "ast.Call(call, [], [])", "call", "test_cli.py -k 'plot or loss'"),
+    Mutant("__main__.py", "    main()", "    pass", "test_tune_workers.py -k 'one_line and SystemExit'"),
+    Mutant("tune/space.py", "low * (high / low) ** u if one.log else low", "low", PLANNED),
+    Mutant("tune/space.py", "one.high + width", "one.high", PLANNED),
+    Mutant("tune/space.py", "if combinations <= count:", "if combinations < count:", PLANNED),
+    Mutant("tune/plan.py", "[self.seed, 1, repeat]", "[self.seed, 1, 0]", PLANNED),
+    Mutant("tune/plan.py", "if loss == cross_entropy():", "if False:", PLANNED),
+    Mutant("tune/plan.py", "if name in found:", "if False:", PLANNED),
+    Mutant("tune/sequential.py", "4 * ndtr(ndtri((1 - LEVEL) / 4)", "2 * ndtr(ndtri((1 - LEVEL) / 2)", SEQUENTIAL),
+    Mutant("tune/sequential.py", "spent(information) - spent_before", "spent(information)", SEQUENTIAL),
+    Mutant("tune/sequential.py", "weights @ (density * outside) > target", "outside.mean() > target", SEQUENTIAL),
+    Mutant("tune/sequential.py", "of_seeds / seeds + of_rows", "of_seeds / seeds", SEQUENTIAL),
     Mutant(
-        "tune/sweep.py", '"difference": (scores - baseline)', '"difference": (baseline - scores)', "test_tune_sweep.py"
+        "tune/sequential.py",
+        "math.sqrt(of_seeds / most + of_rows)",
+        "math.sqrt((of_seeds + of_rows) / most)",
+        SEQUENTIAL,
     ),
     Mutant(
-        "tune/sweep.py",
+        "tune/sequential.py", "estimate.uncorrected(-quantile), estimate.uncorrected(quantile)", "0.0, 0.0", SEQUENTIAL
+    ),
+    Mutant("tune/sequential.py", "a * t**2 / 3", "a * t**2 / 2", SEQUENTIAL),
+    Mutant("tune/sequential.py", "stdtrit(freedom, 2.0**-seeds)", "stdtrit(freedom, 2.0 ** (-seeds - 1))", SEQUENTIAL),
+    Mutant("tune/sequential.py", "or abs(self.statistic) < self.futility", "", SEQUENTIAL),
+    Mutant("tune/sequential.py", "max(error, least)", "error", SEQUENTIAL),
+    Mutant("tune/sequential.py", "if seeds >= FEWEST_SEEDS", "if seeds > 0", SEQUENTIAL),
+    Mutant("tune/analysis.py", "(confirmation.low > 0) == maximize", "confirmation.low > 0", SEQUENTIAL),
+    Mutant("tune/analysis.py", "means if maximize else -means", "means", PLANNED),
+    Mutant("tune/analysis.py", "2 * counts >= plan.repeats", "counts > 0", PLANNED),
+    Mutant("tune/analysis.py", "np.isfinite(scores) & np.isfinite(baseline)", "np.isfinite(scores)", PLANNED),
+    Mutant("tune/analysis.py", "point, plan.repeats + seed)", "point, seed)", PLANNED),
+    Mutant("tune/trials.py", "os._exit(0)", "pass", STUDY),
+    Mutant("tune/trials.py", "except BaseException as error:", "except Exception as error:", STUDY),
+    Mutant("tune/trials.py", '"validation" if stage == SELECTION else "test"', '"validation"', STUDY),
+    Mutant("tune/trials.py", "if not np.isfinite(found[name]).all():", "if False:", STUDY),
+    Mutant("tune/store.py", "TRIES, DEATHS = 2, 5", "TRIES, DEATHS = 1, 5", STUDY),
+    Mutant("tune/store.py", "            os.ftruncate(self._file, end)\n", "            pass\n", STUDY),
+    Mutant("tune/store.py", 'self._set(trial, "interrupted", True)', "pass", STUDY),
+    Mutant("tune/store.py", "if stored.get(key) != plan.get(key)", "if False", STUDY),
+    Mutant("tune/store.py", "tries[_key(record)][0].number == record.number)", "False)", STUDY),
+    Mutant("tune/store.py", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", WORKERS + "'share_a_folder'"),
+    Mutant("tune/store.py", "error = (ended or {}).get(process)", "error = None", WORKERS + "'recorded and abort'"),
+    Mutant("tune/studies.py", "not outcome.error and time", "time", STUDY),
+    Mutant("tune/studies.py", "one.error != NOT_FINITE", "True", STUDY),
+    Mutant("tune/studies.py", "CONFIRMATION_FACTOR * int(repeats)", "int(repeats)", STUDY),
+    Mutant("tune/labelled.py", "validation if stage == SELECTION else test", "test", STUDY),
+    Mutant("tune/labelled.py", "np.log(array) if is_distribution else array", "array", STUDY),
+    Mutant("tune/labelled.py", "self.labels, self.seed, self.groups)", "self.labels, self.seed, None)", STUDY),
+    Mutant(
+        "tune/splits.py",
+        "StratifiedGroupKFold(folds, shuffle=True,",
+        "StratifiedGroupKFold(folds, shuffle=False,",
+        "test_tune_splits.py",
+    ),
+    Mutant(
+        "tune/files.py",
+        "Path(unfinished, name).replace(directory / name)",
+        "pass",
+        "test_tune_workers.py -k two_workers",
+    ),
+    Mutant("tune/worker.py", "sys.path.insert(0, str(path.parent))", "pass", WORKERS + "beside"),
+    Mutant("tune/worker.py", "signal.signal(signal.SIGTERM, stop)", "pass", WORKERS + "'goes_on and terminated'"),
+    Mutant("tune/workers.py", "late = timeout is not None and", "late = False and", WORKERS + "'recorded and sleep'"),
+    Mutant("tune/workers.py", "if code == NOT_LOADED:", "if False:", WORKERS + "'one_line and SystemExit'"),
+    Mutant("tune/workers.py", "if in_vain >= IN_VAIN:", "if in_vain >= 1:", WORKERS + "replaced"),
+    Mutant("tune/workers.py", 'found[worker.name] = ""', 'found[worker.name] = "killed"', WORKERS + "replaced"),
+    Mutant("tune/tables.py", "numeric - mixed)", "numeric)", TABLES),
+    Mutant("tune/tables.py", "if within and quotes:", "if False:", TABLES),
+    Mutant("tune/tables.py", "skipinitialspace=True, strict=strict)", "strict=strict)", TABLES),
+    Mutant(
+        "tune/tabular.py",
+        '"difference": (scores - baseline)',
+        '"difference": (baseline - scores)',
+        "test_tune_sweep.py",
+    ),
+    Mutant(
+        "tune/tabular.py",
         "return -mean if statistics.lower_is_better(metric) else mean",
         "return mean",
         "test_tune_sweep.py",
     ),
-    Mutant("tune/sweep.py", "fresh = range(repeats,", "fresh = range(repeats - 1,", "test_tune_sweep.py"),
+    Mutant("tune/tabular.py", "fresh = range(repeats,", "fresh = range(repeats - 1,", "test_tune_sweep.py"),
     Mutant(
         "tune/figures.py",
         '"difference_high"] - row["difference"], row',

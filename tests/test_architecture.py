@@ -51,7 +51,7 @@ def inside(module: str, folder: str) -> bool:
 def test_the_imports_of_a_file_are_found() -> None:
     """Tests :func:`own_imports` on source with every form of import."""
     source = """
-import json, polylosses.tune.sweep
+import json, polylosses.tune.tabular
 from polylosses import catalogue, poly1
 from polylosses.polynomial import Polynomial
 from . import softmax
@@ -65,12 +65,12 @@ def inner():
         "polylosses.polynomial",
         "polylosses.torch",
         "polylosses.torch.softmax",
-        "polylosses.tune.sweep",
+        "polylosses.tune.tabular",
     }
 
 
 BACKENDS = [name for name in ("torch", "jax", "keras") if f"polylosses.{name}" in MODULES]
-CORE = {"polylosses.polynomial", "polylosses.catalogue", "polylosses.two_sided"}
+CORE = {"polylosses.polynomial", "polylosses.catalogue", "polylosses.two_sided", "polylosses.named"}
 
 
 def test_the_polynomial_imports_nothing_of_ours() -> None:
@@ -112,7 +112,22 @@ operators
 """
 
 
-@pytest.mark.parametrize(("folder", "layers"), [("torch", TORCH_LAYERS), ("torch.kernels", KERNEL_LAYERS)])
+# Plan, run and analyse; then what puts them together. A table, its network and the page are beside them.
+TUNE_LAYERS = """
+plan space sequential splits tables statistics report files
+store analysis batched data
+labelled experiment
+trials
+worker studies
+workers figures
+result
+tabular
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "layers"), [("torch", TORCH_LAYERS), ("torch.kernels", KERNEL_LAYERS), ("tune", TUNE_LAYERS)]
+)
 def test_files_import_from_the_layers_below(folder: str, layers: str) -> None:
     package = f"polylosses.{folder}"
     level = {f"{package}.{name}": k for k, line in enumerate(layers.split("\n")) for name in line.split()}
@@ -148,7 +163,7 @@ MAY_IMPORT = {
     "polylosses.theme": {"polylosses.plot", "polylosses.tune.figures", "polylosses.tune.report"},
     "polylosses.plot": {"polylosses.tune.figures", "polylosses.cli"},
     "polylosses.tune": {"polylosses.tune", "polylosses.cli"},
-    "polylosses.tune.figures": {"polylosses.tune.sweep"},
+    "polylosses.tune.figures": {"polylosses.tune.tabular"},
     "polylosses.tune.report": {"polylosses.tune.result"},
 }
 
@@ -159,6 +174,12 @@ def test_few_import(module: str) -> None:
         if any(inside(importer, allowed) for allowed in MAY_IMPORT[module]):
             continue
         assert not any(inside(name, module) for name in names), f"{importer} imports {module}"
+
+
+def test_the_analysis_knows_nothing_of_where_trials_run() -> None:
+    runs = {f"polylosses.tune.{name}" for name in ("store", "trials", "studies", "worker", "workers")}
+    for module in ("plan", "space", "sequential", "analysis"):
+        assert not IMPORTS[f"polylosses.tune.{module}"] & runs
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -101,6 +101,63 @@ def test_tune_shows_a_table_and_a_verdict_and_writes_three_files(table: Path, tm
     }
 
 
+def test_a_table_is_read_as_said_and_tune_tells_how(tmp_path: Path, call: Call) -> None:
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=90).round(2)
+    kinds = np.where(size > 0, "large", "small")
+    # "/" is neither found as a separator, nor "[/b]" markup.
+    kinds[5], kinds[88:] = "", "odd"
+    lines = [f"{i}/{str(size[i]).replace('.', ',')}/{i // 3}/{i % 2}/gr\xfcn/{kinds[i]}" for i in range(90)]
+    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    options = "--separator / --decimal , --encoding cp1252 --no-header --drop-missing-labels --rare drop"
+    columns = "--target column6 --group column3 --drop column4"
+    code, shown, errors = call("tune", "t.csv", *options.split(), *columns.split(), *QUICK, "-o", "new")
+    assert not code, errors
+    assert errors == ""
+    found = json.loads((tmp_path / "new" / "results.json").read_text())
+    assert [(one["name"], one["read"], one["example"]) for one in found["columns"]][1:] == [
+        ("column2", "number", str(size[0])),
+        ("column4", "left out, as you asked", "0"),
+        ("column5", "text: 1 category", "gr\xfcn"),
+    ]
+    assert found["settings"]["groups"] == 30
+    assert found["settings"]["rows"] == 87
+    assert found["settings"]["read"][0] == "separated by '/', decimal comma, cp1252, no line of column names"
+    part, verdict = shown.split("\n\n", 1)
+    output = " ".join(part.split())
+    assert output.startswith(f"How your columns were read {found['settings']['read'][0]} empty fields")
+    assert output.endswith(
+        "column4: left out, as you asked column5: text: 1 category; the same in every row All others: 1 number, 0 text "
+        "columns"
+    )
+    assert " column1: left out: whole numbers that rise" in output
+    assert "column2" not in output
+    assert found["notes"][0] in " ".join(verdict.split())
+    assert "separated by" in (tmp_path / "new" / "report.html").read_text()
+
+
+def test_names_of_columns_are_no_markup(tmp_path: Path, call: Call) -> None:
+    frame = pd.DataFrame({"[/b]": np.arange(60), "size": np.arange(60) % 7 / 3, "kind": ["[red]", "[/i]"] * 30})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    code, shown, _ = call("tune", "t.csv", "--target", "kind", *QUICK)
+    assert not code
+    assert "  [/b]: left out: " in shown
+    assert "The largest class, [" in shown
+
+
+def test_a_table_with_much_to_say_is_left_to_the_report() -> None:
+    odd = [{"name": f"c{k}", "read": "number", "warning": "odd"} for k in range(50)]
+    lines = cli._columns([*odd, {"name": "x", "read": "text: 2 categories", "warning": ""}])
+    assert len(lines) == cli.MOST_COLUMNS + 2
+    assert lines[-2:] == ["  and 30 more, see the report", "All others: 0 numbers, 1 text column"]
+
+
+def test_h_is_help(tmp_path: Path, call: Call) -> None:
+    for words in ([], ["tune"], ["plot"]):
+        assert call(*words, "-h") == call(*words, "--help")
+    assert "--drop-missing-labels" in call("tune", "-h")[1]
+
+
 @pytest.mark.slow
 def test_quiet_prints_the_verdict_and_json_the_results(tmp_path: Path, call: Call) -> None:
     """Also, results are the same in this process and in another one."""
@@ -153,6 +210,36 @@ def test_an_epsilon_below_minus_1_is_warned_of(call: Call) -> None:
         pytest.param(["tune", "iris", "--out", "/proc/x"], "--out /proc/x can't be written", id="unwritable"),
         pytest.param(["tune", "iris", "--frobnicate"], "No such option", id="unknown option"),
         pytest.param(["frobnicate"], "No such command 'frobnicate'", id="unknown command"),
+        pytest.param(["tune", "TABLE", "--target", "kind", "--separator", ";"], "no column 'kind'", id="separator"),
+        pytest.param(["tune", "TABLE", "--target", "kind", "--decimal", "x"], "decimal must .* got 'x'", id="decimal"),
+        pytest.param(["tune", "TABLE", "--target", "kind", "--encoding", "x"], "'x' is not known", id="encoding"),
+        pytest.param(["tune", "TABLE", "--target", "kind", "--no-header"], "column1, column2", id="no header"),
+        pytest.param(["tune", "TABLE", "--target", "kind", "--sheet", "x"], "sheet='x' has no meaning", id="sheet"),
+        pytest.param(["tune", "TABLE", "--target", "kind", "--drop", "x"], "no column 'x' to drop", id="drop"),
+        pytest.param(["tune", "TABLE", "--target", "kind", "--rare", "x"], "rare must be .* got 'x'", id="rare"),
+        pytest.param(
+            ["tune", "TABLE", "--target", "kind", "--group", "x"], "'x': give --group one of: size, c", id="group"
+        ),
+        pytest.param(["tune", "TABLE", "--target", "kind", "--group", "kind"], "--group kind is the col", id="labels"),
+        pytest.param(
+            ["tune", "TABLE", "--target", "kind", "--group", "colour"], "11 of 120 groups .* line 2", id="gap"
+        ),
+        pytest.param(["tune", "iris", "--group", "x"], "iris has no groups, so --group x", id="group of a data set"),
+        pytest.param(["tune", "iris", "--no-header"], "iris brings its own labels, so header False", id="data set"),
+        *(
+            pytest.param(["tune", "my.py:train", *words], f"{words[0].replace('no-', '')} is for tables", id=words[0])
+            for words in (
+                ["--separator", ";"],
+                ["--decimal", ","],
+                ["--encoding", "utf-8"],
+                ["--no-header"],
+                ["--sheet", "x"],
+                ["--drop", "x"],
+                ["--drop-missing-labels"],
+                ["--rare", "drop"],
+                ["--group", "x"],
+            )
+        ),
         pytest.param(["plot", "poly1(2)"], "Missing option '--out'", id="plot without a file"),
         pytest.param(["plot", "poly2(2)", "--out", "a.html"], "'poly2\\(2\\)' is no loss", id="unknown loss"),
         pytest.param(["plot", "poly1(x)", "--out", "a.html"], "'poly1\\(x\\)' is no loss", id="no number"),
@@ -278,7 +365,7 @@ def tune(out: str, meanwhile: Tree, outcome: Any) -> object:
         return write_text(path, text, encoding)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "load", lambda *_: (None, None))
+        patch.setattr(tuning, "load", lambda *_, **__: (None, None))
         patch.setattr(tuning, "sweep", sweep)
         patch.setattr(Path, "write_text", write_or_fail)
         patch.setattr(sys, "argv", ["polylosses", "tune", "iris", "--quiet", "--out", out])

@@ -35,7 +35,10 @@ def test_the_first_commands_set_up_and_run_the_tuner_and_the_tests() -> None:
     assert COMMANDS[1] in (ROOT / "CONTRIBUTING.md").read_text()
 
 
-WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("torch", "jax", "keras", "tuning", "language-models"))]
+WITH_CODE = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("torch", "jax", "keras", "tuning", "tune-your-code", "language-models")),
+]
 
 
 def test_the_pages_with_code_are_known() -> None:
@@ -60,7 +63,7 @@ def test_the_code_of_a_page_runs(name: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    if "tuning" in name:
+    if name == "docs/tuning.md":
         assert (tmp_path / "polylosses-iris" / "report.html").exists()
 
 
@@ -123,6 +126,18 @@ def test_its_times_of_recipes_are_in_the_results() -> None:
     for recipe in recipes:
         for line in times("recipes", recipe):
             assert line.strip() in BENCHMARKS, recipe
+
+
+def test_its_simulated_studies_are_in_the_results() -> None:
+    laws = results("sequential")["laws"]
+    assert len(laws) == 10
+    for law, false, *numbers in (one.values() for one in laws):
+        cells = [f"{number:.{digits}f}" for number, digits in zip(numbers, (1, 2, 1, 2, 1, 3, 2), strict=True)]
+        assert f"| {law} | {false:.3f} | {' | '.join(cells)} |" in BENCHMARKS
+        assert false <= 0.05 or law == "very skewed (exponential)"
+        assert numbers[0] <= 14  # seeds without a difference
+        assert numbers[1] >= 0.75
+        assert numbers[4] <= 12
 
 
 def test_the_readmes_range_is_that_of_the_table() -> None:

@@ -28,6 +28,7 @@ from polylosses.torch import (
     poly_from_nll,
     poly_softmax,
 )
+from polylosses.tune import study
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -99,13 +100,24 @@ def test_it_learns(
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
+@pytest.mark.slow
+def test_the_loss_of_a_network_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("tune_cnn")
+    monkeypatch.setattr(example, "EPOCHS", 3)
+    given = {"lr": [0.01], "dropout": [0.0, 0.3]}
+    result = study(example.train, epsilons=[1.0], losses=["focal(1)"], parameters=given, points=2, repeats=2)
+    assert result.table.score.min() > 0.9
+    assert set(result.trials.dropout) == {0.0, 0.3}
+    assert "and 497 test rows" in result.sentence
+
+
 def test_every_example_is_tested_and_says_how_to_run_it() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {*LEARNED, "skorch_grid_search", "class_sharded_head"}
+    assert names == {*LEARNED, "skorch_grid_search", "class_sharded_head", "tune_cnn"}
     for name in names:
         text = (EXAMPLES / f"{name}.py").read_text()
         assert f"examples/{name}.py" in text
-        assert re.search(r"pip install 'polylosses\[(torch|jax|keras)\]'", text)
+        assert re.search(r"pip install 'polylosses\[(torch|jax|keras|tune)\]'", text)
 
 
 def test_as_a_script(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,8 +50,17 @@ def make_page(epsilons: Sequence[float] = TWELVE, labels: Sequence[str] = ("no",
             "Recall": (figures.recall_by_class(recall(epsilons, labels)), "The most frequent first."),
             "Losses": (plot.polynomials(poly1s(epsilons) | {text: poly1s(TWO)["2"]}), "Steeper is stronger."),
         },
-        settings={"seed": 0, "learning rates": [0.01, 0.1], "versions": {"torch": "2.4", text: text}, text: text},
+        settings={
+            "seed": 0,
+            "learning rates": [0.01, 0.1],
+            "versions": {"torch": "2.4", text: text},
+            text: text,
+            "read": ["separated by semicolons", text],
+        },
         notes=["Epsilon depends on the task.", text],
+        columns=pd.DataFrame(
+            {"name": ["size", text], "read": ["number", text], "missing": [3, 0], "example": text, "warning": text}
+        ),
     )
 
 
@@ -89,7 +98,8 @@ def test_the_page_is_semantic_html_in_the_order_of_importance() -> None:
     tags = Tags(text)
     assert not tags.open
     names = [tag for tag, _ in tags.seen]
-    assert names.count("h1") == names.count("main") == names.count("details") == 1
+    assert names.count("h1") == names.count("main") == 1
+    assert names.count("details") == names.count("summary") == 2
     assert names.count("figure") == names.count("figcaption") == 5
     assert all("scope" in attributes for tag, attributes in tags.seen if tag == "th")
     shown = visible(text)
@@ -98,6 +108,9 @@ def test_the_page_is_semantic_html_in_the_order_of_importance() -> None:
         "Better</strong>:",
         "Accuracy of digits",
         "In numbers",
+        "<summary>How your columns were read",
+        "<li>separated by semicolons</li>",
+        '<th scope="row">size</th><td>number</td><td>3</td>',
         "Training",
         "Reliability",
         "keep in mind",
@@ -107,6 +120,7 @@ def test_the_page_is_semantic_html_in_the_order_of_importance() -> None:
     assert places == sorted(places)
     assert "<td>0.01, 0.1</td>" in shown
     assert "<td>torch 2.4, digits digits</td>" in shown
+    assert shown.count("separated by semicolons") == 1
 
 
 def test_nothing_in_the_page_points_outside() -> None:
@@ -141,12 +155,29 @@ def test_the_verdict_stands_out_in_its_sentence(verdict: str, sentence: str, sho
     assert f'<p class="verdict">{shown}</p>' in text
 
 
-def test_without_notes_there_is_no_heading_for_them() -> None:
+def test_columns_are_shown_without_sentences_on_the_file() -> None:
+    columns = pd.DataFrame({"name": ["size"], "read": ["number"], "missing": [0], "example": ["1"], "warning": [""]})
+    figures_ = {"f": (plot.polynomials(poly1s(TWO)), "")}
+    text = report.page(
+        title="t",
+        verdict="worse",
+        sentence="s",
+        table=pd.DataFrame(),
+        figures=figures_,
+        settings={},
+        columns=columns,
+    )
+    assert '<th scope="col">read as</th>' in text
+    assert "<li>" not in visible(text)
+
+
+def test_without_notes_and_columns_there_are_no_headings_for_them() -> None:
     figure = plot.polynomials(poly1s(TWO))
     text = report.page(
         title="t", verdict="worse", sentence="s", table=pd.DataFrame(), figures={"f": (figure, "")}, settings={}
     )
     assert "keep in mind" not in visible(text)
+    assert "columns were read" not in visible(text)
 
 
 def test_without_figures_there_is_no_page() -> None:
@@ -246,6 +277,13 @@ def test_the_report_of_a_sweep_is_drawn(browser: Browser, tmp_path: Path, monkey
     assert len(drawn) == 5
     assert min(figure["traces"] for figure in drawn) >= 3
     assert result.sentence in page.inner_text("main")
+    columns = page.locator("details", has_text="How your columns were read")
+    assert not columns.locator("table").is_visible()
+    resize(page, 400)
+    columns.locator("summary").click()
+    assert columns.locator("tbody tr").count() == 2
+    assert columns.locator("table").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
     page.close()
 
 

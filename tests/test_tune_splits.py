@@ -54,3 +54,22 @@ def test_a_ratio_beyond_the_rows_is_an_error() -> None:
     y = np.repeat([0, 1], 20)
     with pytest.raises(ValueError, match=r"imbalance 50 .* the largest has 15"):
         splits.draw(y, np.arange(40), np.random.default_rng(0), 50.0, 0.0)
+
+
+def test_groups_are_in_one_part_and_classes_in_all() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(40, size=400)
+    y = rng.integers(3, size=400)
+    development, test = splits.hold_out(y, seed=1, groups=groups)
+    assert not set(groups[development]) & set(groups[test])
+    assert sorted([*development, *test]) == list(range(400))
+    assert 0.25 < len(test) / 400 < 0.42
+    drawn = [splits.draw(y, development, np.random.default_rng(k), 1.0, 0.0, groups) for k in range(2)]
+    for train, labels, validation in drawn:
+        assert not set(groups[train]) & set(groups[validation])
+        assert np.array_equal(labels, y[train])
+        assert 0.15 < len(validation) / len(development) < 0.35
+        assert set(y[train]) == set(y[validation]) == {0, 1, 2}
+    assert set(groups[drawn[0][2]]) != set(groups[drawn[1][2]])
+    with pytest.raises(ValueError, match="a class is in too few groups"):
+        splits.hold_out(np.where(groups == 7, 1, 0), 0, np.where(groups == 7, 0, groups % 9 + 1))

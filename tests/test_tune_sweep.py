@@ -12,7 +12,7 @@ import pytest
 from sklearn.datasets import make_classification
 
 from cases import slow_but
-from polylosses.tune import Result, SweepInterrupted, batched, experiment, splits, statistics, sweep
+from polylosses.tune import Result, SweepInterrupted, batched, experiment, splits, statistics, sweep, tabular
 
 VERDICTS = ("better", "worse", "no detectable difference")
 
@@ -231,3 +231,139 @@ def test_long_tails_and_label_noise_run() -> None:
         assert result.verdict in VERDICTS
         assert result.settings["training_rows"] <= 126
         assert result.table.score.max() < clean.table.score.max()
+
+
+def grouped(rows: int = 240) -> np.ndarray:
+    return np.array([f" patient {k}" if k % 2 else f"patient {k}" for k in np.arange(rows) // 5])
+
+
+def test_rows_of_one_group_are_never_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where rows without a label are left out, and spaces around a group's name are missing in one of its rows."""
+    X, y = blobs()
+    labels = pd.Series(y).map(str)
+    labels[::7] = None
+    kept = labels.notna().to_numpy()
+    groups = grouped()
+    expected = pd.factorize(np.char.strip(groups[kept]))[0]
+    groups[::3] = np.char.strip(groups[::3])
+    drawn: list[int] = []
+    draw = splits.draw
+
+    def checked(y: np.ndarray, rows: np.ndarray, *rest: Any) -> Any:
+        train, noisy, validation = draw(y, rows, *rest)
+        test = np.setdiff1d(np.arange(len(y)), rows)
+        parts = [set(expected[part]) for part in (train, validation, test)]
+        assert sum(map(len, parts)) == len(set().union(*parts)) == 48
+        drawn.append(len(train))
+        return train, noisy, validation
+
+    monkeypatch.setattr(splits, "draw", checked)
+    result = sweep(X, labels, groups=groups, drop_missing_labels=True, epsilons=[2.0], learning_rates=[0.01], repeats=3)
+    assert len(set(drawn)) > 1, "the repeats should differ in size"
+    assert result.settings["groups"] == 48
+    assert set(result.runs.repeat) == set(range(9))
+
+
+def test_the_interval_is_for_new_groups() -> None:
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0.1, 0.5, (6, 40))
+    by_rows = statistics.confirm(differences)
+    own = tabular._confirm(differences, rng.permutation(40))
+    assert vars(own) == pytest.approx(vars(by_rows))
+    # Copies of the rows, as groups, are no further evidence.
+    copies = tabular._confirm(differences.repeat(4, axis=1), np.arange(40).repeat(4))
+    assert vars(copies) == pytest.approx(vars(by_rows))
+    # Groups differ in their sums here, but only since they differ in size; as all rows agree, one row is the least.
+    same = tabular._confirm(np.full((6, 40), 0.1), np.arange(40) // 7)
+    assert (same.high - same.low) / 2 == pytest.approx(2.5706 / 40, rel=1e-4)
+    assert same.difference == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ("patient", "one value per row; got 0 dimensions"),
+        (grouped()[:100], "groups has 100 values and y has 240"),
+        ([*grouped()[:-2], " ", None], "2 of 240 groups are missing, the first at index 238"),
+        (np.arange(240) % 2, "2 groups are too few"),
+        (np.random.default_rng(0).integers(3, size=240), "all test rows are of one group"),
+        (np.where(np.arange(240) % 3 == 1, 1000 + np.arange(240) % 2, np.arange(240)), "a class is in too few groups"),
+    ],
+)
+def test_groups_are_checked_before_anything_is_trained(groups: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batched, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=said):
+        sweep(blobs()[0], np.where(np.arange(240) < 6, 0, np.arange(240) % 3), groups=groups, repeats=2)
+
+
+def test_splits_by_group_are_drawn_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails in the last repeat would waste all others."""
+    draw, drawn = splits.draw, []
+
+    def fails_at_last(*given: Any) -> Any:
+        drawn.append(given)
+        if len(drawn) == 9:
+            raise ValueError("too few")
+        return draw(*given)
+
+    monkeypatch.setattr(splits, "draw", fails_at_last)
+    monkeypatch.setattr(batched, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="too few"):
+        small(groups=grouped())
+
+
+def test_what_was_read_is_in_the_result() -> None:
+    X, y = blobs()
+    frame = pd.DataFrame(X[:, :3], columns=["a", "b", "c"]).assign(row=range(240), colour=["red", "blue"] * 120)
+    frame.loc[:4, "a"] = np.nan
+    labels = pd.Series(y).map(str)
+    labels[:2] = "rare"
+    result = sweep(frame, labels, drop=["b"], rare="drop", epsilons=[2.0], learning_rates=[0.01], repeats=2)
+    assert result.columns.columns.tolist() == ["name", "read", "missing", "example", "warning"]
+    assert result.columns.name.tolist() == ["a", "b", "c", "row", "colour"]
+    assert result.columns.missing.tolist() == [3, 0, 0, 0, 0]
+    assert result.columns.read[1] == "left out, as you asked"
+    assert result.columns.read[3].startswith("left out: whole numbers that rise")
+    assert result.settings["features"] == 3
+    assert result.settings["rows"] == 238
+    assert result.notes[0] == "Classes of fewer than 8 rows are left out: rare (2 rows)."
+    found = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert found["notes"] == result.notes
+    assert found["columns"] == result.columns.to_dict("records")
+    assert found["columns"][4] == {
+        "name": "colour",
+        "read": "text: 2 categories",
+        "missing": 0,
+        "example": "red",
+        "warning": "",
+    }
+
+
+@pytest.mark.parametrize("metric", statistics.METRICS)
+def test_arms_that_only_guess_are_told(metric: str) -> None:
+    """From columns that tell nothing, the shares of the classes are learned at best."""
+    y = np.arange(200) % 5 // 4 + np.arange(200) % 10 // 9
+    X = pd.DataFrame({"a": np.ones(200), "b": np.zeros(200)})
+    result = sweep(X, y, epsilons=[2.0], learning_rates=[0.03], repeats=2, metric=metric)
+    _, test = splits.hold_out(y, 0)
+    shares = np.bincount(y[test]) / len(test)
+    probabilities = np.tile(shares if metric == "log_loss" else [1.0, 0.0, 0.0], (len(test), 1))
+    guessing = statistics.scores(y[test], probabilities)[metric]
+    assert result.settings["always_guessing"] == pytest.approx(guessing)
+    shown = f"{guessing:.4f}" if metric == "log_loss" else f"{100 * guessing:.2f} %"
+    assert re.fullmatch(
+        rf"Neither cross-entropy nor epsilon = 2 is better than always (guessing|giving) the .*"
+        rf"\({statistics.METRICS[metric]} {shown}\): the verdict is about nothing\.",
+        result.notes[0],
+    )
+    assert "are exact copies of an earlier row" in result.notes[1]
+    assert not any("about nothing" in note for note in small(metric=metric, repeats=2).notes)
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_cross_entropy_is_advised_unless_another_epsilon_is_better(
+    verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "verdict", lambda *_, **__: verdict)
+    advised = "Nothing speaks for another epsilon here: use cross-entropy." in small(repeats=2).notes
+    assert advised == (verdict != "better")

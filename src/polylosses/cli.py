@@ -1,24 +1,25 @@
 """Command line interface."""
 
-import ast
 import inspect
 import json
 import os
+import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import polylosses
 from polylosses import catalogue, two_sided
-from polylosses.polynomial import Polynomial
+from polylosses.named import named
 
 try:
     import typer
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         Progress,
@@ -37,7 +38,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# Options of `tune` for a training function.
+FUNCTION: dict[str, Any] = {"rich_help_panel": "For a training function"}
+
+# Options of `tune` for reading a table.
+TABLE: dict[str, Any] = {"rich_help_panel": "For a table"}
+
+# More columns than these, with something to say about each, are left to the report.
+MOST_COLUMNS = 20
 
 INTERRUPTED = 130  # a shell's exit code for a command ended by Ctrl-C
 
@@ -96,14 +107,96 @@ def polylosses_(
 
 @app.command()
 def tune(
+    context: typer.Context,
     data: Annotated[
         str,
-        typer.Argument(help="digits, breast_cancer, wine, iris, or a CSV or Parquet file.", show_default=False),
+        typer.Argument(
+            help="digits, breast_cancer, wine, iris, a table's file; or your training function, as FILE.py:FUNCTION.",
+            show_default=False,
+        ),
     ],
     target: Annotated[str | None, typer.Option(help="The column of a file that holds the labels.")] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(metavar="C", help="Character between the fields; by default it is found.", **TABLE),
+    ] = None,
+    decimal: Annotated[
+        str | None, typer.Option(metavar="C", help="Decimal sign, . or ,; by default it is found.", **TABLE)
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of a text file; by default UTF-8, UTF-16 or Windows-1252.", **TABLE)
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether the first line has the names of the columns; by default it is found.",
+            show_default=False,
+            **TABLE,
+        ),
+    ] = None,
+    sheet: Annotated[str | None, typer.Option(help="Sheet of an Excel file; by default the first.", **TABLE)] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave out this column; may be given several times.", **TABLE),
+    ] = None,
+    drop_missing_labels: Annotated[
+        bool, typer.Option("--drop-missing-labels", help="Leave out rows without a label.", **TABLE)
+    ] = False,
+    rare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="drop|merge",
+            help="Leave out classes of too few rows, or make one class of them: drop or merge.",
+            **TABLE,
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column whose rows with one value are never split, such as a patient.",
+            **TABLE,
+        ),
+    ] = None,
     epsilons: Annotated[
         str, typer.Option(help="Values to compare, separated by commas; 0 is always included.")
     ] = "-1,0,1,2,5,10",
+    losses: Annotated[
+        list[str] | None, typer.Option(metavar="LOSS", help='Also compare this loss, such as "focal(2)".', **FUNCTION)
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=RANGE",
+            help="Another hyper-parameter: lr=1e-4:1e-1:log, width=16:64, dropout=0.0,0.1,0.3.",
+            **FUNCTION,
+        ),
+    ] = None,
+    points: Annotated[
+        int, typer.Option(parser=_whole, metavar="K", help="Points of these, the same for every loss.", **FUNCTION)
+    ] = 8,
+    maximize: Annotated[
+        bool, typer.Option("--maximize/--minimize", help="Whether higher scores are better.", **FUNCTION)
+    ] = True,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Take all seeds of the confirmation, whatever the answer.", **FUNCTION)
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Processes on this machine.", **FUNCTION)
+    ] = 1,
+    timeout: Annotated[
+        float | None,
+        typer.Option(parser=_number, metavar="S", help="Seconds that a training may take.", **FUNCTION),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="A database shared by several machines, such as postgresql://user@host/name; else a file in --out.",
+            show_default=False,
+            **FUNCTION,
+        ),
+    ] = None,
     learning_rates: Annotated[
         str, typer.Option(help="Candidates for every epsilon, separated by commas.")
     ] = "0.0003,0.001,0.003,0.01,0.03",
@@ -122,12 +215,37 @@ def tune(
     ] = 0.0,
     seed: Annotated[int, typer.Option(parser=_whole, metavar="N", help="Seed of all random numbers.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="The directory for the report; by default polylosses-DATA.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The directory for the report; by default polylosses-DATA.", show_default=False
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json only.")] = False,
 ) -> None:
-    """Tune epsilon on your data, and test whether it improves on plain cross-entropy."""
+    """Find out whether another loss beats cross-entropy: on your data, or in your own training code."""
+    if ".py:" in data or data.endswith(".py"):
+        reading = ("separator", "decimal", "encoding", "header", "sheet")
+        rows = ("drop", "drop_missing_labels", "rare", "group")
+        training = ("learning_rates", "metric", "imbalance", "label_noise")
+        _check_options(context, ("target", *reading, *rows, *training), "tables")
+        given = {
+            "losses": losses,
+            "epsilons": _numbers("--epsilons", epsilons) if _is_given(context, "epsilons") or not losses else None,
+            "parameters": dict(_assignment(text) for text in param or ()),
+            "points": points,
+            "repeats": repeats,
+            "seed": seed,
+            "maximize": maximize,
+            "fixed": fixed,
+        }
+        _tune_function(data, given, workers, timeout, storage, out, quiet, as_json)
+        return
+    _check_options(
+        context,
+        ("losses", "param", "points", "maximize", "fixed", "workers", "timeout", "storage"),
+        "training functions",
+    )
     # By default, torch's threads spin while they wait for each other: next to another busy process on 2 cores, this
     # command was 3 to 5 times slower (iris: 35 to 60 s instead of 12 s). Read when torch is imported, hence set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -135,13 +253,19 @@ def tune(
         progress(0.0, "loading")
         from polylosses import tune as tuning  # noqa: PLC0415 (takes seconds, shown by the progress bar)
 
-        X, y = tuning.load(data, target)
-        directory = Path(f"polylosses-{Path(data).stem}") if out is None else out
+        options = {"separator": separator, "decimal": decimal, "encoding": encoding, "header": header, "sheet": sheet}
+        X, y, groups, how = _load(data, target, group, options)
+        name, stem = ("standard input", "stdin") if data == "-" else (Path(data).name, Path(data).stem)
+        directory = Path(f"polylosses-{stem}") if out is None else out
         with _directory(directory):
             try:
                 result = tuning.sweep(
                     X,
                     y,
+                    groups=groups,
+                    drop=drop or (),
+                    drop_missing_labels=drop_missing_labels,
+                    rare=rare,
                     epsilons=_numbers("--epsilons", epsilons),
                     learning_rates=_numbers("--learning-rates", learning_rates),
                     metric=metric,
@@ -149,7 +273,7 @@ def tune(
                     imbalance=imbalance,
                     label_noise=label_noise,
                     seed=seed,
-                    name=Path(data).name,
+                    name=name,
                     progress=progress,
                 )
             except tuning.SweepInterrupted as interrupt:
@@ -158,6 +282,8 @@ def tune(
                 written = tuning.write_runs(interrupt.runs, directory)
                 _print_error(f"interrupted; the {len(interrupt.runs)} finished runs are in {written}.")
                 sys.exit(INTERRUPTED)
+            if how:
+                result.settings["read"] = how
             result.write(directory)
 
     if as_json:
@@ -166,11 +292,146 @@ def tune(
         print(result.sentence)
     else:
         console = Console(highlight=False)
+        console.print("[bold]How your columns were read[/bold]")
+        for line in (*how, *_columns(result.columns.to_dict("records"))):
+            console.print(line, markup=False)
+        console.print()
         console.print(_table({str(name): list(cells) for name, cells in result.formatted_table().items()}))
         console.print(f"\n[bold]{result.sentence}[/bold]")
         for note in result.notes:
-            console.print(f"Note: {note}")
+            console.print(f"Note: {note}", markup=False)
         console.print(f"\nReport: {directory / 'report.html'}", soft_wrap=True, markup=False)
+
+
+def _load(data: str, target: str | None, group: str | None, options: dict[str, Any]) -> tuple[Any, Any, Any, list[str]]:
+    """Features, labels, groups or None, and sentences on how the file was read."""
+    from polylosses.tune import load  # noqa: PLC0415 (takes seconds)
+    from polylosses.tune.data import BUNDLED, separate  # noqa: PLC0415
+    from polylosses.tune.tables import read  # noqa: PLC0415
+
+    if data in BUNDLED and group is not None:
+        raise ValueError(f"{data} has no groups, so --group {group} has no meaning: leave it out.")
+    # For what is neither a data set nor a file, an error that names the data sets.
+    if data in BUNDLED or (data != "-" and not Path(data).exists()):
+        return *load(data, target, **options), None, []
+    table = read(data, **options)
+    X, y = separate(table, target, data)
+    if group is None:
+        return X, y, None, table.how
+    if group == target:
+        raise ValueError(f"--group {group} is the column of the labels: give another one.")
+    if group not in X.columns:
+        shown = ", ".join(map(str, X.columns[:10])) + (", ..." if len(X.columns) > 10 else "")
+        raise ValueError(f"{data} has no column {group!r}: give --group one of: {shown}.")
+    return X.drop(columns=group), y, X[group], table.how
+
+
+def _columns(columns: Sequence[Mapping[Any, Any]]) -> list[str]:
+    """A line for each column that was left out or has a warning, and one for all others."""
+    lines, numbers, text = [], 0, 0
+    for column in columns:
+        if column["warning"] or column["read"].startswith("left out"):
+            lines.append(
+                f"  {column['name']}: {'; '.join(part for part in (column['read'], column['warning']) if part)}"
+            )
+        elif column["read"] == "number":
+            numbers += 1
+        else:
+            text += 1
+    if len(lines) > MOST_COLUMNS:
+        lines[MOST_COLUMNS:] = [f"  and {len(lines) - MOST_COLUMNS} more, see the report"]
+    if numbers or text or not lines:
+        others = "All others: " if lines else ""
+        lines.append(
+            f"{others}{numbers} number{'' if numbers == 1 else 's'}, {text} text column{'' if text == 1 else 's'}"
+        )
+    return lines
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_options(context: typer.Context, names: Sequence[str], of: str) -> None:
+    """Raises for options that have no meaning here."""
+    for name in names:
+        if _is_given(context, name):
+            raise ValueError(f"--{name.replace('_', '-')} is for {of}: leave it out.")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, given = text.partition("=")
+    if not name.strip() or not equals or not given.strip():
+        raise ValueError(f"--param {text} is no NAME=RANGE: write it such as lr=1e-4:1e-1:log.")
+    return name.strip(), given.strip()
+
+
+def _tune_function(
+    code: str,
+    given: dict[str, Any],
+    workers: int,
+    timeout: float | None,
+    storage: str | None,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    if workers < 1:
+        raise ValueError(f"--workers must be at least 1; got {workers}.")
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"--timeout is a number of seconds above 0; got {timeout:g}.")
+    if storage is not None and storage.startswith("sqlite") and workers > 1:
+        raise ValueError(
+            "SQLite locks the whole database for every write, and its file can't be shared by workers: leave --storage "
+            "out for a file that can, or give a PostgreSQL database."
+        )
+    path = Path(code.rpartition(":")[0] or code)
+    with _progress(silent=quiet or as_json) as progress:
+        progress(0.0, "loading")
+        from polylosses.tune import workers as processes  # noqa: PLC0415 (takes seconds)
+        from polylosses.tune.studies import Progress as Now  # noqa: PLC0415
+        from polylosses.tune.studies import design, result  # noqa: PLC0415
+
+        directory = Path(f"polylosses-{path.stem}") if out is None else out
+        place = directory if storage is None else storage
+        name = f"{path.name}:{code.rpartition(':')[2]}"
+
+        def show(now: Now) -> None:
+            running = f", {now.running} running" if now.running > 1 else ""
+            failed = f", {now.failed} failed" if now.failed else ""
+            progress(now.done / max(now.total, 1), f"{now.stage}: {now.done} of {now.total}{running}{failed}")
+
+        with _directory(directory), _terminated_like_interrupted():
+            designed = design(**given)
+            state = processes.run(designed, code, place, name, workers, timeout, directory / "logs", show)
+            found = result(designed, state)
+            found.write(directory)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+    elif quiet:
+        print(found.sentence)
+    else:
+        console = Console(highlight=False)
+        console.print(_table({str(name): list(cells) for name, cells in found.formatted_table().items()}))
+        console.print(f"\n[bold]{escape(found.sentence)}[/bold]")
+        for note in found.notes:
+            console.print(f"Note: {note}", markup=False)
+        console.print(f"\nResults: {directory / 'results.json'}", soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, as from a cluster's scheduler, does what Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @app.command("list")
@@ -206,34 +467,10 @@ def plot_(
     from polylosses import plot  # noqa: PLC0415 (takes seconds, not needed by `list`)
 
     try:
-        plot.write(plot.polynomials({text: _polynomial(text) for text in losses}), out)
+        plot.write(plot.polynomials({text: named(text) for text in losses}), out)
     except RuntimeError as error:  # no browser for images
         raise ValueError(str(error)) from error
     print(f"Wrote {out}")
-
-
-def _polynomial(text: str) -> Polynomial:
-    """Parse a loss of the catalogue such as ``"poly1(2)"``."""
-    if text.partition("(")[0].strip() in two_sided.ALL:
-        raise ValueError(
-            f"{text!r} has a polynomial for positives and one for negatives. Name these, such as focal(1) and focal(4)."
-        )
-    usage = f"write one of {', '.join(catalogue.ALL)}, with numbers in brackets, such as poly1(2)."
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if isinstance(call, ast.Name):
-            call = ast.Call(call, [], [])
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-            raise ValueError(text)
-        function = catalogue.ALL[call.func.id]
-        values = [ast.literal_eval(argument) for argument in call.args]
-        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, KeyError, ValueError, MemoryError, RecursionError):  # the last two: nested too deeply
-        raise ValueError(f"{text!r} is no loss of the catalogue: {usage}") from None
-    try:
-        return function(*values, **named)
-    except TypeError as error:
-        raise ValueError(f"{text!r}: {error}; {usage}") from None
 
 
 @contextmanager

@@ -73,6 +73,20 @@ class Experiment:
     imbalance: float
     label_noise: float
     seed: int
+    groups: np.ndarray | None = None
+    """Group of each row, as a number; rows of one group are in the same part of every split."""
+
+    def check_groups(self, repeats: Sequence[int]) -> None:
+        """Check that every repeat can be split by groups, which otherwise fails only when it is trained.
+
+        Raises:
+            ValueError: there are too few groups, of a class or in all.
+        """
+        development, test = splits.hold_out(self.labels, self.seed, self.groups)
+        if self.groups is not None and len(np.unique(self.groups[test])) < 2:
+            raise ValueError("all test rows are of one group: give smaller groups, or more of them.")
+        for repeat in repeats:
+            self._split(repeat, development)
 
     def run(
         self,
@@ -92,14 +106,16 @@ class Experiment:
         Yields:
             The runs of a batch.
         """
-        batches = -(-len(repeats) * len(arms) // MODELS_AT_ONCE)
+        # With groups, the number of training rows differs from repeat to repeat.
+        together = MODELS_AT_ONCE if self.groups is None else 1
+        batches = -(-len(repeats) * len(arms) // together)
         for batch in np.array_split(np.asarray(repeats), min(batches, len(repeats))):
             yield self._batch(stage, batch.tolist(), arms, advance)
 
     def _batch(
         self, stage: str, repeats: list[int], arms: Sequence[tuple[float, float]], advance: Callable[[float], None]
     ) -> list[Run]:
-        development, test = splits.hold_out(self.labels, self.seed)
+        development, test = splits.hold_out(self.labels, self.seed, self.groups)
         drawn = [self._draw(stage, repeat, development, test) for repeat in repeats]
         X = torch.stack([one.x for one in drawn])
         labels = torch.stack([one.y for one in drawn])
@@ -146,8 +162,7 @@ class Experiment:
         return runs
 
     def _draw(self, stage: str, repeat: int, development: np.ndarray, test: np.ndarray) -> "_Drawn":
-        rng = np.random.default_rng([self.seed, 1, repeat])
-        train, noisy, validation = splits.draw(self.labels, development, rng, self.imbalance, self.label_noise)
+        (train, noisy, validation), rng = self._split(repeat, development)
         evaluation = validation if stage == "selection" else test
         encoder = data.encoder(self.frame).fit(self.frame.iloc[train])
         return _Drawn(
@@ -158,6 +173,13 @@ class Experiment:
             self.labels[evaluation],
             int(rng.integers(2**31)),
         )
+
+    def _split(
+        self, repeat: int, development: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.random.Generator]:
+        """Training rows, their labels and validation rows of a repeat, and its random number generator."""
+        rng = np.random.default_rng([self.seed, 1, repeat])
+        return splits.draw(self.labels, development, rng, self.imbalance, self.label_noise, self.groups), rng
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ details { margin-top: 3rem }
 details table { margin-top: .6rem }
 details th, details td { text-align: left; overflow-wrap: anywhere }
 details th { color: var(--muted); white-space: nowrap }
+details .wide th, details .wide td { min-width: 5rem; white-space: normal }
 h1, h2, p, li, figcaption { overflow-wrap: anywhere }
 @media (prefers-color-scheme: dark) { .better { color: #3cc497 } .worse { color: #f28b82 } }
 """
@@ -44,8 +45,9 @@ def page(
     figures: Mapping[str, tuple[Figure, str]],
     settings: Mapping[str, object],
     notes: Sequence[str] = (),
+    columns: pd.DataFrame | None = None,
 ) -> str:
-    """Report as HTML: verdict, first figure, table, remaining figures, notes, and collapsed settings.
+    """Report as HTML: verdict, first figure, table, remaining figures, notes; collapsed columns and settings.
 
     The page works offline, follows the reader's light or dark setting and adapts to narrow screens. Text is escaped.
 
@@ -57,7 +59,9 @@ def page(
         table: the results as text, with the column names as headings; the first column is the row heading.
         figures: figures with their captions, by heading; the most important one first.
         settings: the settings of the run, such as versions, seeds and grids. Lists and mappings are joined with commas.
+            ``read``, a list of sentences on how the file was read, is shown above the columns.
         notes: notes for the reader, shown as a list.
+        columns: how the columns of the features were read: ``name``, ``read``, ``missing``, ``example``, ``warning``.
 
     Raises:
         ValueError: ``figures`` is empty.
@@ -90,8 +94,9 @@ def page(
 {first}
 <section>
 <h2>In numbers</h2>
-{_table(table)}
+{_table(table, "In numbers")}
 </section>
+{"" if columns is None else _columns(columns, settings.get("read"))}
 {"".join(others)}
 {_notes(notes)}
 <details>
@@ -123,7 +128,7 @@ def _figure(number: int, heading: str, caption: str) -> str:
 """
 
 
-def _table(table: pd.DataFrame) -> str:
+def _table(table: pd.DataFrame, label: str) -> str:
     # No-break spaces keep "epsilon = 0" and "95 %" on one line of a heading.
     names = [str(name).replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}") for name in table.columns]
     names = [name.replace(" %", "\N{NO-BREAK SPACE}%") for name in names]
@@ -134,7 +139,7 @@ def _table(table: pd.DataFrame) -> str:
             f'<tr><th scope="row">{_text(name)}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in cells)}</tr>'
         )
     # tabindex allows scrolling a wide table with the keyboard.
-    return f"""<div class="wide" tabindex="0" role="group" aria-label="In numbers">
+    return f"""<div class="wide" tabindex="0" role="group" aria-label="{_text(label)}">
 <table>
 <thead><tr>{headings}</tr></thead>
 <tbody>
@@ -142,6 +147,18 @@ def _table(table: pd.DataFrame) -> str:
 </tbody>
 </table>
 </div>"""
+
+
+def _columns(columns: pd.DataFrame, read: object) -> str:
+    heading = "How your columns were read"
+    sentences = "".join(f"<li>{_text(sentence)}</li>" for sentence in read) if isinstance(read, list | tuple) else ""
+    table = columns.rename(columns={"name": "column", "read": "read as"})
+    return f"""<details>
+<summary>{heading}</summary>
+{f'<ul class="notes">{sentences}</ul>' if sentences else ""}
+{_table(table, heading)}
+</details>
+"""
 
 
 def _notes(notes: Sequence[str]) -> str:
@@ -156,6 +173,8 @@ def _notes(notes: Sequence[str]) -> str:
 def _settings(settings: Mapping[str, object]) -> str:
     rows = []
     for name, value in settings.items():
+        if name == "read":  # shown above the columns
+            continue
         shown = value
         if isinstance(value, Mapping):
             shown = ", ".join(f"{key} {part}" for key, part in value.items())

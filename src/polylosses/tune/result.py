@@ -2,7 +2,6 @@
 
 import json
 import math
-import tempfile
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from polylosses.tune import report, statistics
+from polylosses.tune.files import write_files
 from polylosses.tune.statistics import Confirmation
 
 
@@ -28,6 +28,10 @@ class Result:
     """All trained models, one row each: ``stage`` (selection or confirmation), ``repeat``, ``epsilon``,
     ``learning_rate``, every metric on the validation or test rows of the stage, and the last three columns of
     ``table``."""
+    columns: pd.DataFrame
+    """How the columns of the features were read, one row each: ``name``, ``read`` (as a number, as text, or why it was
+    left out), how many values are ``missing``, the first one as an ``example``, and a ``warning`` if something may be
+    wrong with it."""
     verdict: str
     """``"better"``, ``"worse"`` or ``"no detectable difference"``: ``best_epsilon`` compared to epsilon = 0."""
     sentence: str
@@ -37,9 +41,11 @@ class Result:
     confirmation: Confirmation
     """Difference in the metric, ``best_epsilon`` minus epsilon = 0, on the test rows with fresh seeds."""
     notes: list[str]
-    """Caveats to the verdict."""
+    """Caveats to the verdict, and notes about the data."""
     settings: dict[str, Any]
-    """Arguments, description of the data, and versions."""
+    """Arguments, description of the data, and versions. ``always_guessing`` is the metric of always guessing the
+    largest class of the test rows, or for the log loss of giving the shares of their classes. ``read``, if there is
+    one, has sentences on how the file was read."""
     figures: dict[str, tuple[go.Figure, str]]
     """Interactive figures with their captions, by heading; the metric against epsilon first."""
 
@@ -72,6 +78,7 @@ class Result:
             "best_epsilon": self.best_epsilon,
             "confirmation": vars(self.confirmation),
             "notes": self.notes,
+            "columns": self.columns.to_dict("records"),
             "arms": [
                 {str(name): _finite(value) for name, value in row.items()} for row in self.table.to_dict("records")
             ],
@@ -86,6 +93,7 @@ class Result:
             verdict=self.verdict,
             sentence=self.sentence,
             table=self.formatted_table(),
+            columns=self.columns,
             figures=self.figures,
             settings=self.settings,
             notes=self.notes,
@@ -105,14 +113,14 @@ class Result:
             "report.html": self.to_html(),
         }
         Path(directory).mkdir(parents=True, exist_ok=True)
-        _write(files, Path(directory))
+        write_files(files, Path(directory))
 
 
 def write_runs(runs: pd.DataFrame, directory: str | Path) -> Path:
     """Write the runs of an interrupted sweep to the first unused of ``interrupted.csv``, ``interrupted-2.csv``, ..."""
     names = chain(["interrupted.csv"], (f"interrupted-{number}.csv" for number in count(2)))
     name = next(name for name in names if not (Path(directory) / name).exists())
-    _write({name: runs.to_csv(index=False)}, Path(directory))
+    write_files({name: runs.to_csv(index=False)}, Path(directory))
     return Path(directory) / name
 
 
@@ -120,10 +128,15 @@ def describe(confirmation: Confirmation, metric: str, candidate: float, baseline
     """Both scores, their difference and its interval, as text."""
     unit, points = ("", "") if metric == "log_loss" else (" %", " points")
     return (
-        f"{statistics.METRICS[metric]} {_plain(metric, candidate)}{unit} against {_plain(metric, baseline)}{unit}, "
+        f"{score(metric, candidate)} against {_plain(metric, baseline)}{unit}, "
         f"a difference of {_signed(metric, confirmation.difference)}{points} (95 % interval "
         f"{_signed(metric, confirmation.low)} to {_signed(metric, confirmation.high)})"
     )
+
+
+def score(metric: str, value: float) -> str:
+    """Value of the metric with its name and unit, as text."""
+    return f"{statistics.METRICS[metric]} {_plain(metric, value)}" + ("" if metric == "log_loss" else " %")
 
 
 def size(metric: str, difference: float) -> str:
@@ -141,12 +154,3 @@ def _signed(metric: str, value: float) -> str:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(files: dict[str, str], directory: Path) -> None:
-    """Write files to a directory; none appears there before all are complete."""
-    with tempfile.TemporaryDirectory(prefix=".polylosses-", dir=directory) as unfinished:
-        for name, text in files.items():
-            Path(unfinished, name).write_text(text, encoding="utf-8")
-        for name in files:
-            Path(unfinished, name).replace(directory / name)

@@ -1,7 +1,7 @@
 """Stratified splits into training, validation and test rows; class imbalance and label noise in training rows."""
 
 import numpy as np
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
 TEST_SHARE = 0.3
 VALIDATION_SHARE = 0.25
@@ -11,13 +11,18 @@ VALIDATION_SHARE = 0.25
 MINIMUM_ROWS = 8
 
 
-def hold_out(y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split all rows into development rows and test rows, stratified by class."""
-    return _stratified(y, np.arange(len(y)), TEST_SHARE, np.random.default_rng([seed, 0]))
+def hold_out(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Split all rows into development rows and test rows, stratified by class; groups are kept together."""
+    return _stratified(y, np.arange(len(y)), TEST_SHARE, np.random.default_rng([seed, 0]), groups)
 
 
 def draw(
-    y: np.ndarray, rows: np.ndarray, rng: np.random.Generator, imbalance: float, label_noise: float
+    y: np.ndarray,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    imbalance: float,
+    label_noise: float,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw training rows, their labels, and validation rows from ``rows``.
 
@@ -29,11 +34,12 @@ def draw(
             n, ..., n / R rows, a geometric sequence, where n is the size of the most frequent class (Cui et al., CVPR
             2019, section 5.1). 1 keeps all training rows. Validation rows are not changed.
         label_noise: share of the training labels that are replaced by another class, drawn uniformly.
+        groups: the group of every row. Rows of one group are all in the same part; shares are approximate then.
 
     Raises:
-        ValueError: there are too few training rows for ``imbalance``.
+        ValueError: there are too few training rows for ``imbalance``, or too few groups.
     """
-    train, validation = _stratified(y, rows, VALIDATION_SHARE, rng)
+    train, validation = _stratified(y, rows, VALIDATION_SHARE, rng, groups)
     if imbalance > 1:
         train = _long_tail(y, train, rng, imbalance)
     labels = y[train]
@@ -44,10 +50,22 @@ def draw(
 
 
 def _stratified(
-    y: np.ndarray, rows: np.ndarray, share: float, rng: np.random.Generator
+    y: np.ndarray, rows: np.ndarray, share: float, rng: np.random.Generator, groups: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    splitter = StratifiedShuffleSplit(1, test_size=share, random_state=int(rng.integers(2**32)))
-    rest, part = next(splitter.split(rows, y[rows]))
+    random_state = int(rng.integers(2**32))
+    if groups is None:
+        rest, part = next(StratifiedShuffleSplit(1, test_size=share, random_state=random_state).split(rows, y[rows]))
+    else:
+        folds = round(1 / share)
+        if (count := len(np.unique(groups[rows]))) < folds:
+            raise ValueError(f"{count} groups are too few to keep groups together in all parts: {folds} are needed.")
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
+        # The first folds get the largest groups.
+        chosen = int(rng.integers(folds))
+        rest, part = list(splitter.split(rows, y[rows], groups[rows]))[chosen]
+        for label in np.unique(y[rows]):
+            if label not in y[rows[rest]] or label not in y[rows[part]]:
+                raise ValueError("a class is in too few groups to be in every part: merge or drop it.")
     return rows[rest], rows[part]
 
 

@@ -16,7 +16,7 @@ import polylosses
 from polylosses.catalogue import poly1
 from polylosses.tune import data, figures, splits, statistics
 from polylosses.tune.experiment import RUN_COLUMNS, Experiment, Run
-from polylosses.tune.result import Result, describe, size
+from polylosses.tune.result import Result, describe, score, size
 
 EPSILONS = (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -41,6 +41,10 @@ def sweep(
     X: Any,
     y: Any,
     *,
+    groups: Any = None,
+    drop: Sequence[str] = (),
+    drop_missing_labels: bool = False,
+    rare: str | None = None,
     epsilons: Sequence[float] = EPSILONS,
     learning_rates: Sequence[float] = LEARNING_RATES,
     metric: str = "accuracy",
@@ -65,6 +69,13 @@ def sweep(
         X: features, rows x features: a DataFrame (numbers, text or categories, with or without missing values) or an
             array. The absolute values of numbers are at most 1e150.
         y: class labels, one per row, with at least 8 rows per class.
+        groups: group of each row, such as a patient, one value per row. Rows of one group are never split between
+            training, validation and test rows, whose shares are approximate then, and the interval of the verdict is
+            for new groups rather than new rows. Each class needs rows in several groups.
+        drop: names of columns of X to leave out.
+        drop_missing_labels: leave out rows without a label, which are refused otherwise.
+        rare: ``"drop"`` leaves out the rows of classes of fewer than 8 rows, ``"merge"`` makes one class of them all;
+            by default they are refused.
         epsilons: values to compare, at most 1e30 in absolute value. 0, cross-entropy, is always included.
         learning_rates: candidates for every epsilon, positive and at most 1e30.
         metric: ``"accuracy"``, ``"balanced_accuracy"``, ``"macro_f1"`` or ``"log_loss"`` (of the probabilities from
@@ -112,15 +123,20 @@ def sweep(
         )
     if not 0 <= label_noise < 1:
         raise ValueError(f"label_noise is a share of the training labels, in [0, 1); got {label_noise!r}.")
-    frame, labels, classes = data.check(X, y, splits.MINIMUM_ROWS)
+    frame, labels, classes, columns, reading, rows = data.check(
+        X, y, splits.MINIMUM_ROWS, drop=drop, drop_missing_labels=drop_missing_labels, rare=rare
+    )
+    group_of = None if groups is None else _numbered(groups, len(y), rows)
     losses = {f"{epsilon:g}": poly1(epsilon) for epsilon in grid}
 
     # NumPy's numbers are not JSON serializable.
     repeats, seed, imbalance, label_noise = int(repeats), int(seed), float(imbalance), float(label_noise)
 
-    experiment = Experiment(frame, labels, metric, imbalance, label_noise, seed)
+    experiment = Experiment(frame, labels, metric, imbalance, label_noise, seed, group_of)
     arms = list(product(grid, rates))
     fresh = range(repeats, (1 + CONFIRMATION_FACTOR) * repeats)
+    if group_of is not None:
+        experiment.check_groups(range(fresh.stop))
     models = repeats * len(arms) + len(fresh) * 2
     trained = 0.0
     finished: list[Run] = []
@@ -152,18 +168,23 @@ def sweep(
         raise SweepInterrupted(_records(finished)) from None
 
     baseline, candidate = ([run for run in confirmed if run.epsilon == epsilon] for epsilon in (0.0, best))
-    confirmation = statistics.confirm(
-        np.array([b.row_scores - a.row_scores for a, b in zip(baseline, candidate, strict=True)])
+    _, test = splits.hold_out(labels, seed, group_of)
+    confirmation = _confirm(
+        np.array([b.row_scores - a.row_scores for a, b in zip(baseline, candidate, strict=True)]),
+        None if group_of is None else group_of[test],
     )
+    guessing = _guessing(labels[test], metric)
     settings = {
         "data": name,
         "rows": len(labels),
         "features": frame.shape[1],
         "classes": len(classes),
+        **({} if group_of is None else {"groups": len(np.unique(group_of))}),
         "training_rows": int(baseline[0].training_rows.sum()),
         "validation_rows": len(selected[0.0][0].row_scores),
         "test_rows": len(baseline[0].row_scores),
         "metric": metric,
+        "always_guessing": guessing,
         "epsilons": grid,
         "learning_rates": rates,
         "repeats": repeats,
@@ -180,14 +201,20 @@ def sweep(
     }
     table = _table(selected, metric)
     verdict = statistics.verdict(confirmation, lower_is_better=statistics.lower_is_better(metric))
+    notes = [*reading, *_notes(tried, selected, best, metric)]
+    if verdict != "better":
+        notes.append("Nothing speaks for another epsilon here: use cross-entropy.")
+    if note := _about_nothing(baseline, candidate, guessing, metric):
+        notes.insert(0, note)
     return Result(
         table=table,
         runs=_records(finished),
+        columns=pd.DataFrame(columns, columns=data.Column._fields),
         verdict=verdict,
         sentence=_sentence(verdict, confirmation, best, baseline, candidate, metric),
         best_epsilon=best,
         confirmation=confirmation,
-        notes=_notes(tried, selected, best, metric),
+        notes=notes,
         settings=settings,
         figures=figures.captioned(selected, table, losses, classes, metric, {"epsilon": best, **vars(confirmation)}),
     )
@@ -203,6 +230,39 @@ def _numbers(name: str, values: Sequence[float]) -> list[float]:
         if abs(float(value)) > LARGEST:
             raise ValueError(f"{name} of more than {LARGEST:g} overflow in training; got {value!r}.")
     return [float(value) for value in numbers]
+
+
+def _numbered(groups: Any, total: int, rows: np.ndarray) -> np.ndarray:
+    """The groups of ``rows``, as numbers; ``total`` is the number of rows before any were left out."""
+    if np.ndim(groups) != 1:
+        raise ValueError(f"groups must be an array of one value per row; got {np.ndim(groups)} dimensions.")
+    if len(groups) != total:
+        raise ValueError(f"groups has {len(groups)} values and y has {total}: they must be the same.")
+    given = pd.Series(groups).iloc[rows]
+    numbers, _ = pd.factorize(given.map(lambda group: (group.strip() or None) if isinstance(group, str) else group))
+    missing = numbers < 0
+    if missing.any():
+        first = f"{given.index.name or 'index'} {given.index[int(missing.argmax())]}"
+        raise ValueError(
+            f"{missing.sum()} of {len(rows)} groups are missing, the first at {first}: give every row a group, such as "
+            "one of its own."
+        )
+    return np.asarray(numbers)
+
+
+def _confirm(differences: np.ndarray, groups: np.ndarray | None) -> statistics.Confirmation:
+    """:func:`statistics.confirm`, for groups of rows: rows of one group are not independent, their sums are.
+
+    A sum also depends on the size of the group; this part, which is no difference between the arms, is taken off, as
+    in the cluster-robust variance of a mean.
+    """
+    if groups is None:
+        return statistics.confirm(differences)
+    sums = pd.DataFrame(differences.T).groupby(groups).sum().to_numpy().T
+    sizes = np.unique(groups, return_counts=True)[1]
+    means = differences.mean(axis=1, keepdims=True)
+    found = statistics.confirm(sums - means * (sizes - sizes.mean()))
+    return statistics.Confirmation(*(float(value / sizes.mean()) for value in vars(found).values()))
 
 
 def _objective(runs: Sequence[Run], metric: str) -> float:
@@ -228,9 +288,12 @@ def _table(selected: dict[float, list[Run]], metric: str) -> pd.DataFrame:
     rows = []
     for epsilon, runs in selected.items():
         scores = np.array([run.scores[metric] for run in runs])
-        low, high = statistics.resampled_interval(
-            scores - baseline, train_rows=int(runs[0].training_rows.sum()), evaluation_rows=len(runs[0].row_scores)
+        # Equal in all repeats, except with groups.
+        training_rows, evaluation_rows = (
+            round(float(np.mean([count(run) for run in runs])))
+            for count in (lambda run: run.training_rows.sum(), lambda run: len(run.row_scores))
         )
+        low, high = statistics.resampled_interval(scores - baseline, training_rows, evaluation_rows)
         records = _records(runs)
         rows.append(
             {
@@ -265,6 +328,33 @@ def _sentence(
             f"The smallest that this run could have seen is {size(metric, confirmation.smallest_detectable)}."
         )
     return f"epsilon = {best:g} is {verdict} than plain cross-entropy: {evidence}."
+
+
+def _guessing(labels: np.ndarray, metric: str) -> float:
+    """The metric of always guessing the largest class; for the log loss, of always giving the shares of the classes."""
+    _, rows = np.unique(labels, return_counts=True)
+    shares = rows / len(labels)
+    largest = float(shares.max())
+    return {
+        "accuracy": largest,
+        "balanced_accuracy": 1 / len(shares),
+        # Precision is the share and recall is 1; the F1 of all other classes is 0.
+        "macro_f1": 2 * largest / (1 + largest) / len(shares),
+        "log_loss": -float(shares @ np.log(shares)),
+    }[metric]
+
+
+def _about_nothing(baseline: Sequence[Run], candidate: Sequence[Run], guessing: float, metric: str) -> str:
+    """A note if neither arm of the confirmation is better than guessing; empty otherwise."""
+    sign = -1 if statistics.lower_is_better(metric) else 1
+    # As good as guessing, up to rounding, is not better.
+    if max(_objective(runs, metric) for runs in (baseline, candidate)) > sign * guessing + 1e-9:
+        return ""
+    what = "giving the shares of the classes" if metric == "log_loss" else "guessing the largest class"
+    return (
+        f"Neither cross-entropy nor epsilon = {candidate[0].epsilon:g} is better than always {what} "
+        f"({score(metric, guessing)}): the verdict is about nothing."
+    )
 
 
 def _notes(tried: Sequence[Run], selected: dict[float, list[Run]], best: float, metric: str) -> list[str]:

@@ -1,0 +1,13 @@
+"""Writing files whole or not at all."""
+
+import tempfile
+from pathlib import Path
+
+
+def write_files(files: dict[str, str], directory: Path) -> None:
+    """Write files to a directory; none appears there before all are complete."""
+    with tempfile.TemporaryDirectory(prefix=".polylosses-", dir=directory) as unfinished:
+        for name, text in files.items():
+            Path(unfinished, name).write_text(text, encoding="utf-8")
+        for name in files:
+            Path(unfinished, name).replace(directory / name)

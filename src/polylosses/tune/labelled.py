@@ -1,0 +1,122 @@
+"""Splits and scores for a training function that is given rows and returns predictions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from polylosses.polynomial import Polynomial
+from polylosses.torch import poly_softmax
+from polylosses.tune import data, splits, statistics
+from polylosses.tune.plan import SELECTION, Outcome, Trial
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of all rows, and what is done with them.
+
+    Attributes:
+        labels: class index of every row.
+        classes: the names of the classes.
+        groups: the group of every row, whose rows are never split; or None.
+        metric: a key of :data:`polylosses.tune.statistics.METRICS`.
+        imbalance, label_noise: as for :func:`polylosses.tune.sweep`.
+        seed: of all splits.
+    """
+
+    labels: np.ndarray
+    classes: Sequence[str]
+    groups: np.ndarray | None
+    metric: str
+    imbalance: float
+    label_noise: float
+    seed: int
+
+    @property
+    def maximize(self) -> bool:
+        """Whether higher scores are better."""
+        return not statistics.lower_is_better(self.metric)
+
+    def rows(self, stage: str, repeat: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The training rows of a repeat, their labels, and the rows to score: validation rows in the selection, then
+        test rows.
+
+        Raises:
+            ValueError: there are too few rows or groups.
+        """
+        development, test = splits.hold_out(self.labels, self.seed, self.groups)
+        rng = np.random.default_rng([self.seed, 1, repeat])
+        train, labels, validation = splits.draw(
+            self.labels, development, rng, self.imbalance, self.label_noise, self.groups
+        )
+        return train, labels, validation if stage == SELECTION else test
+
+    def drawn(self, trial: Trial) -> Trial:
+        """The trial with its rows."""
+        train, labels, score = self.rows(trial.stage, trial.repeat)
+        return replace(trial, train_rows=train, train_labels=labels, score_rows=score)
+
+    def scored(self, trial: Trial, returned: Any) -> Outcome:
+        """The outcome of a trial whose function returned logits or probabilities of ``score_rows``.
+
+        Raises:
+            ValueError: these are others.
+        """
+        if trial.score_rows is None:
+            raise ValueError("the trial has no rows to score.")
+        y = self.labels[trial.score_rows]
+        logits = _logits(returned, (len(y), len(self.classes)))
+        softmax = torch.softmax(logits, 1).numpy()
+        posterior = _posterior(logits, trial.polynomial).numpy()
+        measures = {
+            **statistics.scores(y, posterior),
+            "calibration_error": statistics.calibration_error(y, softmax),
+            "calibration_error_poly_softmax": statistics.calibration_error(y, posterior),
+        }
+        rows = None if trial.stage == SELECTION else statistics.row_scores(self.metric, y, posterior)
+        return Outcome(float(measures[self.metric]), rows, measures)
+
+
+def labelled_by(labels: Any, groups: Any, metric: str, imbalance: float, label_noise: float, seed: int) -> Labelled:
+    """Labels and what is done with them, checked; arguments and errors as for :func:`polylosses.tune.study`."""
+    if metric not in statistics.METRICS:
+        raise ValueError(f"metric must be one of {', '.join(statistics.METRICS)}; got {metric!r}.")
+    if not 1 <= imbalance < math.inf:
+        raise ValueError(
+            f"imbalance is how many times the smallest class the largest is, at least 1; got {imbalance!r}."
+        )
+    if not 0 <= label_noise < 1:
+        raise ValueError(f"label_noise is a share of the training labels, in [0, 1); got {label_noise!r}.")
+    checked = data.check(pd.DataFrame({"row": np.zeros(len(labels))}), labels, splits.MINIMUM_ROWS)
+    indices, classes = checked[1], checked[2]
+    found = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if found is not None and found.shape != indices.shape:
+        raise ValueError(f"groups must have one value for each label, {indices.shape}; got {found.shape}.")
+    labelled = Labelled(indices, classes, found, metric, float(imbalance), float(label_noise), seed)
+    labelled.rows(SELECTION, 0)  # whether there are enough of every class and group
+    return labelled
+
+
+def _logits(returned: Any, shape: tuple[int, int]) -> torch.Tensor:
+    """What a training function returned, as logits: the logarithm, if it is probabilities."""
+    array = returned.detach().cpu().numpy() if isinstance(returned, torch.Tensor) else np.asarray(returned)
+    if array.shape != shape or array.dtype.kind not in "fiu":
+        raise ValueError(
+            f"the training function must return logits or probabilities of trial.score_rows, of shape {shape} (rows x "
+            f"classes); got {array.dtype} of shape {array.shape}."
+        )
+    array = array.astype(float)
+    if np.isnan(array).any():
+        raise ValueError("the training function returned nan")
+    is_distribution = (array >= 0).all() and np.allclose(array.sum(1), 1, rtol=0, atol=1e-3)
+    with np.errstate(divide="ignore"):
+        return torch.tensor(np.log(array) if is_distribution else array)
+
+
+def _posterior(logits: torch.Tensor, polynomial: Polynomial) -> torch.Tensor:
+    posterior: torch.Tensor = poly_softmax(logits, 1, polynomial=polynomial)
+    return posterior

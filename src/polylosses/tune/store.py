@@ -1,0 +1,469 @@
+"""Optuna's storage as the queue of a study's trials, and the store of their outcomes.
+
+Workers take waiting trials from it, on one machine or on many. An outcome is one attribute of a trial, so that it is
+there whole or not at all, and a trial that has one is done. What a dead worker held is added again: workers on this
+machine are known to be dead by a lock that they held on a file, which the system takes back however they end; others by
+Optuna's heartbeats in a database.
+"""
+
+import base64
+import json
+import math
+import os
+import random
+import secrets
+import socket
+import tempfile
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+
+from polylosses.tune.plan import Outcome, Trial
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+# Raised where a trial has been ended already; a name of its own since Optuna 4.3.
+_FINISHED: type[Exception] = getattr(optuna.exceptions, "UpdateFinishedTrialError", RuntimeError)
+
+JOURNAL = "study.journal"
+
+# How often a trial is run that fails by itself, and one whose workers die.
+TRIES, DEATHS = 2, 5
+
+# Seconds between a worker's signs of life in a database, and after how many without one it is dead.
+HEARTBEAT, GRACE = 30, 120
+
+# How many trials wait at most. The storage gives all that wait whenever a worker takes one.
+QUEUE = 16
+
+# Seconds for which a database may be away, and its errors then.
+PATIENCE = 600.0
+_AWAY = (OperationalError, InterfaceError)
+
+
+class Store:
+    """A study in a storage.
+
+    Args:
+        storage: the address of a database; a folder, for a journal file in it; or None, for the memory of this process.
+        name: the study's name in the storage.
+        plan: all that decides which trials there are, in JSON types.
+        space: the distributions of the trials' parameters, and of their loss.
+        maximize: whether higher scores are better.
+
+    Raises:
+        ValueError: the storage can't be used, or its study of that name has another plan.
+    """
+
+    def __init__(
+        self,
+        storage: str | Path | None,
+        name: str,
+        plan: Mapping[str, Any],
+        space: Mapping[str, BaseDistribution],
+        maximize: bool,
+    ) -> None:
+        self._storage = _storage(storage)
+        self._presence = Presence(storage if isinstance(storage, Path) else None)
+        self._space = dict(space)
+        self._without_worker_since: dict[int, float] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        with _quietly():
+            self._study = optuna.create_study(
+                storage=self._storage,
+                study_name=name,
+                direction="maximize" if maximize else "minimize",
+                load_if_exists=True,
+            )
+        self._id = self._storage.get_study_id_from_name(name)
+        self._check(json.loads(json.dumps(plan)))
+
+    def _check(self, plan: Mapping[str, Any]) -> None:
+        stored = self._study.user_attrs.get("plan")
+        if stored is None:
+            self._study.set_user_attr("plan", plan)
+            return
+        differences = [
+            f"{key} is {stored.get(key)!r} there, and {plan.get(key)!r} here"
+            for key in dict.fromkeys([*stored, *plan])
+            if stored.get(key) != plan.get(key)
+        ]
+        if differences:
+            raise ValueError(
+                f"the study {self._study.study_name!r} exists, with another plan: {'; '.join(differences)}. Give the "
+                "same plan to go on with it, or another storage to start anew."
+            )
+
+    def records(self) -> list[FrozenTrial]:
+        """All trials in the storage, in the order in which they were added."""
+        return _patiently(lambda: self._study.get_trials(deepcopy=False))
+
+    def outcomes(self, records: Sequence[FrozenTrial]) -> dict[str, Outcome]:
+        """The outcomes of all trials that have one, by key."""
+        for key, found in by_key(records).items():
+            if key not in self._outcomes and (outcome := outcome_of(found)) is not None:
+                self._outcomes[key] = outcome
+        return dict(self._outcomes)
+
+    def enqueue(self, trials: Sequence[Trial], records: Sequence[FrozenTrial]) -> None:
+        """Adds trials that have no outcome, and are neither waiting nor running, until ``QUEUE`` trials wait."""
+        records_of = by_key(records)
+        waiting = sum(record.state == TrialState.WAITING for record in records)
+        for trial in trials:
+            if waiting >= QUEUE:
+                break
+            if trial.key in self._outcomes or any(_is_pending(record) for record in records_of.get(trial.key, [])):
+                continue
+            # One attribute, since each takes a database 2 ms.
+            attributes = {name: getattr(trial, name) for name in ("key", "stage", "loss", "point", "repeat", "seed")}
+            template = optuna.trial.create_trial(
+                state=TrialState.WAITING,
+                params={"loss": trial.loss, **trial.parameters},
+                distributions=self._space,
+                user_attrs={"trial": attributes},
+            )
+            _patiently(lambda template=template: self._storage.create_new_trial(self._id, template))  # type: ignore[misc]
+            waiting += 1
+
+    def run_one(self, run: Callable[[Mapping[str, Any]], Outcome]) -> Outcome | None:
+        """Takes a waiting trial, runs it and stores its outcome; None if none is waiting.
+
+        Trials that have failed come first, so that a training function that always fails is found out soon.
+
+        Args:
+            run: is given the stage, loss, point and repeat of a trial, and returns the outcome.
+        """
+        records = self.records()
+        tries = by_key(records)
+        waiting = [record for record in records if record.state == TrialState.WAITING]
+        waiting.sort(key=lambda record: tries[_key(record)][0].number == record.number)
+        record = next((record for record in waiting if self._takes(record, tries[_key(record)])), None)
+        if record is None:
+            return None
+        trial = self._trial(record)
+        self._set(trial, "worker", self._presence.worker)
+        started, start = datetime.now().astimezone(), time.monotonic()
+        try:
+            with self._heartbeat(trial):
+                outcome = run(record.user_attrs["trial"])
+        except KeyboardInterrupt:
+            self._set(trial, "interrupted", True)
+            self._end(trial, TrialState.FAIL)
+            raise
+        times = {"started": started.isoformat(), "seconds": time.monotonic() - start}
+        self._set(trial, "outcome", _encoded(outcome) | times)
+        self._end(trial, TrialState.FAIL if outcome.error else TrialState.COMPLETE, outcome.score)
+        return outcome
+
+    def _takes(self, record: FrozenTrial, same: Sequence[FrozenTrial]) -> bool:
+        """Whether a waiting trial is this worker's now; ``same`` are all records of it."""
+        trial = self._trial(record)
+        earlier = [other for other in same if other.number < record.number]
+        if any(_is_pending(other) or outcome_of([other]) is not None for other in earlier):
+            self._end(trial, TrialState.PRUNED)  # two processes have added it at once
+            return False
+        with suppress(_FINISHED):
+            return _patiently(lambda: self._storage.set_trial_state_values(trial, TrialState.RUNNING))
+        return False
+
+    def _trial(self, record: FrozenTrial) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, record.number)
+
+    def _set(self, trial: int, name: str, value: Any) -> None:
+        with suppress(_FINISHED):  # others have taken this worker for dead, and run the trial again
+            _patiently(lambda: self._storage.set_trial_user_attr(trial, name, value))
+
+    def _end(self, trial: int, state: TrialState, score: float | None = None) -> None:
+        values = None if score is None or state != TrialState.COMPLETE else [score]
+        with suppress(_FINISHED):
+            _patiently(lambda: self._storage.set_trial_state_values(trial, state, values))
+
+    @contextmanager
+    def _heartbeat(self, trial: int) -> Iterator[None]:
+        """Signs of life in a database, for workers on other machines."""
+        storage = self._storage
+        if not isinstance(storage, RDBStorage):
+            yield
+            return
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT):
+                _patiently(lambda: storage.record_heartbeat(trial))
+
+        _patiently(lambda: storage.record_heartbeat(trial))
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def bury(self, records: Sequence[FrozenTrial], ended: Mapping[str, str] | None = None) -> None:
+        """Ends the running trials of dead workers.
+
+        Args:
+            records: all trials.
+            ended: workers that have ended, as host and process, and why their training failed; "" if it is not its
+                fault.
+        """
+        for record in records:
+            if record.state != TrialState.RUNNING:
+                self._without_worker_since.pop(record.number, None)
+                continue
+            worker = record.user_attrs.get("worker")
+            if worker is None:
+                since = self._without_worker_since.setdefault(record.number, time.monotonic())
+                if time.monotonic() - since > GRACE:
+                    self._end(self._trial(record), TrialState.FAIL)
+                continue
+            process = worker.rpartition(":")[0]
+            if process in (ended or {}) or self._presence.is_dead(worker):
+                error = (ended or {}).get(process)
+                if error and "outcome" not in record.user_attrs:
+                    self._set(self._trial(record), "outcome", _encoded(Outcome(math.nan, error=error)))
+                self._end(self._trial(record), TrialState.FAIL)
+        if isinstance(self._storage, RDBStorage):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                _patiently(lambda: optuna.storages.fail_stale_trials(self._study))
+
+    @property
+    def worker(self) -> str:
+        """The name of this process, as a worker."""
+        return self._presence.worker
+
+    def close(self) -> None:
+        """Ends this worker, and its connections."""
+        self._presence.close()
+        if isinstance(self._storage, RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+
+
+def by_key(records: Sequence[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
+    """The records of every trial of the plan."""
+    found: dict[str, list[FrozenTrial]] = {}
+    for record in records:
+        found.setdefault(_key(record), []).append(record)
+    return found
+
+
+def _key(record: FrozenTrial) -> str:
+    return str(record.user_attrs["trial"]["key"])
+
+
+def outcome_of(records: Sequence[FrozenTrial]) -> Outcome | None:
+    """The outcome of a trial from all its records; None as long as there is none, and it may be run again."""
+    stored = [(record, record.user_attrs["outcome"]) for record in records if "outcome" in record.user_attrs]
+    errors = [pair for pair in stored if pair[1]["error"]]
+    for record, outcome in stored:
+        if not outcome["error"]:
+            return _decoded(outcome, record, tries=len(errors) + 1)
+    if len(errors) >= TRIES:
+        record, outcome = errors[-1]
+        return _decoded(outcome, record, tries=len(errors))
+    died = [record for record in records if record.state == TrialState.FAIL and not _ended_otherwise(record)]
+    if len(died) >= DEATHS:
+        error = f"the processes that ran it died, {len(died)} times (killed, perhaps for want of memory)"
+        return Outcome(math.nan, error=error, tries=len(died), worker=died[-1].user_attrs.get("worker", ""))
+    return None
+
+
+def _ended_otherwise(record: FrozenTrial) -> bool:
+    return "outcome" in record.user_attrs or "interrupted" in record.user_attrs
+
+
+def _is_pending(record: FrozenTrial) -> bool:
+    return record.state in (TrialState.WAITING, TrialState.RUNNING) and "outcome" not in record.user_attrs
+
+
+def _encoded(outcome: Outcome) -> dict[str, Any]:
+    rows = None
+    if outcome.rows is not None:
+        numbers = np.ascontiguousarray(outcome.rows, dtype="<f8")
+        rows = base64.b64encode(zlib.compress(numbers.tobytes(), 1)).decode()
+    score = outcome.score if math.isfinite(outcome.score) else None
+    return {
+        "score": score,
+        "row_count": None if outcome.rows is None else len(outcome.rows),
+        "rows": rows,
+        "measures": dict(outcome.measures),
+        "error": outcome.error,
+        "software": dict(outcome.software),
+    }
+
+
+def _decoded(stored: Mapping[str, Any], record: FrozenTrial, tries: int) -> Outcome:
+    rows = stored["rows"]
+    return Outcome(
+        score=math.nan if stored["score"] is None else stored["score"],
+        rows=None if rows is None else np.frombuffer(zlib.decompress(base64.b64decode(rows)), dtype="<f8"),
+        measures=stored["measures"],
+        error=stored["error"],
+        tries=tries,
+        worker=record.user_attrs.get("worker", ""),
+        started=datetime.fromisoformat(stored["started"]) if "started" in stored else record.datetime_start,
+        seconds=stored.get("seconds", 0.0),
+        software=stored["software"],
+    )
+
+
+def _storage(storage: str | Path | None) -> BaseStorage:
+    if storage is None:
+        return InMemoryStorage()
+    if isinstance(storage, Path):
+        storage.mkdir(parents=True, exist_ok=True)
+        path = str(storage / JOURNAL)
+        return JournalStorage(JournalFileBackend(path, lock_obj=_JournalLock(path) if fcntl else None))  # type: ignore[arg-type]
+    try:
+        return _database(storage)
+    except (ArgumentError, NoSuchModuleError, ImportError, OperationalError, InterfaceError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the storage can't be used ({reason}): give a database's address, such as postgresql://user@host/name, "
+            "and install its driver, for PostgreSQL pip install psycopg[binary]."
+        ) from error
+
+
+def _database(address: str) -> RDBStorage:
+    tries = 0
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return RDBStorage(
+                    address, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=HEARTBEAT, grace_period=GRACE
+                )
+        except (IntegrityError, ProgrammingError):
+            # Several processes create the tables of a new database at once, and all but one fail.
+            tries += 1
+            if tries == 10:
+                raise
+        time.sleep(random.uniform(0.1, 1.0))
+
+
+class _JournalLock:
+    """The lock on a journal file, for :class:`JournalFileBackend`.
+
+    The system takes it back from a process that is killed: Optuna's own locks are files, which then stay, and stop all
+    others. A process killed while it writes leaves a line without an end; the next would be written behind it, and
+    neither could be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = -1
+
+    def acquire(self) -> bool:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        size = os.fstat(self._file).st_size
+        end = size
+        while end and os.pread(self._file, 1, end - 1) != b"\n":
+            chunk = os.pread(self._file, min(end, 65536), max(0, end - 65536))
+            end = max(0, end - 65536) + chunk.rfind(b"\n") + 1 if b"\n" in chunk else max(0, end - 65536)
+        if end < size:
+            os.ftruncate(self._file, end)
+        return True
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+class Presence:
+    """A worker's sign that it is alive: a file that it holds a lock on.
+
+    Args:
+        folder: where the study's workers, all of this machine, have their files; None, for a place of this machine.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._shared = folder is None
+        if folder is None:
+            folder = Path(tempfile.gettempdir()) / f"polylosses-{os.getuid() if hasattr(os, 'getuid') else ''}"
+        self._folder = folder / "workers"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._path(self.worker), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if fcntl is not None:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def is_dead(self, worker: str) -> bool:
+        """Whether a worker is known to be dead."""
+        if worker == self.worker or worker.partition(":")[0] != socket.gethostname() or fcntl is None:
+            return False
+        try:
+            file = os.open(self._path(worker), os.O_RDWR)
+        except FileNotFoundError:
+            # It ended in order; or, if the place is not the study's own, it may be in another container.
+            return not self._shared
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(file)
+        return True
+
+    def close(self) -> None:
+        """Removes the file."""
+        with suppress(OSError):
+            os.close(self._file)
+            self._path(self.worker).unlink()
+
+    def _path(self, worker: str) -> Path:
+        return self._folder / worker.replace(":", "-")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Optuna's messages on every trial."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _patiently(act: Callable[[], T]) -> T:
+    """Does what needs a database, again as long as that is away."""
+    wait, until = 0.1, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return act()
+        except (*_AWAY, StorageInternalError) as error:
+            away = isinstance(error.__cause__ if isinstance(error, StorageInternalError) else error, _AWAY)
+            if not away or time.monotonic() > until:
+                raise
+        time.sleep(wait)
+        wait = min(2 * wait, 5.0)

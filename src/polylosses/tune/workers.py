@@ -1,0 +1,191 @@
+"""Runs a study in worker processes: starts them, and ends and replaces those that hang or die."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from polylosses.tune.studies import Design, Progress, State, TrainingError, lead
+from polylosses.tune.trials import PAUSE
+from polylosses.tune.worker import NOT_LOADED
+
+# Seconds that a worker has to end in order.
+GENTLY = 10.0
+
+# As many workers one after another that end before they take a trial never will take one.
+IN_VAIN = 3
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    number: int
+    running: dict[int, float] = field(default_factory=dict)
+    """When each trial that it runs was first seen, by number."""
+    began: bool = False
+    """Whether it has ever taken a trial."""
+
+    @property
+    def name(self) -> str:
+        return f"{socket.gethostname()}:{self.process.pid}"
+
+
+def run(
+    design: Design,
+    code: str,
+    storage: str | Path,
+    name: str,
+    workers: int,
+    timeout: float | None,
+    logs: Path,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> State:
+    """Runs a study in processes until it is finished.
+
+    Args:
+        design: the study's.
+        code: the training function, as ``FILE.py:FUNCTION``.
+        storage, name: as for :func:`polylosses.tune.study`.
+        workers: how many processes there are on this machine.
+        timeout: seconds after which a training is ended, and has failed.
+        logs: a folder for what the workers print.
+        progress: callback several times a second.
+
+    Raises:
+        TrainingError: the training function can't be loaded, or fails with every loss.
+    """
+    store = design.open(storage, name)
+    described = {
+        "code": code,
+        "plan": design.plan.to_json(),
+        "identity": design.identity,
+        "maximize": design.maximize,
+        "storage": {"folder": str(storage)} if isinstance(storage, Path) else {"address": storage},
+        "name": name,
+    }
+    logs.mkdir(parents=True, exist_ok=True)
+    pool: list[_Worker] = []
+    devices, threads = _devices(), max(1, (os.cpu_count() or 1) // workers)
+    in_vain = 0
+    try:
+        while True:
+            before = list(pool)
+            ended = _ended(pool, store.records(), timeout, logs)
+            for worker in before:
+                in_vain = 0 if worker.began else in_vain + (worker not in pool)
+            if in_vain >= IN_VAIN:
+                raise TrainingError(f"the processes that are to run it end at once: {next(iter(ended.values()), '')}")
+            state = lead(design, store, ended)
+            progress(state.progress)
+            if state.finished:
+                return state
+            while len(pool) < workers:
+                number = min(set(range(workers)) - {worker.number for worker in pool})
+                device = devices[number % len(devices)] if devices else None
+                pool.append(_started(described, number, threads, device, logs))
+            time.sleep(PAUSE)
+    finally:
+        _stop(pool)
+        store.close()
+
+
+def _started(described: Mapping[str, Any], number: int, threads: int, device: str | None, logs: Path) -> _Worker:
+    # Threads that spin while they wait take the processors of others: two workers on 2 cores took 8 times as long.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads), **os.environ}
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    with (logs / f"worker-{number}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "polylosses.tune.worker"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # so that what it starts can be ended with it, and Ctrl-C comes here alone
+        )
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(described).encode())
+            process.stdin.close()
+    return _Worker(process, number)
+
+
+def _ended(pool: list[_Worker], records: Sequence[FrozenTrial], timeout: float | None, logs: Path) -> dict[str, str]:
+    """Takes ended workers out of the pool, and ends those that take too long; gives why, for :meth:`Store.bury`."""
+    found: dict[str, str] = {}
+    now = time.monotonic()
+    for worker in list(pool):
+        mine = {
+            record.number
+            for record in records
+            if record.state == TrialState.RUNNING
+            and "outcome" not in record.user_attrs
+            and record.user_attrs.get("worker", "").rpartition(":")[0] == worker.name
+        }
+        worker.running = {number: worker.running.get(number, now) for number in mine}
+        worker.began = worker.began or any(
+            record.user_attrs.get("worker", "").rpartition(":")[0] == worker.name for record in records
+        )
+        late = timeout is not None and any(now - since > timeout for since in worker.running.values())
+        if late:
+            _kill(worker, signal.SIGKILL)
+            worker.process.wait()
+        code = worker.process.poll()
+        if code is None:
+            continue
+        pool.remove(worker)
+        if code == NOT_LOADED:
+            lines = (logs / f"worker-{worker.number}.log").read_text(errors="replace").strip().splitlines()
+            raise TrainingError(lines[-1] if lines else "the training function can't be loaded.")
+        _kill(worker, signal.SIGKILL)  # what it has started
+        if late:
+            found[worker.name] = f"it took longer than {timeout:g} s"
+        elif code == -signal.SIGKILL:
+            found[worker.name] = ""
+        elif code < 0:
+            found[worker.name] = f"the process crashed ({signal.Signals(-code).name})"
+        else:
+            found[worker.name] = f"it ended the process, with code {code}"
+    return found
+
+
+def _kill(worker: _Worker, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.process.pid, number)
+
+
+def _stop(pool: Sequence[_Worker]) -> None:
+    """Ends all workers; at once, if Ctrl-C is pressed again."""
+    try:
+        for worker in pool:
+            with suppress(ProcessLookupError):
+                worker.process.terminate()
+        until = time.monotonic() + GENTLY
+        for worker in pool:
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, until - time.monotonic()))
+    finally:
+        for worker in pool:
+            _kill(worker, signal.SIGKILL)
+            worker.process.wait()
+
+
+def _devices() -> list[str]:
+    """The CUDA devices that workers are spread over."""
+    if given := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [device.strip() for device in given.split(",") if device.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(number) for number, _ in enumerate(listed.stdout.splitlines())]
