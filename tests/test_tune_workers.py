@@ -165,7 +165,7 @@ def test_a_command_that_ended_goes_on(code: Path, tmp_path: Path, right: dict[st
     """All of its processes at once, in mid-trial or while they write; nothing that was finished is done again."""
     out = tmp_path / "out"
     for done in (1, 4, 8):
-        process = start(code, "--workers", "2", "--out", str(out), SECONDS="0.2")
+        process = start(code, "--workers", "2", "--out", str(out), SECONDS="1")  # so that much is left to do
         wait_for_trials(out, done)
         if how == "killed":
             end(process)
@@ -191,7 +191,7 @@ def test_a_killed_server_loses_nothing(code: Path, tmp_path: Path, right: dict[s
     server = Server()
     try:
         process = start(
-            code, "--workers", "2", "--storage", server.address, "--out", str(tmp_path / "out"), SECONDS="0.3"
+            code, "--workers", "2", "--storage", server.address, "--out", str(tmp_path / "out"), SECONDS="0.5"
         )
         time.sleep(6)
         for _ in range(2):

@@ -77,6 +77,7 @@ class Store:
         plan: all that decides which trials there are, in JSON types.
         space: the distributions of the trials' parameters, and of their loss.
         maximize: whether higher scores are better.
+        patient: whether to wait for a database that is away, as for one that goes away later.
 
     Raises:
         ValueError: the storage can't be used, or its study of that name has another plan.
@@ -89,21 +90,24 @@ class Store:
         plan: Mapping[str, Any],
         space: Mapping[str, BaseDistribution],
         maximize: bool,
+        patient: bool = False,
     ) -> None:
-        self._storage = _storage(storage)
+        self._storage = _patiently(lambda: _database(str(storage))) if patient else _storage(storage)
         self._presence = Presence(storage if isinstance(storage, Path) else None)
         self._space = dict(space)
         self._without_worker_since: dict[int, float] = {}
         self._outcomes: dict[str, Outcome] = {}
         with _quietly():
-            self._study = optuna.create_study(
-                storage=self._storage,
-                study_name=name,
-                direction="maximize" if maximize else "minimize",
-                load_if_exists=True,
+            self._study = _patiently(
+                lambda: optuna.create_study(
+                    storage=self._storage,
+                    study_name=name,
+                    direction="maximize" if maximize else "minimize",
+                    load_if_exists=True,
+                )
             )
-        self._id = self._storage.get_study_id_from_name(name)
-        self._check(json.loads(json.dumps(plan)))
+        self._id = _patiently(lambda: self._storage.get_study_id_from_name(name))
+        _patiently(lambda: self._check(json.loads(json.dumps(plan))))
 
     def _check(self, plan: Mapping[str, Any]) -> None:
         stored = self._study.user_attrs.get("plan")

@@ -62,8 +62,10 @@ def main() -> None:
         print(error, flush=True)
         sys.exit(NOT_LOADED)
     plan, storage = Plan.from_json(described["plan"]), described["storage"]
-    place = Path(storage["folder"]) if "folder" in storage else storage["address"]
-    store = Store(place, described["name"], described["identity"], {}, described["maximize"])
+    in_folder = "folder" in storage
+    place = Path(storage["folder"]) if in_folder else storage["address"]
+    # The process that has started this one has found the database.
+    store = Store(place, described["name"], described["identity"], {}, described["maximize"], patient=not in_folder)
     try:
         work(plan, train, store, stopped=lambda: os.getppid() != parent)
     except KeyboardInterrupt:
