@@ -590,6 +590,7 @@ MUTANTS = [
     Mutant("tune/sequential.py", "stdtrit(freedom, 2.0**-seeds)", "stdtrit(freedom, 2.0 ** (-seeds - 1))", SEQUENTIAL),
     Mutant("tune/sequential.py", "or abs(self.statistic) < self.futility", "", SEQUENTIAL),
     Mutant("tune/sequential.py", "max(error, least)", "error", SEQUENTIAL),
+    Mutant("tune/sequential.py", "round(before[-1] + 0.01, 2)", "before[-1]", SEQUENTIAL),
     Mutant("tune/sequential.py", "if seeds >= FEWEST_SEEDS", "if seeds > 0", SEQUENTIAL),
     Mutant("tune/analysis.py", "(confirmation.low > 0) == maximize", "confirmation.low > 0", SEQUENTIAL),
     Mutant("tune/analysis.py", "means if maximize else -means", "means", PLANNED),

@@ -118,6 +118,20 @@ def test_variance_over_rows_does_not_shrink_with_seeds() -> None:
     assert found.high - found.difference == pytest.approx(1.96 * error, rel=0.02)
 
 
+def test_every_look_has_an_interval() -> None:
+    """Also where the variance over rows seems larger, and information less, than at the look before."""
+    fell = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        draws = rng.normal(size=(20, 1)) + 0.8 * rng.normal(size=(1, 20)) + rng.normal(size=(20, 20))
+        looks = sequential.confirm(draws + 0.6, 20).looks
+        informations = [look.information for look in looks]
+        assert np.isfinite([(look.low, look.high, look.boundary) for look in looks]).all()
+        assert all(a < b <= 1 for a, b in pairwise(informations))
+        fell += sum(round(b - a, 2) == 0.01 for a, b in pairwise(informations))
+    assert fell > 0
+
+
 def test_seeds_that_agree_are_a_sign_test() -> None:
     """Their variance is 0; the p value of n equal signs is 2^(1 - n)."""
     assert sequential.confirm(np.full(20, 0.1), 20).low > 0

@@ -400,7 +400,12 @@ def _tune_function(
         def show(now: Now) -> None:
             running = f", {now.running} running" if now.running > 1 else ""
             failed = f", {now.failed} failed" if now.failed else ""
-            progress(now.done / max(now.total, 1), f"{now.stage}: {now.done} of {now.total}{running}{failed}")
+            so_far = ""
+            if now.confirmation is not None:
+                end = now.confirmation.looks[-1]
+                so_far = f", {end.difference:+.3g} ({end.low:+.3g} to {end.high:+.3g}) after {end.seeds} seeds"
+            stage = f"{now.stage}: {now.done} of {now.total}{running}{failed}{so_far}"
+            progress(now.done / max(now.total, 1), stage)
 
         with _directory(directory), _terminated_like_interrupted():
             designed = design(**given)

@@ -118,7 +118,9 @@ def confirm(differences: np.ndarray, most: int, *, fixed: bool = False) -> Confi
             continue
         estimate = _Estimate.of(kept, most)
         before = tuple(look.information for look in looks)
-        information = 1.0 if seeds == most else max(estimate.information, *before, 0.0)
+        # Estimates may fall; a look that spends nothing would have no interval.
+        least = min(1.0, round(before[-1] + 0.01, 2)) if before else 0.0
+        information = 1.0 if seeds == most else max(estimate.information, least)
         looks.append(_look(estimate, len(kept), (*before, information)))
         left_out = len(so_far) - len(kept)
         if looks[-1].decides:
