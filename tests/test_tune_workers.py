@@ -56,8 +56,19 @@ def server() -> Iterator[Server]:
 
 def start(code: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
     """The command, as the leader of a process group of its own."""
+    # A shell starts what runs in its background, perhaps these tests, with Ctrl-C ignored.
     return subprocess.Popen(
-        [sys.executable, "-m", "polylosses", "tune", f"{code}:train", *OPTIONS, *options],
+        [
+            "env",
+            "--default-signal=INT",
+            sys.executable,
+            "-m",
+            "polylosses",
+            "tune",
+            f"{code}:train",
+            *OPTIONS,
+            *options,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -37,6 +37,7 @@ from sqlalchemy.exc import (
     InterfaceError,
     NoSuchModuleError,
     OperationalError,
+    PendingRollbackError,
     ProgrammingError,
 )
 
@@ -65,7 +66,7 @@ QUEUE = 16
 
 # Seconds for which a database may be away, and its errors then.
 PATIENCE = 600.0
-_AWAY = (OperationalError, InterfaceError)
+_AWAY = (OperationalError, InterfaceError, PendingRollbackError)
 
 
 class Store:
