@@ -82,7 +82,7 @@ def run(
             before = list(pool)
             ended = _ended(pool, store.records(), timeout, logs)
             for worker in before:
-                in_vain = 0 if worker.began else in_vain + (worker not in pool)
+                in_vain = 0 if worker.began else in_vain + bool(ended.get(worker.name))
             if in_vain >= IN_VAIN:
                 raise TrainingError(f"the processes that are to run it end at once: {next(iter(ended.values()), '')}")
             state = lead(design, store, ended)
