@@ -114,8 +114,9 @@ operators
 
 # Plan, run and analyse; then what puts them together. A table, its network and the page are beside them.
 TUNE_LAYERS = """
-plan space sequential splits tables statistics report files
-store analysis batched data
+plan space sequential splits tables statistics report files locks
+store analysis batched columns
+data
 labelled experiment
 trials
 worker studies

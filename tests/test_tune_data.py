@@ -13,7 +13,7 @@ import scipy.sparse
 import torch
 from sklearn.datasets import load_iris
 
-from polylosses.tune import data
+from polylosses.tune import columns, data
 
 ROWS = 40
 
@@ -78,7 +78,7 @@ def test_encoding_fills_standardizes_and_spreads() -> None:
     assert height.std() == pytest.approx(1.0)
     assert len(set(height[::7])) == 1, "missing numbers take one value, the median"
     assert sum(name.startswith("text__colour") for name in names) == 4, "missing is a category of its own"
-    assert sum(name.startswith("text__many") for name in names) == data.MAX_CATEGORIES
+    assert sum(name.startswith("text__many") for name in names) == columns.MAX_CATEGORIES
     assert (X[:, names.index("numbers__empty")] == 0).all()
 
 
@@ -245,7 +245,7 @@ def test_numbers_of_every_type_are_the_same(numbers: Any) -> None:
     expected = data.check(np.array(NUMBERS)[:, None], LABELS, 8)
     found = data.check(numbers, LABELS, 8)
     pd.testing.assert_frame_equal(found.frame, expected.frame)
-    assert found.columns == expected.columns == [data.Column("0", "number", 0, "0", "")]
+    assert found.columns == expected.columns == [columns.Column("0", "number", 0, "0", "")]
 
 
 @pytest.mark.parametrize("kind", [object, "str", "string[pyarrow]", "category", "large_string[pyarrow]"])
@@ -437,5 +437,5 @@ def test_notes_on_the_whole_table() -> None:
         "Spaces around labels are removed, as in 'NA '.",
         "Taken as classes: 'NA' (14 rows). Where that stands for a missing label, leave the label empty.",
         "14 of 20 rows are exact copies of an earlier row: a model may be tested on rows that it was trained on.",
-        "The largest class, NA, has 70.0% of the rows, the accuracy of always guessing it.",
+        "The largest class, NA, has 70.0 % of the rows, the accuracy of always guessing it.",
     ]

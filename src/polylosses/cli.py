@@ -192,7 +192,7 @@ def tune(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="A database shared by several machines, such as postgresql://user@host/name; else a file in --out.",
+            help="A database for several machines, such as postgresql+psycopg://user@host/name; else a file in --out.",
             show_default=False,
             **FUNCTION,
         ),
@@ -386,16 +386,17 @@ def _tune_function(
             "SQLite locks the whole database for every write, and its file can't be shared by workers: leave --storage "
             "out for a file that can, or give a PostgreSQL database."
         )
-    path = Path(code.rpartition(":")[0] or code)
     with _progress(silent=quiet or as_json) as progress:
         progress(0.0, "loading")
         from polylosses.tune import workers as processes  # noqa: PLC0415 (takes seconds)
         from polylosses.tune.studies import Progress as Now  # noqa: PLC0415
         from polylosses.tune.studies import design, result  # noqa: PLC0415
+        from polylosses.tune.worker import parted  # noqa: PLC0415
 
+        path, function = parted(code)
         directory = Path(f"polylosses-{path.stem}") if out is None else out
         place = directory if storage is None else storage
-        name = f"{path.name}:{code.rpartition(':')[2]}"
+        name = f"{path.name}:{function}"
 
         def show(now: Now) -> None:
             running = f", {now.running} running" if now.running > 1 else ""

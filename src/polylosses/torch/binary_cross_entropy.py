@@ -194,7 +194,7 @@ def _unsupported(sides: Sides, input: Tensor, targets: BinaryTargets) -> str | N
         if isinstance(factor, Tensor) and factor.requires_grad:
             return f"kernels have no derivatives by {name}"
     given = [(side.polynomial.log_weight, *side.polynomial.coefficients) for side in sides[:2]]
-    if not all(kernels.are_readable(side.polynomial) for side in sides[:2]):
+    if not all(kernels.evaluates(side.polynomial) for side in sides[:2]):
         return (
             f"kernels take at most {kernels.MOST_COEFFICIENTS} coefficients, of these {kernels.MOST_TENSORS} scalar "
             "tensors on the CPU, and a gamma that is a number, at least 0"

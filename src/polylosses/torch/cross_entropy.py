@@ -112,7 +112,7 @@ def dispatch(polynomial: Polynomial, input: Tensor, targets: ClassTargets, imple
     """The implementation that serves, given the user's ``implementation``."""
     soft, fuses = targets.are_soft(input), _fuses(polynomial, targets)
     unsupported = _unsupported(input, targets)
-    if soft and not (kernels.are_readable(polynomial) and _without_gradient(targets.weight)):
+    if soft and not (kernels.evaluates(polynomial) and _without_gradient(targets.weight)):
         unsupported = unsupported or (
             "with soft targets or label smoothing, kernels take at most "
             f"{kernels.MOST_COEFFICIENTS} coefficients, of these {kernels.MOST_TENSORS} scalar tensors on the CPU, a "

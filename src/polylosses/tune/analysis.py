@@ -50,10 +50,6 @@ def compare(
     baseline: Any,
     *,
     maximize: bool = True,
-    name: str = "The candidate",
-    baseline_name: str = "the baseline",
-    most_seeds: int | None = None,
-    fixed: bool = True,
 ) -> Comparison:
     """Whether one training is better than another, from scores of both with the same seeds.
 
@@ -62,10 +58,6 @@ def compare(
             the metric: then the answer holds for other rows, too. Seed by seed the two belong together; nan in
             either leaves the pair out.
         maximize: whether higher scores are better.
-        name, baseline_name: what the sentence calls them.
-        most_seeds: how many seeds there are going to be, for ``fixed=False``. Default: those given.
-        fixed: whether all seeds are looked at, once. Else looks are taken at 45, 55, 70 and 100 % of the seeds until
-            there is a verdict; whoever does so by hand must stop where the last look decides.
 
     Returns:
         The verdict, a sentence, and the confirmation with its interval.
@@ -87,12 +79,13 @@ def compare(
         )
     if np.isinf(a).any() or np.isinf(b).any():
         raise ValueError("scores must be finite, or nan for a pair to leave out.")
-    confirmation = sequential.confirm(a - b, len(a) if most_seeds is None else most_seeds, fixed=fixed)
+    confirmation = sequential.confirm(a - b, len(a), fixed=True)
     kept = ~np.isnan((a - b).reshape(len(a), -1)).any(1)
     means = tuple(float(scores[kept].mean()) for scores in (a, b))
     verdict = verdict_of(confirmation, maximize)
-    sentence = sentence_of(verdict, confirmation, (name, baseline_name), means, rows=a.shape[1] if a.ndim == 2 else 0)
-    return Comparison(verdict, sentence, confirmation)
+    names, rows = ("the candidate", "the baseline"), a.shape[1] if a.ndim == 2 else 0
+    sentence = sentence_of(verdict, confirmation, names, means, rows)
+    return Comparison(verdict, sentence[0].upper() + sentence[1:], confirmation)
 
 
 def verdict_of(confirmation: Confirmation, maximize: bool) -> str:
@@ -116,8 +109,8 @@ def sentence_of(
         evidence += f", after {len(confirmation.looks)} look{'s' if len(confirmation.looks) > 1 else ''}"
     if verdict == NO_DIFFERENCE:
         return (
-            f"No detectable difference between {names[0][:1].lower()}{names[0][1:]} and {names[1]}: {evidence}. The "
-            f"smallest that this study could have seen is {confirmation.smallest_detectable:.3g}."
+            f"No detectable difference between {names[0]} and {names[1]}: {evidence}. The smallest that this study "
+            f"could have seen is {confirmation.smallest_detectable:.3g}."
         )
     return f"{names[0]} is {verdict} than {names[1]}: {evidence}."
 
@@ -141,12 +134,12 @@ def select(plan: Plan, outcomes: Mapping[str, Outcome], maximize: bool) -> Selec
     best = objective.max(1)
     if best[0] == -np.inf or (best[1:] == -np.inf).all():
         failed = CROSS_ENTROPY if best[0] == -np.inf else "every other loss"
-        raise ValueError(f"most trainings with {failed} failed: {first_error(plan, outcomes)}")
+        raise ValueError(f"most trainings with {failed} failed: {first_error(outcomes)}")
     chosen = {name: int(objective[k].argmax()) for k, name in enumerate(names) if best[k] > -np.inf}
     return Selection(chosen, names[1 + int(best[1:].argmax())], scores)
 
 
-def first_error(plan: Plan, outcomes: Mapping[str, Outcome]) -> str:
+def first_error(outcomes: Mapping[str, Outcome]) -> str:
     """The error of the first trial that failed."""
     return next((f"{o.error} ({key})" for key, o in outcomes.items() if o.error), "")
 

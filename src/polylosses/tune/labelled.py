@@ -1,12 +1,11 @@
 """Splits and scores for a training function that is given rows and returns predictions."""
 
-import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from polylosses.polynomial import Polynomial
@@ -40,6 +39,18 @@ class Labelled:
     def maximize(self) -> bool:
         """Whether higher scores are better."""
         return not statistics.lower_is_better(self.metric)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells these from others, in JSON types."""
+        return {
+            "metric": self.metric,
+            "imbalance": self.imbalance,
+            "label_noise": self.label_noise,
+            "rows": len(self.labels),
+            "labels": zlib.crc32(self.labels.tobytes()),
+            "groups": None if self.groups is None else zlib.crc32(self.groups.tobytes()),
+        }
 
     def rows(self, stage: str, repeat: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The training rows of a repeat, their labels, and the rows to score: validation rows in the selection, then
@@ -85,14 +96,8 @@ def labelled_by(labels: Any, groups: Any, metric: str, imbalance: float, label_n
     """Labels and what is done with them, checked; arguments and errors as for :func:`polylosses.tune.study`."""
     if metric not in statistics.METRICS:
         raise ValueError(f"metric must be one of {', '.join(statistics.METRICS)}; got {metric!r}.")
-    if not 1 <= imbalance < math.inf:
-        raise ValueError(
-            f"imbalance is how many times the smallest class the largest is, at least 1; got {imbalance!r}."
-        )
-    if not 0 <= label_noise < 1:
-        raise ValueError(f"label_noise is a share of the training labels, in [0, 1); got {label_noise!r}.")
-    checked = data.check(pd.DataFrame({"row": np.zeros(len(labels))}), labels, splits.MINIMUM_ROWS)
-    indices, classes = checked[1], checked[2]
+    splits.check(imbalance, label_noise)
+    _, indices, classes, _ = data.classes_of(data.series(labels), splits.MINIMUM_ROWS)
     found = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if found is not None and found.shape != indices.shape:
         raise ValueError(f"groups must have one value for each label, {indices.shape}; got {found.shape}.")

@@ -117,9 +117,9 @@ class Plan:
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> "Plan":
-        """The plan that :meth:`to_json` gave."""
+        """The plan that :meth:`to_json` gave, perhaps among other things."""
         losses = {name: unchecked(tuple(loss[0]), *loss[1:]) for name, loss in given["losses"].items()}
-        return cls(**{**given, "losses": losses})
+        return cls(losses, given["points"], given["repeats"], given["most_seeds"], given["seed"])
 
     def selection(self) -> list[Trial]:
         """Every loss at every point in every repeat, one repeat after another."""

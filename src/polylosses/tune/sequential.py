@@ -235,15 +235,12 @@ def boundaries(informations: tuple[float, ...]) -> tuple[float, ...]:
     """The boundaries of the standardized statistic at each look, by numerical integration over those before.
 
     Args:
-        informations: shares in (0, 1], increasing. (An equal one spends nothing, and has no boundary.)
+        informations: shares in (0, 1], each larger than the one before.
     """
     found: list[float] = []
     grid, density, weights = np.zeros(1), np.ones(1), np.ones(1)  # of the sums: statistic times root of the information
     before, spent_before = 0.0, 0.0
     for information in informations:
-        if information <= before:
-            found.append(math.inf)
-            continue
         step, target = math.sqrt(information - before), spent(information) - spent_before
         low, high = 0.0, 10 * math.sqrt(information)
         for _ in range(60):

@@ -1,5 +1,7 @@
 """Stratified splits into training, validation and test rows; class imbalance and label noise in training rows."""
 
+import math
+
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
@@ -9,6 +11,16 @@ VALIDATION_SHARE = 0.25
 # With these shares, a class of this size has a row in each of the three parts, whichever way the stratified counts are
 # rounded.
 MINIMUM_ROWS = 8
+
+
+def check(imbalance: float, label_noise: float) -> None:
+    """Raises ValueError for changes of the training rows that can't be."""
+    if not 1 <= imbalance < math.inf:
+        raise ValueError(
+            f"imbalance is how many times the smallest class the largest is, at least 1; got {imbalance!r}."
+        )
+    if not 0 <= label_noise < 1:
+        raise ValueError(f"label_noise is a share of the training labels, in [0, 1); got {label_noise!r}.")
 
 
 def hold_out(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

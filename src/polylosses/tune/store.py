@@ -9,11 +9,7 @@ Optuna's heartbeats in a database.
 import base64
 import json
 import math
-import os
 import random
-import secrets
-import socket
-import tempfile
 import threading
 import time
 import warnings
@@ -41,12 +37,8 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
+from polylosses.tune.locks import Presence, journal_lock
 from polylosses.tune.plan import Outcome, Trial
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 
@@ -250,7 +242,7 @@ class Store:
                 if time.monotonic() - since > GRACE:
                     self._end(self._trial(record), TrialState.FAIL)
                 continue
-            process = worker.rpartition(":")[0]
+            process = process_of(record)
             if process in (ended or {}) or self._presence.is_dead(worker):
                 error = (ended or {}).get(process)
                 if error and "outcome" not in record.user_attrs:
@@ -261,17 +253,17 @@ class Store:
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 _patiently(lambda: optuna.storages.fail_stale_trials(self._study))
 
-    @property
-    def worker(self) -> str:
-        """The name of this process, as a worker."""
-        return self._presence.worker
-
     def close(self) -> None:
         """Ends this worker, and its connections."""
         self._presence.close()
         if isinstance(self._storage, RDBStorage):
             self._storage.remove_session()
             self._storage.engine.dispose()
+
+
+def process_of(record: FrozenTrial) -> str:
+    """The host and process that a trial was last run by, or ""."""
+    return str(record.user_attrs.get("worker", "")).rpartition(":")[0]
 
 
 def by_key(records: Sequence[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
@@ -319,7 +311,6 @@ def _encoded(outcome: Outcome) -> dict[str, Any]:
     score = outcome.score if math.isfinite(outcome.score) else None
     return {
         "score": score,
-        "row_count": None if outcome.rows is None else len(outcome.rows),
         "rows": rows,
         "measures": dict(outcome.measures),
         "error": outcome.error,
@@ -348,14 +339,14 @@ def _storage(storage: str | Path | None) -> BaseStorage:
     if isinstance(storage, Path):
         storage.mkdir(parents=True, exist_ok=True)
         path = str(storage / JOURNAL)
-        return JournalStorage(JournalFileBackend(path, lock_obj=_JournalLock(path) if fcntl else None))  # type: ignore[arg-type]
+        return JournalStorage(JournalFileBackend(path, lock_obj=journal_lock(path)))
     try:
         return _database(storage)
     except (ArgumentError, NoSuchModuleError, ImportError, OperationalError, InterfaceError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"the storage can't be used ({reason}): give a database's address, such as postgresql://user@host/name, "
-            "and install its driver, for PostgreSQL pip install psycopg[binary]."
+            f"the storage can't be used ({reason}): give a database's address, such as "
+            "postgresql+psycopg://user@host/name, and install its driver, for PostgreSQL pip install psycopg[binary]."
         ) from error
 
 
@@ -374,79 +365,6 @@ def _database(address: str) -> RDBStorage:
             if tries == 10:
                 raise
         time.sleep(random.uniform(0.1, 1.0))
-
-
-class _JournalLock:
-    """The lock on a journal file, for :class:`JournalFileBackend`.
-
-    The system takes it back from a process that is killed: Optuna's own locks are files, which then stay, and stop all
-    others. A process killed while it writes leaves a line without an end; the next would be written behind it, and
-    neither could be read.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file = -1
-
-    def acquire(self) -> bool:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        size = os.fstat(self._file).st_size
-        end = size
-        while end and os.pread(self._file, 1, end - 1) != b"\n":
-            chunk = os.pread(self._file, min(end, 65536), max(0, end - 65536))
-            end = max(0, end - 65536) + chunk.rfind(b"\n") + 1 if b"\n" in chunk else max(0, end - 65536)
-        if end < size:
-            os.ftruncate(self._file, end)
-        return True
-
-    def release(self) -> None:
-        os.close(self._file)
-
-
-class Presence:
-    """A worker's sign that it is alive: a file that it holds a lock on.
-
-    Args:
-        folder: where the study's workers, all of this machine, have their files; None, for a place of this machine.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._shared = folder is None
-        if folder is None:
-            folder = Path(tempfile.gettempdir()) / f"polylosses-{os.getuid() if hasattr(os, 'getuid') else ''}"
-        self._folder = folder / "workers"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self._path(self.worker), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if fcntl is not None:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def is_dead(self, worker: str) -> bool:
-        """Whether a worker is known to be dead."""
-        if worker == self.worker or worker.partition(":")[0] != socket.gethostname() or fcntl is None:
-            return False
-        try:
-            file = os.open(self._path(worker), os.O_RDWR)
-        except FileNotFoundError:
-            # It ended in order; or, if the place is not the study's own, it may be in another container.
-            return not self._shared
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(file)
-        return True
-
-    def close(self) -> None:
-        """Removes the file."""
-        with suppress(OSError):
-            os.close(self._file)
-            self._path(self.worker).unlink()
-
-    def _path(self, worker: str) -> Path:
-        return self._folder / worker.replace(":", "-")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ from polylosses.tune.files import write_files
 from polylosses.tune.plan import CONFIRMATION, CROSS_ENTROPY, SELECTION, Outcome, Plan, Trial, by_name
 from polylosses.tune.sequential import Confirmation
 from polylosses.tune.store import Store
-from polylosses.tune.trials import NOT_FINITE, PAUSE, run, software
+from polylosses.tune.trials import NOT_FINITE, PAUSE, run
 
 if TYPE_CHECKING:
     from polylosses.tune.labelled import Labelled
@@ -56,21 +55,8 @@ class Design:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What tells the trials of this design from those of another, in JSON types."""
-        plan, labelled = self.plan, self.labelled
-        found: dict[str, Any] = {
-            "losses": {name: str(loss) for name, loss in plan.losses.items()},
-            "points": [dict(point) for point in plan.points],
-            "repeats": plan.repeats,
-            "most_seeds": plan.most_seeds,
-            "seed": plan.seed,
-            "maximize": self.maximize,
-            "fixed": self.fixed,
-        }
-        if labelled is not None:
-            found["metric"], found["imbalance"] = labelled.metric, labelled.imbalance
-            found["label_noise"], found["rows"] = labelled.label_noise, len(labelled.labels)
-            found["labels"] = zlib.crc32(labelled.labels.tobytes())
-        return found
+        found = {**self.plan.to_json(), "maximize": self.maximize, "fixed": self.fixed}
+        return found if self.labelled is None else {**found, **self.labelled.identity}
 
     def open(self, storage: str | Path | None, name: str) -> Store:
         """The study in a storage: a new one, or the same as before."""
@@ -321,7 +307,7 @@ def study(
        the same seeds, and takes the point with its best mean score on validation data.
     2. Confirmation: the best loss other than cross-entropy, and cross-entropy, each at its point, are trained with
        fresh seeds and compared on test data, since the best validation score of many is biased upwards. It stops early
-       where the answer is clear: see :func:`polylosses.tune.compare`.
+       where the answer is clear.
 
     Args:
         train: trains once and returns scores. It is called with a :class:`Trial`, and uses its ``polynomial`` as the
@@ -348,8 +334,8 @@ def study(
         seed: seed of all others.
         fixed: whether the confirmation takes all its seeds, whatever the answer.
         storage: where the trials are kept: a folder (a :class:`pathlib.Path`), or a database's address such as
-            ``"postgresql://user@host/name"``. The same call goes on where it stopped; in several processes, or on
-            several machines with one database, they share the work. Default: nothing is kept.
+            ``"postgresql+psycopg://user@host/name"``. The same call goes on where it stopped; in several processes, or
+            on several machines with one database, they share the work. Default: nothing is kept.
         name: the study's name in the storage.
         progress: callback between trials, at most twice a second.
 
@@ -425,7 +411,7 @@ def result(design: Design, state: State) -> StudyResult:
         parameters={loss: dict(plan.points[point]) for loss, point in selection.chosen.items()},
         confirmation=confirmation,
         notes=_notes(design, state, verdict, failed),
-        settings={**design.identity, "versions": software()},
+        settings={**design.identity, "versions": dict(next(iter(state.outcomes.values())).software)},
     )
 
 
@@ -458,10 +444,11 @@ def _notes(design: Design, state: State, verdict: str, failed: int) -> list[str]
     selection, confirmation = state.selection, state.confirmation
     notes = []
     if failed:
-        first = analysis.first_error(design.plan, state.outcomes)
-        left_out = confirmation.seeds_left_out if confirmation is not None else 0
+        notes.append(f"{failed} trainings failed. The first: {analysis.first_error(state.outcomes)}.")
+    if confirmation is not None and confirmation.seeds_left_out:
         notes.append(
-            f"{failed} trainings failed, and {left_out} pairs of the confirmation are left out. The first: {first}."
+            f"{confirmation.seeds_left_out} pairs of the confirmation are left out: a training failed, or returned "
+            "another number of row scores than most."
         )
     if not design.parameters and selection is not None:
         polynomial = design.plan.losses[selection.candidate]

@@ -15,6 +15,7 @@ import torch
 import polylosses
 from polylosses.catalogue import poly1
 from polylosses.tune import data, figures, splits, statistics
+from polylosses.tune.columns import Column
 from polylosses.tune.experiment import RUN_COLUMNS, Experiment, Run
 from polylosses.tune.result import Result, describe, score, size
 
@@ -117,12 +118,7 @@ def sweep(
         raise ValueError(f"repeats must be a whole number, at most {MOST_REPEATS} and at least 2; got {repeats!r}.")
     if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a whole number of at least 0; got {seed!r}.")
-    if not 1 <= imbalance < math.inf:
-        raise ValueError(
-            f"imbalance is how many times the smallest class the largest is, at least 1; got {imbalance!r}."
-        )
-    if not 0 <= label_noise < 1:
-        raise ValueError(f"label_noise is a share of the training labels, in [0, 1); got {label_noise!r}.")
+    splits.check(imbalance, label_noise)
     frame, labels, classes, columns, reading, rows = data.check(
         X, y, splits.MINIMUM_ROWS, drop=drop, drop_missing_labels=drop_missing_labels, rare=rare
     )
@@ -209,7 +205,7 @@ def sweep(
     return Result(
         table=table,
         runs=_records(finished),
-        columns=pd.DataFrame(columns, columns=data.Column._fields),
+        columns=pd.DataFrame(columns, columns=Column._fields),
         verdict=verdict,
         sentence=_sentence(verdict, confirmation, best, baseline, candidate, metric),
         best_epsilon=best,

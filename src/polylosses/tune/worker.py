@@ -18,31 +18,41 @@ from polylosses.tune.trials import work
 NOT_LOADED = 97
 
 
+def parted(code: str) -> tuple[Path, str]:
+    """The file and the function of ``FILE.py:FUNCTION``.
+
+    Raises:
+        ValueError: there is no such file, or it is written otherwise.
+    """
+    name, _, function = code.rpartition(":")
+    path = Path(name).resolve()
+    if not path.is_file() or path.suffix != ".py" or not function.isidentifier():
+        raise ValueError(f"{code} is no training function: give FILE.py:FUNCTION, of a file that exists.")
+    return path, function
+
+
 def load(code: str) -> Callable[[Trial], Any]:
     """The training function of ``FILE.py:FUNCTION``. Its folder can be imported from, as for ``python FILE.py``.
 
     Raises:
         ValueError: there is no such file or function, or the file can't be imported.
     """
-    name, _, function = code.rpartition(":")
-    path = Path(name).resolve()
-    if not path.is_file() or path.suffix != ".py" or not function.isidentifier():
-        raise ValueError(f"{code} is no training function: give FILE.py:FUNCTION, of a file that exists.")
+    path, function = parted(code)
     sys.path.insert(0, str(path.parent))
     try:
         module = importlib.import_module(path.stem)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise ValueError(f"{name} can't be imported: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{path.name} can't be imported: {type(error).__name__}: {error}.") from error
     if Path(module.__file__ or "").resolve() != path:
-        raise ValueError(f"{name} has the name of the module {module.__name__}, of {module.__file__}: rename it.")
+        raise ValueError(f"{path.name} has the name of the module {module.__name__}, of {module.__file__}: rename it.")
     found = getattr(module, function, None)
     if not callable(found):
         names = ", ".join(
             n for n, f in vars(module).items() if callable(f) and getattr(f, "__module__", "") == path.stem
         )
-        raise ValueError(f"{name} has no function {function!r}; it has: {names or 'none'}.")
+        raise ValueError(f"{path.name} has no function {function!r}; it has: {names or 'none'}.")
     loaded: Callable[[Trial], Any] = found
     return loaded
 
@@ -61,13 +71,13 @@ def main() -> None:
     except ValueError as error:
         print(error, flush=True)
         sys.exit(NOT_LOADED)
-    plan, storage = Plan.from_json(described["plan"]), described["storage"]
+    identity, storage = described["identity"], described["storage"]
     in_folder = "folder" in storage
     place = Path(storage["folder"]) if in_folder else storage["address"]
     # The process that has started this one has found the database.
-    store = Store(place, described["name"], described["identity"], {}, described["maximize"], patient=not in_folder)
+    store = Store(place, described["name"], identity, {}, identity["maximize"], patient=not in_folder)
     try:
-        work(plan, train, store, stopped=lambda: os.getppid() != parent)
+        work(Plan.from_json(identity), train, store, stopped=lambda: os.getppid() != parent)
     except KeyboardInterrupt:
         pass
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from polylosses.tune.store import process_of
 from polylosses.tune.studies import Design, Progress, State, TrainingError, lead
 from polylosses.tune.trials import PAUSE
 from polylosses.tune.worker import NOT_LOADED
@@ -67,9 +68,7 @@ def run(
     store = design.open(storage, name)
     described = {
         "code": code,
-        "plan": design.plan.to_json(),
         "identity": design.identity,
-        "maximize": design.maximize,
         "storage": {"folder": str(storage)} if isinstance(storage, Path) else {"address": storage},
         "name": name,
     }
@@ -130,12 +129,10 @@ def _ended(pool: list[_Worker], records: Sequence[FrozenTrial], timeout: float |
             for record in records
             if record.state == TrialState.RUNNING
             and "outcome" not in record.user_attrs
-            and record.user_attrs.get("worker", "").rpartition(":")[0] == worker.name
+            and process_of(record) == worker.name
         }
         worker.running = {number: worker.running.get(number, now) for number in mine}
-        worker.began = worker.began or any(
-            record.user_attrs.get("worker", "").rpartition(":")[0] == worker.name for record in records
-        )
+        worker.began = worker.began or any(process_of(record) == worker.name for record in records)
         late = timeout is not None and any(now - since > timeout for since in worker.running.values())
         if late:
             _kill(worker, signal.SIGKILL)

@@ -213,7 +213,7 @@ def numbers_and_tensors(polynomial: Polynomial) -> tuple[Polynomial, dict[int, T
     return unchecked(tuple(coefficients), polynomial.gamma, log_weight), tensors
 
 
-def are_readable(polynomial: Polynomial) -> bool:
+def evaluates(polynomial: Polynomial) -> bool:
     """Whether kernels can evaluate the polynomial, and its derivatives by the tensors in it."""
     numbers = (polynomial.log_weight, *polynomial.coefficients)
     tensors = [number for number in numbers if isinstance(number, Tensor)]

@@ -13,7 +13,7 @@ was saved may have been changed since.
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ def soft_target_loss(
     Args:
         logits: of shape (C), (N, C) or (N, C, d_1, ...), with at least one class.
         targets: class probabilities in float32 or bfloat16, or class indices of dtype int64.
-        polynomial: one that :func:`are_readable` is true of.
+        polynomial: one that :func:`evaluates` is true of.
         summed: whether to give the sum of all rows.
         implementation: as chosen.
 
@@ -112,7 +112,7 @@ def sigmoid_loss(
     Args:
         logits: of shape (N, C) or (N, C, d_1, ...) for class ids, or else any.
         targets: of the logits' shape and a floating dtype, or class ids of dtype int64; the weights without gradients.
-        sides: with polynomials that :func:`are_readable` is true of, and the same tensors in both.
+        sides: with polynomials that :func:`evaluates` is true of, and the same tensors in both.
         dtype: of the losses, the logits' or float32; None for their sum.
         implementation: as chosen.
 
@@ -407,14 +407,43 @@ def _plain_derivatives(loss: Callable[..., Any], inputs: Sequence[Tensor], grad_
     return [next(found) if tensor.requires_grad else None for tensor in inputs]
 
 
-def _derivatives_by_tensors(
-    grad_output: Tensor, derivatives: Sequence[Tensor], tensors: Sequence[Tensor]
-) -> list[Tensor | None]:
-    pairs = zip(derivatives, tensors, strict=True)
-    return [(grad_output * derivative).sum().to(tensor) for derivative, tensor in pairs]
+class _Learned(NamedTuple):
+    """The tensors of a polynomial, their powers as in dispatch.py, and the derivatives of the loss by each."""
+
+    powers: Sequence[int] = ()
+    tensors: Sequence[Tensor] = ()
+    derivatives: Sequence[Tensor] = ()
+
+    def backward(self, grad_output: Tensor) -> list[Tensor | None]:
+        """The gradients of the tensors."""
+        pairs = zip(self.derivatives, self.tensors, strict=True)
+        return [(grad_output * derivative).sum().to(tensor) for derivative, tensor in pairs]
+
+    def polynomial(self, numbers: Sequence[Any], tensors: Sequence[Tensor]) -> Polynomial:
+        """The polynomial of ``numbers``, with tensors in the place of some."""
+        gamma, *given = numbers
+        for power, tensor in zip(self.powers, tensors, strict=True):
+            given[power] = tensor
+        log_weight, *coefficients = given
+        return unchecked(tuple(coefficients), gamma, log_weight)
 
 
-def _save_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
+_NOTHING = _Learned()
+
+
+def _save(ctx: Any, kernel: ModuleType | None, learned: _Learned, *tensors: Tensor | None) -> None:
+    ctx.kernel, ctx.powers = kernel, learned.powers
+    ctx.save_for_backward(*tensors, *learned.tensors, *learned.derivatives)
+
+
+def _saved(ctx: Any, count: int) -> tuple[tuple[Tensor, ...], _Learned]:
+    """The first ``count`` tensors that :func:`_save` was given, and what is learned."""
+    saved, learned = ctx.saved_tensors, len(ctx.powers)
+    tensors, derivatives = saved[count : count + learned], saved[count + learned :]
+    return saved[:count], _Learned(ctx.powers, tensors, derivatives)
+
+
+def _save_softmax_loss(ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None) -> None:
     logits, target, weight, *ctx.options = inputs
     _, row_stats = output
     ctx.kernel = kernel
@@ -432,7 +461,7 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
         ignored = targets.ignored()
 
         def loss(logits: Tensor) -> Tensor:
-            losses, row_weight = losses_of_indices(_polynomial(numbers), logits, targets, ignored)
+            losses, row_weight = losses_of_indices(_NOTHING.polynomial(numbers, ()), logits, targets, ignored)
             return reduce(losses, reduction, row_weight, ignored)
 
         (result,) = _plain_derivatives(loss, (logits,), grad_output)
@@ -442,53 +471,36 @@ def _backward_softmax_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any
     return result, *(None,) * 5
 
 
-def _polynomial(numbers: Sequence[Any], powers: Sequence[int] = (), tensors: Sequence[Tensor] = ()) -> Polynomial:
-    """The polynomial of the operators' ``numbers``, and of tensors in the place of some; powers as in dispatch.py."""
-    gamma, *given = numbers
-    for power, tensor in zip(powers, tensors, strict=True):
-        given[power] = tensor
-    log_weight, *coefficients = given
-    return unchecked(tuple(coefficients), gamma, log_weight)
-
-
 def _save_soft_target_loss(
-    ctx: Any,
-    inputs: Any,
-    output: Any,
-    kernel: ModuleType | None = None,
-    powers: Sequence[int] = (),
-    tensors: Sequence[Tensor] = (),
-    derivatives: Sequence[Tensor] = (),
+    ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None, learned: _Learned = _NOTHING
 ) -> None:
     logits, target, weight, *ctx.options = inputs
     _, row_stats = output
-    ctx.kernel, ctx.powers = kernel, powers
     ctx.mark_non_differentiable(row_stats)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, target, weight, row_stats, *tensors, *derivatives)
+    _save(ctx, kernel, learned, logits, target, weight, row_stats)
 
 
 def _backward_soft_target_loss(ctx: Any, grad_output: Tensor | None, *_: Any) -> Any:
-    logits, target, weight, row_stats, *saved = ctx.saved_tensors
-    tensors, derivatives = saved[: len(ctx.powers)], saved[len(ctx.powers) :]
+    (logits, target, weight, row_stats), learned = _saved(ctx, 4)
     *options, summed = ctx.options
     ignore_index, label_smoothing, numbers = options
     result: Tensor | None = None
-    by_tensors: list[Tensor | None] = [None] * len(tensors)
+    by_tensors: list[Tensor | None] = [None] * len(learned.tensors)
     if grad_output is not None and torch.is_grad_enabled():
         targets = ClassTargets(target, weight, ignore_index, label_smoothing)
 
         def loss(logits: Tensor, *tensors: Tensor) -> Tensor:
-            polynomial = _polynomial(numbers, ctx.powers, tensors)
+            polynomial = learned.polynomial(numbers, tensors)
             if targets.are_probabilities(logits):
                 losses = losses_of_probabilities(polynomial, logits, targets)
             else:
                 losses = losses_of_indices(polynomial, logits, targets, targets.ignored())[0]
             return losses.sum() if summed else losses
 
-        result, *by_tensors = _plain_derivatives(loss, (logits, *tensors), grad_output)
+        result, *by_tensors = _plain_derivatives(loss, (logits, *learned.tensors), grad_output)
     elif grad_output is not None:
-        by_tensors = _derivatives_by_tensors(grad_output, derivatives, tensors)
+        by_tensors = learned.backward(grad_output)
         if logits.requires_grad:
             arguments = (logits, target, weight, *options, row_stats)
             operator = torch.ops.polylosses.soft_target_gradient
@@ -523,37 +535,29 @@ def _backward_softmax_statistics(ctx: Any, grad_q: Tensor, grad_tail: Tensor, *_
 
 
 def _save_sigmoid_loss(
-    ctx: Any,
-    inputs: Any,
-    output: Any,
-    kernel: ModuleType | None = None,
-    powers: Sequence[int] = (),
-    tensors: Sequence[Tensor] = (),
-    derivatives: Sequence[Tensor] = (),
+    ctx: Any, inputs: Any, output: Any, kernel: ModuleType | None = None, learned: _Learned = _NOTHING
 ) -> None:
     logits, target, weight, pos_weight, neg_weight, *ctx.options, ctx.dtype = inputs
-    ctx.kernel, ctx.powers = kernel, powers
-    ctx.save_for_backward(logits, target, weight, pos_weight, neg_weight, *tensors, *derivatives)
+    _save(ctx, kernel, learned, logits, target, weight, pos_weight, neg_weight)
 
 
 def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
-    logits, target, weight, pos_weight, neg_weight, *saved = ctx.saved_tensors
-    tensors, derivatives = saved[: len(ctx.powers)], saved[len(ctx.powers) :]
+    (logits, target, weight, pos_weight, neg_weight), learned = _saved(ctx, 5)
     result = None
     if torch.is_grad_enabled():
         ignore_index, negatives, positives, margin = ctx.options
         targets = BinaryTargets(target, weight, pos_weight, ignore_index)
 
         def loss(logits: Tensor, *tensors: Tensor) -> Tensor:
-            negative = _side(negatives, neg_weight, ctx.powers, tensors)
-            positive = _side(positives, None, ctx.powers, tensors)
+            negative = _side(negatives, neg_weight, learned, tensors)
+            positive = _side(positives, None, learned, tensors)
             losses = losses_of_elements(Sides(negative, positive, margin), logits, targets)
             return losses.sum() if ctx.dtype is None else losses
 
         grad_output = grad_output.to(upcast_dtype(logits))
-        result, *by_tensors = _plain_derivatives(loss, (logits, *tensors), grad_output)
+        result, *by_tensors = _plain_derivatives(loss, (logits, *learned.tensors), grad_output)
     else:
-        by_tensors = _derivatives_by_tensors(grad_output, derivatives, tensors)
+        by_tensors = learned.backward(grad_output)
         if logits.requires_grad:
             arguments = (logits, target, weight, pos_weight, neg_weight, *ctx.options)
             operator = torch.ops.polylosses.sigmoid_gradient
@@ -561,12 +565,10 @@ def _backward_sigmoid_loss(ctx: Any, grad_output: Tensor) -> Any:
     return result, *(None,) * 9, *by_tensors
 
 
-def _side(
-    numbers: Sequence[float], weight: Tensor | None, powers: Sequence[int] = (), tensors: Sequence[Tensor] = ()
-) -> Side:
+def _side(numbers: Sequence[float], weight: Tensor | None, learned: _Learned, tensors: Sequence[Tensor]) -> Side:
     """The inverse of :func:`_numbers_of`, with tensors in the place of some numbers."""
     factor, log_weight, gamma, *coefficients = numbers
-    polynomial = _polynomial((gamma, log_weight, *coefficients), powers, tensors)
+    polynomial = learned.polynomial((gamma, log_weight, *coefficients), tensors)
     return Side(factor if weight is None else factor * weight, polynomial)
 
 
@@ -579,7 +581,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: ModuleType, *inputs: Any) -> tuple[Tensor, Tensor]:
         output: tuple[Tensor, Tensor] = kernel.softmax_loss(*inputs)
-        _save_loss(ctx, inputs, output, kernel)
+        _save_softmax_loss(ctx, inputs, output, kernel)
         return output
 
     @staticmethod
@@ -595,10 +597,11 @@ class _SoftTargetLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernel: ModuleType, powers: tuple[int, ...], *inputs: Any) -> tuple[Tensor, Tensor]:
-        inputs, tensors = inputs[:7], inputs[7:]
-        *output, derivatives = kernel.soft_target_loss(*inputs, powers)
-        _save_soft_target_loss(ctx, inputs, output, kernel, powers, tensors, derivatives)
-        return output[0], output[1]
+        count = len(inputs) - len(powers)
+        inputs, tensors = inputs[:count], inputs[count:]
+        loss, row_stats, derivatives = kernel.soft_target_loss(*inputs, powers)
+        _save_soft_target_loss(ctx, inputs, (loss, row_stats), kernel, _Learned(powers, tensors, derivatives))
+        return loss, row_stats
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
@@ -624,11 +627,12 @@ class _SigmoidLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernel: ModuleType, powers: tuple[int, ...], *inputs: Any) -> Tensor:
-        inputs, tensors = inputs[:10], inputs[10:]
+        count = len(inputs) - len(powers)
+        inputs, tensors = inputs[:count], inputs[count:]
         logits, target, weight, pos_weight, neg_weight, *options = inputs
         output: Tensor
         output, derivatives = kernel.sigmoid_loss(logits, target, (weight, pos_weight, neg_weight), *options, powers)
-        _save_sigmoid_loss(ctx, inputs, output, kernel, powers, tensors, derivatives)
+        _save_sigmoid_loss(ctx, inputs, output, kernel, _Learned(powers, tensors, derivatives))
         return output
 
     @staticmethod
@@ -695,7 +699,7 @@ def _register() -> None:
         torch.library.impl(f"polylosses::{name}", "cuda", partial(operator, triton))
         torch.library.register_fake(f"polylosses::{name}", fake)
     for name, backward, save in (
-        ("softmax_loss", _backward_softmax_loss, _save_loss),
+        ("softmax_loss", _backward_softmax_loss, _save_softmax_loss),
         ("softmax_statistics", _backward_softmax_statistics, _save_softmax_statistics),
         ("soft_target_loss", _backward_soft_target_loss, _save_soft_target_loss),
         ("sigmoid_loss", _backward_sigmoid_loss, _save_sigmoid_loss),
