@@ -57,6 +57,7 @@ TOOLS = "test_torch_derivative_tools.py"
 PLANNED = "test_tune_plan.py"
 SEQUENTIAL = "test_tune_sequential.py -k 'not rare and not power'"
 STUDY = "test_tune_study.py -k 'not noise and not postgresql'"
+PAGE = "test_study_page.py -k 'not database'"
 WORKERS = "test_tune_workers.py -k "
 TABLES = "test_tune_tables.py test_tune_data.py"
 
@@ -595,7 +596,7 @@ MUTANTS = [
     Mutant("tune/sequential.py", "if seeds >= FEWEST_SEEDS", "if seeds > 0", SEQUENTIAL),
     Mutant("tune/analysis.py", "(confirmation.low > 0) == maximize", "confirmation.low > 0", SEQUENTIAL),
     Mutant("tune/analysis.py", "means if maximize else -means", "means", PLANNED),
-    Mutant("tune/analysis.py", "2 * counts >= plan.repeats", "counts > 0", PLANNED),
+    Mutant("tune/analysis.py", "(counts > 0) & (2 * counts >= repeats)", "counts > 0", PLANNED),
     Mutant("tune/analysis.py", "np.isfinite(scores) & np.isfinite(baseline)", "np.isfinite(scores)", PLANNED),
     Mutant("tune/analysis.py", "point, plan.repeats + seed)", "point, seed)", PLANNED),
     Mutant("tune/trials.py", "os._exit(0)", "pass", STUDY),
@@ -658,6 +659,25 @@ MUTANTS = [
     Mutant("plot.py", "for c in polynomial.series(8)]", "for c in polynomial.series(9)[1:]]", "test_plot.py"),
     Mutant("plot.py", "[-float(polynomial.slope(", "[float(polynomial.slope(", "test_plot.py"),
     Mutant("tune/figures.py", "share**0.5", "share", "test_plot.py"),
+    Mutant("tune/figures.py", "key=epsilons.__getitem__", "key=str", "test_plot.py -k 'metric'"),
+    Mutant("tune/figures.py", '"range": [len(arms) - 0.5, -0.5]', '"range": [-0.5, len(arms) - 0.5]', "test_plot.py"),
+    Mutant("plot.py", "not highlighted or name in highlighted", "True", "test_plot.py -k highlighted"),
+    Mutant("tune/sequential.py", "self.difference - self.high, self", "self.low - self.difference, self", PAGE),
+    Mutant("tune/sequential.py", "within(futility) if futility", "within(boundary) if futility", PAGE),
+    Mutant("tune/study_figures.py", "above if higher_is_better else below", "above", PAGE),
+    Mutant("tune/study_figures.py", "theme.escaped(line) for line", "line for line", PAGE),
+    Mutant("tune/study_figures.py", "utc=True", "utc=False", PAGE),
+    Mutant("tune/study_figures.py", '"type": "log", **_log_ticks(given', "**_log_ticks(given", PAGE),
+    Mutant("tune/study_figures.py", "json.dumps(value)) + offset", "json.dumps(at[0])) + offset", PAGE),
+    Mutant("tune/study_figures.py", 'means["point"] == means["loss"].map(first)', 'means["point"] == 0', PAGE),
+    Mutant("tune/store.py", "for key in tries if key in self._outcomes}", "for key in self._outcomes}", PAGE),
+    Mutant("tune/store.py", "render_as_string(hide_password=True)\n    try", "render_as_string(False)\n    try", PAGE),
+    Mutant("tune/store.py", "and not Path(address.database", "and Path(address.database", PAGE),
+    Mutant("tune/studies.py", "if name not in own}", "}", PAGE),
+    Mutant("tune/studies.py", "(*COLUMNS, *analysis.COLUMNS)", "analysis.COLUMNS", PAGE),
+    Mutant(
+        "tune/studies.py", "verdict in (analysis.WORSE, analysis.NO_DIFFERENCE)", "verdict != analysis.BETTER", PAGE
+    ),
     Mutant("theme.py", "plotly.io.json.to_json_plotly(", "str(", "test_plot.py"),
     Mutant("tune/report.py", "return html.escape(str(given))", "return str(given)", "test_report.py"),
     Mutant("tune/report.py", 'else "undecided"', 'else "better"', "test_report.py"),

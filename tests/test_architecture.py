@@ -119,8 +119,10 @@ store analysis batched columns
 data
 labelled experiment
 trials
+figures
+study_figures
 worker studies
-workers figures
+workers
 result
 tabular
 """
@@ -161,11 +163,17 @@ def test_figures_of_losses_and_the_page_build_on_the_theme(module: str, allowed:
 # For these modules, the only ones that may import them.
 MAY_IMPORT = {
     "polylosses.cli": {"polylosses.__main__"},
-    "polylosses.theme": {"polylosses.plot", "polylosses.tune.figures", "polylosses.tune.report"},
+    "polylosses.theme": {
+        "polylosses.plot",
+        "polylosses.tune.figures",
+        "polylosses.tune.study_figures",
+        "polylosses.tune.report",
+    },
     "polylosses.plot": {"polylosses.tune.figures", "polylosses.cli"},
     "polylosses.tune": {"polylosses.tune", "polylosses.cli"},
-    "polylosses.tune.figures": {"polylosses.tune.tabular"},
-    "polylosses.tune.report": {"polylosses.tune.result"},
+    "polylosses.tune.figures": {"polylosses.tune.tabular", "polylosses.tune.study_figures"},
+    "polylosses.tune.study_figures": {"polylosses.tune.studies"},
+    "polylosses.tune.report": {"polylosses.tune.result", "polylosses.tune.studies"},
 }
 
 

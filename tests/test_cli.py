@@ -19,7 +19,7 @@ import pytest
 
 from polylosses import catalogue, cli
 from polylosses import tune as tuning
-from polylosses.tune import batched
+from polylosses.tune import Trial, batched
 from polylosses.tune.result import Result
 
 COMMAND = Path(sys.executable).with_name("polylosses")
@@ -521,3 +521,32 @@ def test_plot_writes_a_page(tmp_path: Path) -> None:
     page = (tmp_path / "losses.html").read_text()
     for loss in losses:
         assert loss in page
+
+
+def test_the_report_of_a_study_is_written_again(call: Call, tmp_path: Path) -> None:
+    def train(trial: Trial) -> float:
+        if trial.repeat == 1 and trial.epsilon:
+            raise KeyboardInterrupt
+        return 0.5
+
+    with pytest.raises(KeyboardInterrupt):
+        tuning.study(train, epsilons=[1.0], repeats=3, storage=tmp_path / "mine", name="train.py:train")
+    code, output, errors = call("report", "mine")
+    assert (code, errors) == (None, "")
+    assert "cross-entropy" in output
+    assert "Not finished: 3 of 6 trainings of the selection are done." in output
+    assert output.endswith("\nReport: mine/report.html\n")
+    assert (tmp_path / "mine" / "report.html").stat().st_size > 1e6
+    code, output, _ = call("report", "mine", "--name", "train.py:train", "-o", "new/there")
+    assert output.endswith("\nReport: new/there/report.html\n")
+    for name in ("results.json", "results.csv", "report.html"):
+        assert (tmp_path / "new" / "there" / name).read_bytes() == (tmp_path / "mine" / name).read_bytes()
+    tuning.study(lambda trial: 0.5, epsilons=[1.0], repeats=2, storage="sqlite:///a.db", name="dir/train.py:train")
+    code, output, _ = call("report", "sqlite:///a.db")
+    assert code is None
+    assert output.endswith("\nReport: polylosses-dir-train/report.html\n")
+    for arguments, said in (
+        (["report", "nowhere"], "polylosses: there is no folder nowhere.\n"),
+        (["report", "mine", "--name", "x"], "polylosses: mine has no study 'x'; it has 'train.py:train'.\n"),
+    ):
+        assert call(*arguments) == (2, "", said)

@@ -34,27 +34,35 @@ MAGIC = {
 }
 
 
+def named(epsilon: float) -> str:
+    return f"poly1({epsilon:g})" if epsilon else "cross-entropy"
+
+
+def poly1s(epsilons: Sequence[float]) -> dict[str, Polynomial]:
+    return {named(e): catalogue.poly1(e) for e in epsilons}
+
+
 def scores_and_table(
     epsilons: Sequence[float], repeats: int = 5, level: float = 0.9
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     random = np.random.default_rng(0)
     scores = pd.DataFrame(
         {
-            "epsilon": np.repeat(epsilons, repeats),
+            "loss": np.repeat([named(e) for e in epsilons], repeats),
             "repeat": np.tile(np.arange(repeats), len(epsilons)),
             "score": level + random.normal(0, 0.01, repeats * len(epsilons)),
         }
     )
-    mean = scores.groupby("epsilon")["score"].mean()
-    difference = mean - mean.loc[0.0]
-    half = np.where(mean.index == 0, 0.0, 0.01 if repeats > 1 else math.nan)
+    mean = scores.groupby("loss", sort=False)["score"].mean()
+    difference = mean - mean.loc["cross-entropy"]
+    half = np.where(mean.index == "cross-entropy", 0.0, 0.01 if repeats > 1 else math.nan)
     table = pd.DataFrame(
         {
             "score": mean,
             "difference": difference,
             "difference_low": difference - half,
             "difference_high": difference + half,
-            "learning_rate": 0.01,
+            "learning rate": 0.01,
         }
     ).reset_index()
     return scores, table
@@ -62,52 +70,74 @@ def scores_and_table(
 
 def training(epsilons: Sequence[float], epochs: int = 20) -> pd.DataFrame:
     return pd.DataFrame(
-        [(e, epoch, epoch / (epochs + 2)) for e in epsilons for epoch in range(1, epochs + 1)],
-        columns=["epsilon", "epoch", "mean_p_t"],
+        [(named(e), epoch, epoch / (epochs + 2)) for e in epsilons for epoch in range(1, epochs + 1)],
+        columns=["loss", "epoch", "mean_p_t"],
     )
 
 
 def bins(epsilons: Sequence[float]) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            (e, kind, c, c - 0.05, rows)
+            (named(e), kind, c, c - 0.05, rows)
             for e in epsilons
             for kind in ("softmax", "poly_softmax")
             for c, rows in ((0.3, 5), (0.6, 50), (0.9, 500))
         ],
-        columns=["epsilon", "probabilities", "confidence", "accuracy", "rows"],
+        columns=["loss", "probabilities", "confidence", "accuracy", "rows"],
     )
 
 
 def recall(epsilons: Sequence[float], labels: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(
-        [(label, 10 * (i + 1), e, 0.5 + 0.4 * i / len(labels)) for e in epsilons for i, label in enumerate(labels)],
-        columns=["label", "training_rows", "epsilon", "recall"],
+        [
+            (label, 10 * (i + 1), named(e), 0.5 + 0.4 * i / len(labels))
+            for e in epsilons
+            for i, label in enumerate(labels)
+        ],
+        columns=["label", "training_rows", "loss", "recall"],
     )
 
 
-def poly1s(epsilons: Sequence[float]) -> dict[str, Polynomial]:
-    return {f"{e:g}": catalogue.poly1(e) for e in epsilons}
+def metric(epsilons: Sequence[float], label: str = "accuracy", *, better: bool = True, **options: Any) -> Any:
+    scores, table = scores_and_table(epsilons, **options)
+    return figures.metric_against_loss(scores, table, poly1s(epsilons), label, better, parameters=["learning rate"])
+
+
+THREE = {"cross-entropy": catalogue.cross_entropy(), "focal(2)": catalogue.focal(2.0), "poly1(2)": catalogue.poly1(2.0)}
+
+
+def metric_of(losses: dict[str, Polynomial], **options: Any) -> Any:
+    """The metric against losses that are not all Poly-1."""
+    scores, table = scores_and_table(range(len(losses)))
+    names = dict(zip((named(e) for e in range(len(losses))), losses, strict=True))
+    scores, table = (frame.assign(loss=frame["loss"].map(names)) for frame in (scores, table))
+    return figures.metric_against_loss(scores, table, losses, "score", **options)
 
 
 Make = Callable[[], Any]
 CASES: dict[str, Make] = {
-    "metric, 2 epsilons": lambda: figures.metric_against_epsilon(*scores_and_table(TWO), "accuracy"),
-    "metric, 12 epsilons": lambda: figures.metric_against_epsilon(*scores_and_table(TWELVE), "accuracy"),
-    "metric, one repeat": lambda: figures.metric_against_epsilon(*scores_and_table(TWO, repeats=1), "accuracy"),
-    "metric, confirmed": lambda: figures.metric_against_epsilon(
-        *scores_and_table(TWO), "accuracy", confirmed={"epsilon": TWO[-1], "difference": 0.1, "low": -0.1, "high": 0.2}
+    "metric, 2 epsilons": lambda: metric(TWO),
+    "metric, 12 epsilons": lambda: metric(TWELVE),
+    "metric, one repeat": lambda: metric(TWO, repeats=1),
+    "metric, confirmed": lambda: figures.metric_against_loss(
+        *scores_and_table(TWO),
+        poly1s(TWO),
+        "accuracy",
+        confirmed={"loss": "poly1(2)", "difference": 0.1, "low": -0.1, "high": 0.2},
     ),
-    "metric, log-loss": lambda: figures.metric_against_epsilon(*scores_and_table(TWO, level=2.3), "log-loss", False),
-    "training, 2 epsilons": lambda: figures.true_probability_over_training(training(TWO)),
-    "training, 12 epsilons": lambda: figures.true_probability_over_training(training(TWELVE)),
-    "training, one epoch": lambda: figures.true_probability_over_training(training(TWO, epochs=1)),
-    "reliability, 2 epsilons": lambda: figures.reliability(bins(TWO)),
-    "reliability, 12 epsilons": lambda: figures.reliability(bins(TWELVE)),
-    "recall, 2 classes": lambda: figures.recall_by_class(recall(TWELVE, ["no", "yes"])),
-    "recall, 100 classes": lambda: figures.recall_by_class(recall(TWO, [f"species {i}" for i in range(100)])),
+    "metric, log-loss": lambda: metric(TWO, "log-loss", better=False, level=2.3),
+    "metric, losses": lambda: metric_of(THREE, highlighted=["cross-entropy", "focal(2)"]),
+    "training, 2 epsilons": lambda: figures.true_probability_over_training(training(TWO), poly1s(TWO)),
+    "training, 12 epsilons": lambda: figures.true_probability_over_training(training(TWELVE), poly1s(TWELVE)),
+    "training, one epoch": lambda: figures.true_probability_over_training(training(TWO, epochs=1), poly1s(TWO)),
+    "reliability, 2 epsilons": lambda: figures.reliability(bins(TWO), poly1s(TWO)),
+    "reliability, 12 epsilons": lambda: figures.reliability(bins(TWELVE), poly1s(TWELVE)),
+    "recall, 2 classes": lambda: figures.recall_by_class(recall(TWELVE, ["no", "yes"]), poly1s(TWELVE)),
+    "recall, 100 classes": lambda: figures.recall_by_class(
+        recall(TWO, [f"species {i}" for i in range(100)]), poly1s(TWO)
+    ),
     "polynomials, one": lambda: plot.polynomials({"0": catalogue.cross_entropy()}),
-    "polynomials, 12 epsilons": lambda: plot.polynomials(poly1s(TWELVE)),
+    "polynomials, 12 epsilons": lambda: figures.losses_themselves(poly1s(TWELVE)),
 }
 every_figure = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
 
@@ -150,8 +180,8 @@ def test_what_is_drawn_lies_within_the_ranges(make: Make) -> None:
             limits = axes(figure)[axis + (getattr(trace, axis) or axis[0])[1:]].range
             drawn = [v for v in trace[axis[0]] if v is not None]
             if limits is not None and not (axis == "yaxis" and figure.layout.yaxis.title.text == "loss L(p)"):
-                assert limits[0] <= min(drawn, default=limits[0])
-                assert max(drawn, default=limits[1]) <= limits[1]
+                assert min(limits) <= min(drawn, default=limits[0])
+                assert max(drawn, default=limits[1]) <= max(limits)
 
 
 @every_figure
@@ -188,11 +218,14 @@ def test_colours_are_readable_on_both_grounds(epsilon: float, ground: str) -> No
 
 
 def test_metric_bars_are_the_paired_interval_around_the_mean_of_epsilon_0() -> None:
-    scores, table = scores_and_table((-1.0, 0.0, 2.0))
-    table.loc[table["epsilon"] == 2.0, "difference_high"] += 0.02
-    figure = figures.metric_against_epsilon(scores, table, "accuracy")
-    row = table.set_index("epsilon").loc[2.0]
-    base = table.set_index("epsilon")["score"].loc[0.0]
+    scores, table = scores_and_table((0.0, -1.0, 2.0))
+    table.loc[table["loss"] == "poly1(2)", "difference_high"] += 0.02
+    figure = figures.metric_against_loss(
+        scores, table, poly1s((-1.0, 0.0, 2.0)), "accuracy", parameters=["learning rate"]
+    )
+    assert figure.layout.xaxis.ticktext == ("-1", "0", "2")
+    row = table.set_index("loss").loc["poly1(2)"]
+    base = table.set_index("loss")["score"].loc["cross-entropy"]
     (mean,) = [t for t in figure.data if t.name == "2" and t.error_y.array is not None]
     assert mean.y[0] == row["score"]
     assert mean.y[0] + mean.error_y.array[0] == pytest.approx(base + row["difference_high"])
@@ -201,17 +234,50 @@ def test_metric_bars_are_the_paired_interval_around_the_mean_of_epsilon_0() -> N
     (line,) = [t for t in figure.data if t.name == "epsilon = 0: plain cross-entropy"]
     assert set(line.y) == {base}
     (dots,) = [t for t in figure.data if t.name == "2" and t.error_y.array is None]
-    assert list(dots.y) == scores[scores["epsilon"] == 2.0]["score"].tolist()
+    assert list(dots.y) == scores[scores["loss"] == "poly1(2)"]["score"].tolist()
 
 
 def test_metric_draws_no_bar_at_epsilon_0_nor_for_an_unknown_interval() -> None:
     scores, table = scores_and_table(TWO)
-    table.loc[table["epsilon"] == 2, ["difference_low", "difference_high"]] = math.nan
-    assert all(t.error_y.array is None for t in figures.metric_against_epsilon(scores, table, "accuracy").data)
+    table.loc[table["loss"] == "poly1(2)", ["difference_low", "difference_high"]] = math.nan
+    figure = figures.metric_against_loss(scores, table, poly1s(TWO), "accuracy")
+    assert all(t.error_y.array is None for t in figure.data)
+
+
+def test_losses_without_an_epsilon_are_named_from_the_top_down() -> None:
+    names = list(THREE)
+    names[1] = "<b>" + "long " * 20
+    losses = dict(zip(names, THREE.values(), strict=True))
+    figure = metric_of(losses, confirmed={"loss": names[1], "difference": 0.1, "low": 0.05, "high": 0.2})
+    assert figure.layout.yaxis.range == (2.5, -0.5)
+    assert figure.layout.yaxis.ticktext[::2] == ("cross-entropy", "poly1(2)")
+    assert figure.layout.yaxis.ticktext[1].startswith("&lt;b&gt;long")
+    assert len(figure.layout.yaxis.ticktext[1]) < 50
+    assert all(len(text) < 25 for text in figure.layout.meta["narrow"]["yaxis.ticktext"])
+    (diamond,) = [t for t in figure.data if t.marker.symbol == "diamond"]
+    assert diamond.x[0] - diamond.error_x.arrayminus[0] == pytest.approx(figure.data[0].x[0] + 0.05)
+    assert round(diamond.y[0]) == 1
+    looks = [t.marker.color for t in figure.data if t.name == "poly1(2)"]
+    assert looks == [theme.colour(2)] * 2
+
+
+def test_of_many_losses_those_highlighted_are_in_colour_and_in_front() -> None:
+    losses = THREE | {f"focal({g})": catalogue.focal(g) for g in (3.0, 4.0)}
+    figure = plot.polynomials(losses, ["cross-entropy", "focal(2)"])
+    assert [t.name for t in figure.data[:-1:3]][-2:] == ["cross-entropy", "focal(2)"]
+    assert {t.name for t in figure.data if t.showlegend is not False} == {
+        "cross-entropy",
+        "focal(2)",
+        "3 others (their names when pointed at)",
+    }
+    assert {t.line.color for t in figure.data if t.name == "poly1(2)"} == {theme.GREY}
+    assert figures.highlighted_of(losses, "focal(2)") == ()
+    many = {f"focal({g})": catalogue.focal(g) for g in range(1, 13)}
+    assert figures.highlighted_of(THREE | many, "focal(2)") == ("cross-entropy", "focal(2)")
 
 
 def test_metric_axis_has_the_epsilons_evenly_spaced_and_says_what_is_better() -> None:
-    figure = figures.metric_against_epsilon(*scores_and_table(TWELVE), "log-loss", higher_is_better=False)
+    figure = metric(TWELVE, "log-loss", better=False)
     assert figure.layout.xaxis.ticktext == tuple(f"{e:g}" for e in TWELVE)
     assert figure.layout.xaxis.tickvals == tuple(range(12))
     assert "lower is better" in figure.layout.yaxis.title.text
@@ -219,8 +285,8 @@ def test_metric_axis_has_the_epsilons_evenly_spaced_and_says_what_is_better() ->
 
 def test_recall_has_the_most_frequent_class_first_and_a_gap_where_there_are_no_rows() -> None:
     frame = recall(TWO, ["rare", "common"])
-    frame.loc[(frame["label"] == "rare") & (frame["epsilon"] == 2), "recall"] = math.nan
-    figure = figures.recall_by_class(frame)
+    frame.loc[(frame["label"] == "rare") & (frame["loss"] == "poly1(2)"), "recall"] = math.nan
+    figure = figures.recall_by_class(frame, poly1s(TWO))
     assert figure.layout.xaxis.ticktext == ("common (20)", "rare (10)")
     (two,) = [t for t in figure.data if t.name == "2"]
     assert two.text == ("common", "rare")
@@ -229,7 +295,7 @@ def test_recall_has_the_most_frequent_class_first_and_a_gap_where_there_are_no_r
 
 
 def test_labels_are_shown_as_they_are_and_long_ones_shortened() -> None:
-    figure = figures.recall_by_class(recall(TWO, ["<b>a</b> & $x$ %{y}", "x" * 500]))
+    figure = figures.recall_by_class(recall(TWO, ["<b>a</b> & $x$ %{y}", "x" * 500]), poly1s(TWO))
     long, odd = figure.layout.xaxis.ticktext
     assert odd == "&lt;b&gt;a&lt;/b&gt; &amp; &#36;x&#36; &#37;{y} (10)"
     assert len(long) < 40
@@ -239,11 +305,11 @@ def test_labels_are_shown_as_they_are_and_long_ones_shortened() -> None:
 def test_reliability_leaves_out_empty_bins() -> None:
     frame = bins(TWO)
     frame.loc[frame["confidence"] == 0.3, ["rows", "accuracy"]] = (0, math.nan)
-    assert {len(t.x) for t in figures.reliability(frame).data} == {2}
+    assert {len(t.x) for t in figures.reliability(frame, poly1s(TWO)).data} == {2}
 
 
 def test_the_area_of_a_bin_is_its_share_of_rows() -> None:
-    sizes = np.array(figures.reliability(bins(TWO)).data[-1].marker.size)
+    sizes = np.array(figures.reliability(bins(TWO), poly1s(TWO)).data[-1].marker.size)
     assert ((sizes - 4) / 12) ** 2 == pytest.approx([0.01, 0.1, 1.0])
 
 
@@ -273,21 +339,30 @@ def test_a_large_epsilon_does_not_flatten_the_others() -> None:
     [
         (lambda: plot.polynomials({}), "at least one polynomial"),
         (
-            lambda: figures.true_probability_over_training(training(TWO).drop(columns="epoch")),
-            "epsilon, epoch, mean_p_t",
+            lambda: figures.true_probability_over_training(training(TWO).drop(columns="epoch"), poly1s(TWO)),
+            "loss, epoch, mean_p_t",
         ),
-        (lambda: figures.true_probability_over_training(training(TWO).iloc[:0]), "training has no rows"),
-        (lambda: figures.reliability(bins(TWO).replace("softmax", "Softmax")), "got 'Softmax'"),
-        (lambda: figures.recall_by_class(pd.DataFrame()), "got none"),
         (
-            lambda: figures.metric_against_epsilon(
-                scores_and_table(TWO)[0], scores_and_table(TWO)[1].iloc[1:], "accuracy"
+            lambda: figures.true_probability_over_training(training(TWO).iloc[:0], poly1s(TWO)),
+            "training has no rows",
+        ),
+        (
+            lambda: figures.true_probability_over_training(training(TWO), poly1s((0.0, 1.0))),
+            r"losses has no 'poly1\(2\)'; it has cross-entropy, poly1\(1\)",
+        ),
+        (lambda: figures.reliability(bins(TWO).replace("softmax", "Softmax"), poly1s(TWO)), "got 'Softmax'"),
+        (lambda: figures.recall_by_class(pd.DataFrame(), poly1s(TWO)), "got none"),
+        (
+            lambda: figures.metric_against_loss(
+                scores_and_table(TWO)[0], scores_and_table(TWO)[1].iloc[1:], poly1s(TWO), "accuracy"
             ),
-            "no row for epsilon = 0",
+            "no row for cross-entropy",
         ),
         (
-            lambda: figures.metric_against_epsilon(scores_and_table(TWELVE)[0], scores_and_table(TWO)[1], "accuracy"),
-            "no row for epsilon = -1; it has 0, 2",
+            lambda: figures.metric_against_loss(
+                scores_and_table(TWELVE)[0], scores_and_table(TWO)[1], poly1s(TWELVE), "accuracy"
+            ),
+            r"no row for poly1\(-1\); it has cross-entropy, poly1\(2\)",
         ),
     ],
 )

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from sklearn.datasets import make_blobs
 
-from polylosses import plot
-from polylosses.tune import batched, figures, report, sweep
-from test_plot import CHROMIUM, TWELVE, TWO, bins, needs_chromium, poly1s, recall, scores_and_table, training
+from polylosses import focal, plot
+from polylosses.tune import Trial, batched, figures, report, study, sweep
+from test_plot import CHROMIUM, TWELVE, TWO, bins, metric, needs_chromium, poly1s, recall, training
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -38,17 +40,18 @@ FLAGS = [
 
 
 def make_page(epsilons: Sequence[float] = TWELVE, labels: Sequence[str] = ("no", "yes"), text: str = "digits") -> str:
+    losses = poly1s(epsilons)
     return report.page(
         title=text,
         verdict="better",
         sentence=f"epsilon = 2 gains 1.2 points on {text}.",
         table=pd.DataFrame({"epsilon": [f"{e:g}" for e in epsilons], text: text}),
         figures={
-            f"Accuracy of {text}": (figures.metric_against_epsilon(*scores_and_table(epsilons), text), text),
-            "Training": (figures.true_probability_over_training(training(epsilons)), "Higher is surer."),
-            "Reliability": (figures.reliability(bins(epsilons)), "On the diagonal, the model is right."),
-            "Recall": (figures.recall_by_class(recall(epsilons, labels)), "The most frequent first."),
-            "Losses": (plot.polynomials(poly1s(epsilons) | {text: poly1s(TWO)["2"]}), "Steeper is stronger."),
+            f"Accuracy of {text}": (metric(epsilons, text), text),
+            "Training": (figures.true_probability_over_training(training(epsilons), losses), "Higher is surer."),
+            "Reliability": (figures.reliability(bins(epsilons), losses), "On the diagonal, the model is right."),
+            "Recall": (figures.recall_by_class(recall(epsilons, labels), losses), "The most frequent first."),
+            "Losses": (plot.polynomials(losses | {text: losses["poly1(2)"]}), "Steeper is stronger."),
         },
         settings={
             "seed": 0,
@@ -193,10 +196,12 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-def opened(browser: Browser, path: Path, text: str, width: int = 1200) -> Page:
+def opened(
+    browser: Browser, path: Path, text: str, width: int = 1200, scheme: Literal["light", "dark"] = "light"
+) -> Page:
     """Opens the page and waits until all figures are drawn. Console messages, errors and requests fail the test."""
     path.write_text(text, encoding="utf-8")
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -285,6 +290,54 @@ def test_the_report_of_a_sweep_is_drawn(browser: Browser, tmp_path: Path, monkey
     assert columns.locator("table").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 400
     page.close()
+
+
+def train(trial: Trial) -> dict[str, float]:
+    """Stands for a training, and fails at times."""
+    name = sum(map(ord, trial.loss))
+    if (trial.seed + name) % 13 == 0:
+        raise RuntimeError(HOSTILE[0])
+    a, b = np.random.default_rng([trial.seed, name, trial.point]).normal(0.001 * (name % 7), 0.01, 2)
+    return {"validation": a, "test": b}
+
+
+def check_study(browser: Browser, path: Path, arms: int, scheme: Literal["light", "dark"]) -> None:
+    losses = {text[:60]: focal(k + 1.0) for k, text in enumerate(HOSTILE[: arms - 1])}
+    losses |= {f"focal({k})": focal(float(k)) for k in range(len(losses) + 1, arms)}
+    parameters: dict[str, Any] = {
+        "rate": "1e-4:1e-1:log",
+        HOSTILE[1]: [*HOSTILE, None],
+        "width": "16:256",
+        "x": "0:0.5",
+    }
+    result = study(train, losses=losses, parameters=parameters, points=2, repeats=2)
+    page = opened(browser, path / "report.html", result.to_html(), 1200, scheme)
+    assert len(page.evaluate(DRAWN)) == len(result.figures) == 5
+    assert [box["width"] < 1200 and box["height"] > 300 for box in page.evaluate(DRAWN)] == [True] * 5
+    assert page.evaluate(CONTRAST)[1] >= 4.5
+    assert page.locator("#figure-1 .ytick text").count() == len(result.table)
+    assert result.sentence in page.inner_text("main")
+    assert page.locator("b").count() == 0
+    # Two panels in each of two rows, then all below one another.
+    columns = (
+        "() => [1, 2, 3, 4].map(k => document.getElementById('figure-3')._fullLayout[`xaxis${k > 1 ? k : ''}`].domain)"
+    )
+    first, second, third, fourth = page.evaluate(columns)
+    assert first == third
+    assert second == fourth
+    assert first[1] < second[0]
+    resize(page, 360)
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate(columns) == [[0, 1]] * 4
+    page.close()
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_report_of_a_study_is_drawn_in_light_and_dark_and_narrow(browser: Browser, tmp_path: Path) -> None:
+    check_study(browser, tmp_path, 3, "light")
+    check_study(browser, tmp_path, 30, "dark")
 
 
 @pytest.mark.slow

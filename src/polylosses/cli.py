@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -411,19 +412,57 @@ def _tune_function(
         with _directory(directory), _terminated_like_interrupted():
             designed = design(**given)
             state = processes.run(designed, code, place, name, workers, timeout, directory / "logs", show)
-            found = result(designed, state)
+            found = result(designed, state, name)
             found.write(directory)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
     elif quiet:
         print(found.sentence)
     else:
-        console = Console(highlight=False)
+        _print_study(found, directory)
+
+
+@app.command()
+def report(
+    storage: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|DATABASE",
+            help="The results of a study, or its database, such as postgresql+psycopg://user@host/name.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Which study, if there are several: FILE.py:FUNCTION.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The directory for the report; by default DIR, or polylosses-FILE.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write the report of a study again, finished or not, from its storage alone."""
+    from polylosses.tune.studies import stored  # noqa: PLC0415 (takes seconds)
+
+    is_database = "://" in storage
+    found = stored(storage if is_database else Path(storage), name)
+    stem = re.sub(r"[^\w.-]+", "-", found.name.partition(".py:")[0])
+    directory = out or (Path(f"polylosses-{stem}") if is_database else Path(storage))
+    with _directory(directory):
+        found.write(directory)
+    _print_study(found, directory)
+
+
+def _print_study(found: Any, directory: Path) -> None:
+    console = Console(highlight=False)
+    if len(found.table):
         console.print(_table({str(name): list(cells) for name, cells in found.formatted_table().items()}))
-        console.print(f"\n[bold]{escape(found.sentence)}[/bold]")
-        for note in found.notes:
-            console.print(f"Note: {note}", markup=False)
-        console.print(f"\nResults: {directory / 'results.json'}", soft_wrap=True, markup=False)
+    console.print(f"\n[bold]{escape(found.sentence)}[/bold]")
+    for note in found.notes:
+        console.print(f"Note: {note}", markup=False)
+    console.print(f"\nReport: {directory / 'report.html'}", soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from polylosses.polynomial import Polynomial
 
@@ -22,7 +23,49 @@ _IMAGE_WIDTH = 1000  # pixels; in a page, a figure is as wide as its element
 _IMAGE_SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
 
 
-def polynomials(named: Mapping[str, Polynomial]) -> Figure:
+class Style(NamedTuple):
+    """How a loss is drawn: in grey and thin, unless it is ``highlighted``."""
+
+    colour: str
+    dash: str
+    highlighted: bool
+
+
+def styles(losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()) -> dict[str, Style]:
+    """The style of each loss, the same in all figures that are given the same losses.
+
+    Cross-entropy is grey and dashed, a Poly-1 has the colour of its epsilon, and others a pair of colour and dash that
+    none of these has.
+
+    Args:
+        losses: the losses by name.
+        highlighted: names of those to tell apart; all others are grey and thin. Default: all.
+    """
+    distinct = [theme.COLOURS[epsilon] for epsilon in (10, -1, 40, 1, 5, 0.3, 2, 200, -5)]
+    shown = [name for name in losses if not highlighted or name in highlighted]
+    epsilons = {name: poly1_epsilon(losses[name]) for name in shown}
+    used = {theme.colour(epsilon) for epsilon in epsilons.values() if epsilon is not None}
+    unused = itertools.cycle(
+        itertools.product(("solid", "dashdot", "dot"), [c for c in distinct if c not in used] or distinct)
+    )
+    found = {name: Style(theme.GREY, "solid", False) for name in losses}
+    for name, epsilon in epsilons.items():
+        if epsilon is None:
+            dash, colour = next(unused)
+        else:
+            dash, colour = "dash" if epsilon == 0 else "solid", theme.colour(epsilon)
+        found[name] = Style(colour, dash, True)
+    return found
+
+
+def poly1_epsilon(polynomial: Polynomial) -> float | None:
+    """Epsilon of Poly-1 (0 for cross-entropy), None for any other loss."""
+    if float(polynomial.gamma) != 0 or float(polynomial.log_weight) != 1 or len(polynomial.coefficients) > 1:
+        return None
+    return float(sum(polynomial.coefficients))
+
+
+def polynomials(named: Mapping[str, Polynomial], highlighted: Collection[str] = ()) -> Figure:
     """Losses as functions of the probability ``p`` of the true class, in three panels.
 
     From left to right: the loss ``L(p)``; its gradient relative to that of cross-entropy, ``-dL / d log p``; and the
@@ -31,6 +74,7 @@ def polynomials(named: Mapping[str, Polynomial]) -> Figure:
 
     Args:
         named: the polynomials by their name in the legend.
+        highlighted: names of those to draw in colour, with the others thin and grey behind. Default: all.
 
     Raises:
         ValueError: ``named`` is empty.
@@ -46,18 +90,29 @@ def polynomials(named: Mapping[str, Polynomial]) -> Figure:
     figure = theme.new_figure()
     grid = [0.005 + 0.995 * (i / 199) ** 2 for i in range(200)]  # denser near 0, where the losses are steep
     highest, lowest = [], 0.0
-    styles = _line_styles(named.values())
-    for index, ((name, polynomial), (colour, dash)) in enumerate(zip(named.items(), styles, strict=True)):
+    looks = styles(named, highlighted)
+    behind_first = sorted(named.items(), key=lambda pair: looks[pair[0]].highlighted)
+    for index, (name, polynomial) in enumerate(behind_first):
+        look = looks[name]
         loss = [float(polynomial.value(math.log(p), 1 - p)) for p in grid]
         factor = [-float(polynomial.slope(math.log(p), 1 - p)) for p in grid]
         highest.append(max(loss))
         lowest = min(lowest, *loss)
-        line = {"color": colour, "dash": dash, "width": 2.5, "simplify": False}
-        shared = {"name": theme.escaped(theme.shortened(name, 40)), "legendgroup": str(index), "line": line}
-        curve = {**shared, "x": grid, "mode": "lines"}
+        line = {"color": look.colour, "dash": look.dash, "width": 2.5 if look.highlighted else 1, "simplify": False}
+        shared = {
+            "name": theme.escaped(theme.shortened(name, 40)),
+            "legendgroup": str(index),
+            "line": line,
+            "opacity": 1 if look.highlighted else theme.BEHIND,
+        }
+        curve = {**shared, "x": grid, "mode": "lines", "showlegend": look.highlighted}
         figure.add_scatter(**curve, y=loss, hovertemplate="p %{x:.3f}<br>loss %{y:.3f}")
         figure.add_scatter(
-            **curve, y=factor, xaxis="x2", yaxis="y2", showlegend=False, hovertemplate="p %{x:.3f}<br>factor %{y:.3f}"
+            **curve | {"showlegend": False},
+            y=factor,
+            xaxis="x2",
+            yaxis="y2",
+            hovertemplate="p %{x:.3f}<br>factor %{y:.3f}",
         )
         figure.add_scatter(
             **shared,
@@ -67,10 +122,11 @@ def polynomials(named: Mapping[str, Polynomial]) -> Figure:
             yaxis="y3",
             showlegend=False,
             mode="markers",
-            marker={"color": colour, "size": 7},
+            marker={"color": look.colour, "size": 7 if look.highlighted else 4},
             customdata=[j + float(polynomial.gamma) for j in range(1, 9)],
             hovertemplate="coefficient of (1 - p)<sup>%{customdata:.3~g}</sup>: %{y:.3f}",
         )
+    theme.add_behind(figure, len(named) - sum(look.highlighted for look in looks.values()))
     # Without the limit, one large epsilon would flatten all other curves.
     if max(highest) > (limit := max(8.0, 2 * min(highest))):
         figure.update_layout(yaxis_range=[lowest, limit])
@@ -124,31 +180,6 @@ def write(figure: Figure, path: str | os.PathLike[str], *, dark: bool = False) -
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _line_styles(losses: Iterable[Polynomial]) -> list[tuple[str, str]]:
-    """Colour and dash of each loss: cross-entropy and Poly-1 take those of their epsilon, others an unused pair."""
-    epsilons = [_poly1_epsilon(polynomial) for polynomial in losses]
-    used = {theme.colour(epsilon) for epsilon in epsilons if epsilon is not None}
-    distinct = [theme.COLOURS[epsilon] for epsilon in (10, -1, 40, 1, 5, 0.3, 2, 200, -5)]
-    unused = itertools.cycle(
-        itertools.product(("solid", "dashdot", "dot"), [c for c in distinct if c not in used] or distinct)
-    )
-    styles = []
-    for epsilon in epsilons:
-        if epsilon is None:
-            dash, colour = next(unused)
-        else:
-            dash, colour = "dash" if epsilon == 0 else "solid", theme.colour(epsilon)
-        styles.append((colour, dash))
-    return styles
-
-
-def _poly1_epsilon(polynomial: Polynomial) -> float | None:
-    """Epsilon of Poly-1 (0 for cross-entropy), None for any other loss."""
-    if float(polynomial.gamma) != 0 or float(polynomial.log_weight) != 1 or len(polynomial.coefficients) > 1:
-        return None
-    return float(sum(polynomial.coefficients))
 
 
 def _image(figure: Figure, image_format: str, dark: bool) -> bytes:

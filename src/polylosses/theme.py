@@ -16,6 +16,8 @@ from plotly.offline import get_plotlyjs
 
 GREY = "#8b8f96"  # epsilon = 0, and traces that belong to no epsilon
 
+BEHIND = 0.45  # opacity of grey traces behind others
+
 # Anchors of the colour scale over epsilon. All have a contrast of at least 3 to both backgrounds, and neighbours also
 # differ in lightness, which keeps them distinguishable under the common forms of colour blindness.
 COLOURS = {
@@ -88,6 +90,7 @@ def _template(palette: Mapping[str, str]) -> dict[str, Any]:
                 "bgcolor": palette["background"],
                 "bordercolor": palette["line"],
                 "font": {"color": palette["text"], "family": _FONT, "size": 13},
+                "namelength": -1,
             },
             "hovermode": "closest",
             "legend": {
@@ -115,32 +118,55 @@ def new_figure() -> Figure:
     return Figure(layout={"template": TEMPLATES["light"], "height": HEIGHT})
 
 
+def add_behind(figure: Figure, number: int) -> None:
+    """Add a legend entry for a number of grey traces behind others; none if there are none."""
+    if number:
+        figure.add_scatter(
+            name=f"{number} others (their names when pointed at)",
+            x=[None],
+            y=[None],
+            mode="lines",
+            line={"color": GREY, "width": 1},
+            opacity=BEHIND,
+            legendrank=2000,
+        )
+
+
 def set_panels(figure: Figure, *titles: tuple[str, str]) -> None:
-    """Place axes 1, 2, ... side by side; ``meta`` keeps this layout as ``wide`` and a stacked one as ``narrow``.
+    """Place axes 1, 2, ... in rows of at most three; ``meta`` keeps this layout as ``wide`` and a stacked one as
+    ``narrow``.
 
     Args:
         figure: the figure, changed in place.
         titles: the titles of the x and y axis of each panel.
     """
     count = len(titles)
-    wide: dict[str, Any] = {"height": HEIGHT}
-    narrow: dict[str, Any] = {"height": 340 * count}
-    horizontal_gap, vertical_gap = 0.09, 85 / (340 * count - 100)
+    wide_rows = math.ceil(count / 3)
+    layouts: dict[str, dict[str, Any]] = {}
+    for name, rows, height in (("wide", wide_rows, HEIGHT if wide_rows == 1 else 340), ("narrow", count, 340)):
+        columns = math.ceil(count / rows)
+        layout: dict[str, Any] = {"height": height * rows}
+        horizontal_gap, vertical_gap = 0.09, 85 / (height * rows - 100)
+        panel_width, panel_height = (
+            (1 - (number - 1) * gap) / number for number, gap in ((columns, horizontal_gap), (rows, vertical_gap))
+        )
+        for i in range(count):
+            axis = "axis" if i == 0 else f"axis{i + 1}"
+            row, column = divmod(i, columns)
+            left, bottom = column * (panel_width + horizontal_gap), (rows - 1 - row) * (panel_height + vertical_gap)
+            # Rounding may exceed 1, which plotly rejects.
+            layout[f"x{axis}.domain"] = [left, min(left + panel_width, 1)]
+            layout[f"y{axis}.domain"] = [bottom, min(bottom + panel_height, 1)]
+        layouts[name] = layout
     for i, (x_title, y_title) in enumerate(titles):
         number = "" if i == 0 else str(i + 1)
-        x, y = f"xaxis{number}", f"yaxis{number}"
         figure.update_layout(
             {
-                x: {"title": {"text": x_title}, "anchor": f"y{number}"},
-                y: {"title": {"text": y_title}, "anchor": f"x{number}"},
+                f"xaxis{number}": {"title": {"text": x_title}, "anchor": f"y{number}"},
+                f"yaxis{number}": {"title": {"text": y_title}, "anchor": f"x{number}"},
             }
         )
-        width, height = ((1 - (count - 1) * gap) / count for gap in (horizontal_gap, vertical_gap))
-        left, bottom = i * (width + horizontal_gap), (count - 1 - i) * (height + vertical_gap)
-        # Rounding may exceed 1, which plotly rejects.
-        wide |= {f"{x}.domain": [left, min(left + width, 1)], f"{y}.domain": [0, 1]}
-        narrow |= {f"{x}.domain": [0, 1], f"{y}.domain": [bottom, min(bottom + height, 1)]}
-    figure.update_layout({**wide, "meta": {"wide": wide, "narrow": narrow}})
+    figure.update_layout({**layouts["wide"], "meta": layouts})
 
 
 def marker_offset(index: int, count: int, positions: int = 8) -> float:

@@ -13,6 +13,10 @@ from polylosses.tune.plan import CONFIRMATION, CROSS_ENTROPY, Outcome, Plan, Tri
 from polylosses.tune.sequential import Confirmation
 
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"
+NOT_FINISHED = "not finished"
+
+# The columns of the table of losses; the parameters follow the first.
+COLUMNS = ["loss", "score", "difference", "difference_low", "difference_high", "repeats"]
 
 
 @dataclass(frozen=True)
@@ -116,20 +120,24 @@ def sentence_of(
 
 
 def select(plan: Plan, outcomes: Mapping[str, Outcome], maximize: bool) -> Selection:
-    """Chooses the point of every loss, and the candidate.
+    """Chooses the point of every loss, and the candidate, from the trials that have an outcome.
 
     A point counts if at least half of its repeats did not fail.
 
     Raises:
         ValueError: no point of cross-entropy, or of all others, counts.
     """
-    scores = np.full((len(plan.losses), len(plan.points), plan.repeats), np.nan)
+    shape = (len(plan.losses), len(plan.points), plan.repeats)
+    scores, has_run = np.full(shape, np.nan), np.zeros(shape, dtype=bool)
     names = list(plan.losses)
     for trial in plan.selection():
-        scores[names.index(trial.loss), trial.point, trial.repeat] = outcomes[trial.key].score
+        if trial.key in outcomes:
+            at = names.index(trial.loss), trial.point, trial.repeat
+            scores[at], has_run[at] = outcomes[trial.key].score, True
+    repeats = has_run.sum(2).max()
     counts = np.isfinite(scores).sum(2)
     sums = np.where(np.isfinite(scores), scores, 0.0).sum(2)
-    means = np.where(2 * counts >= plan.repeats, sums / np.maximum(counts, 1), np.nan)
+    means = np.where((counts > 0) & (2 * counts >= repeats), sums / np.maximum(counts, 1), np.nan)
     objective = np.where(np.isnan(means), -np.inf, means if maximize else -means)
     best = objective.max(1)
     if best[0] == -np.inf or (best[1:] == -np.inf).all():
@@ -170,8 +178,10 @@ def paired(
     return (found[0], found[1]) if rows else (found[0, :, 0], found[1, :, 0])
 
 
-def trials(plan: Plan, selection: Selection) -> list[Trial]:
+def trials(plan: Plan, selection: Selection | None) -> list[Trial]:
     """All trials that a study may have run."""
+    if selection is None:
+        return plan.selection()
     return [*plan.selection(), *(trial for k in range(plan.most_seeds) for trial in _pair(plan, selection, k))]
 
 

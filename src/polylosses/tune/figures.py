@@ -1,8 +1,14 @@
-"""Figures of a sweep: functions from data frames to plotly figures, and :func:`captioned` for all of them."""
+"""Figures of how losses compare: functions from data frames to plotly figures, and :func:`captioned` for those of a
+sweep.
+
+A loss is given by its name in the column ``loss`` of a frame. Where all losses are Poly-1 or cross-entropy, the figures
+speak of epsilon.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,247 +17,342 @@ from plotly.graph_objects import Figure
 from polylosses import plot, theme
 from polylosses.polynomial import Polynomial
 from polylosses.tune import statistics
-from polylosses.tune.experiment import Run
+from polylosses.tune.plan import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    from polylosses.tune.experiment import Run
+
+# More losses than these can't be told apart by colour; cross-entropy and the candidate alone are in colour then.
+MOST_COLOURED = 12
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a loss is named and drawn."""
+
+    label: str
+    """Its epsilon if all losses have one, else its name, escaped."""
+    noun: str
+    """Its label in a sentence: "epsilon 2" or "focal(2)"."""
+    colour: str
+    dash: str
+    highlighted: bool
+
+    def trace(self, size: float | Sequence[float] = 6, width: float = 2.5) -> dict[str, Any]:
+        """Name, legend entry, line and marker of a trace."""
+        return {
+            "name": self.label,
+            "showlegend": self.highlighted,
+            "opacity": 1 if self.highlighted else theme.BEHIND,
+            "line": {"color": self.colour, "dash": self.dash, "width": width if self.highlighted else 1},
+            "marker": {"color": self.colour, "size": size, "line": {"width": 0}, "opacity": 0.85},
+        }
+
+
+def kind_of(losses: Mapping[str, Polynomial]) -> str:
+    """``"epsilon"`` if all losses are Poly-1 or cross-entropy and differ in it, else ``"loss"``."""
+    epsilons = [plot.poly1_epsilon(polynomial) for polynomial in losses.values()]
+    return "loss" if None in epsilons or len(set(epsilons)) < len(epsilons) else "epsilon"
+
+
+def arms_of(losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()) -> dict[str, Arm]:
+    """How each loss is drawn, in this order: that of epsilon, or else that of ``losses``."""
+    styles, kind = plot.styles(losses, highlighted), kind_of(losses)
+    epsilons = {name: plot.poly1_epsilon(polynomial) or 0.0 for name, polynomial in losses.items()}
+    arms = {}
+    for name in sorted(losses, key=epsilons.__getitem__) if kind == "epsilon" else losses:
+        label = f"{epsilons[name]:g}" if kind == "epsilon" else theme.escaped(theme.shortened(name, 40))
+        arms[name] = Arm(label, f"epsilon {label}" if kind == "epsilon" else label, *styles[name])
+    return arms
+
+
+def highlighted_of(losses: Mapping[str, Polynomial], candidate: str) -> tuple[str, ...]:
+    """The losses to draw in colour; none, which is all, if they can be told apart."""
+    return (CROSS_ENTROPY, candidate) if len(losses) > MOST_COLOURED else ()
 
 
 def captioned(
-    selected: Mapping[float, Sequence[Run]],
+    selected: Mapping[str, "Sequence[Run]"],
     table: pd.DataFrame,
     losses: Mapping[str, Polynomial],
     classes: Sequence[str],
     metric: str,
-    confirmed: Mapping[str, float],
+    confirmed: Mapping[str, Any],
 ) -> dict[str, tuple[Figure, str]]:
     """All figures of a sweep with their captions, by heading.
 
     Args:
-        selected: the selection runs of each epsilon at the learning rate that it chose.
+        selected: the selection runs of each loss at the learning rate that it chose.
         table: :attr:`polylosses.tune.Result.table`.
-        losses: the loss of each epsilon, by its name in the legend.
+        losses: the losses by name.
         classes: the names of the classes.
         metric: the key of the metric in :data:`polylosses.tune.statistics.METRICS`.
-        confirmed: see :func:`metric_against_epsilon`.
+        confirmed: see :func:`metric_against_loss`.
     """
-    runs = [run for arm in selected.values() for run in arm]
-    scores = pd.DataFrame({"epsilon": r.epsilon, "repeat": r.repeat, "score": r.scores[metric]} for r in runs)
+    scores = pd.DataFrame(
+        {"loss": loss, "repeat": run.repeat, "score": run.scores[metric]}
+        for loss, runs in selected.items()
+        for run in runs
+    )
     training = pd.concat(
         pd.DataFrame(
             {
-                "epsilon": epsilon,
-                "epoch": np.arange(1, len(arm[0].mean_p_t) + 1),
-                "mean_p_t": np.mean([run.mean_p_t for run in arm], axis=0),
+                "loss": loss,
+                "epoch": np.arange(1, len(runs[0].mean_p_t) + 1),
+                "mean_p_t": np.mean([run.mean_p_t for run in runs], axis=0),
             }
         )
-        for epsilon, arm in selected.items()
+        for loss, runs in selected.items()
     )
     recall = pd.concat(
         pd.DataFrame(
             {
                 "label": classes,
-                "training_rows": arm[0].training_rows,
-                "epsilon": epsilon,
-                "recall": np.mean([run.recall for run in arm], axis=0),
+                "training_rows": runs[0].training_rows,
+                "loss": loss,
+                "recall": np.mean([run.recall for run in runs], axis=0),
             }
         )
-        for epsilon, arm in selected.items()
+        for loss, runs in selected.items()
     )
     bins = pd.concat(
-        statistics.pooled_reliability([run.reliability[kind] for run in arm]).assign(
-            epsilon=epsilon, probabilities=kind
-        )
-        for epsilon, arm in selected.items()
+        statistics.pooled_reliability([run.reliability[kind] for run in runs]).assign(loss=loss, probabilities=kind)
+        for loss, runs in selected.items()
         for kind in ("softmax", "poly_softmax")
     )
-    name = statistics.METRICS[metric]
+    name, kind = statistics.METRICS[metric], kind_of(losses)
+    highlighted = highlighted_of(losses, confirmed["loss"])
+    baseline = "epsilon = 0" if kind == "epsilon" else CROSS_ENTROPY
     return {
-        f"{name[0].upper()}{name[1:]} against epsilon": (
-            metric_against_epsilon(
-                scores, table, name, higher_is_better=not statistics.lower_is_better(metric), confirmed=confirmed
+        f"{name[0].upper()}{name[1:]} against {kind}": (
+            metric_against_loss(
+                scores,
+                table.rename(columns={"learning_rate": "learning rate"}),
+                losses,
+                name,
+                higher_is_better=not statistics.lower_is_better(metric),
+                confirmed=confirmed,
+                parameters=["learning rate"],
+                highlighted=highlighted,
             ),
             "Scores on validation rows: one dot per repeat, the mean, and the 95 % interval of the paired difference "
-            "to epsilon = 0, drawn relative to the dashed line. The diamond is the confirmation: the difference on "
+            f"to {baseline}, drawn relative to the dashed line. The diamond is the confirmation: the difference on "
             "test rows, with fresh seeds.",
         ),
         "Confidence while training": (
-            true_probability_over_training(training),
+            true_probability_over_training(training, losses, highlighted),
             "Mean probability p_t of the training label in each epoch; a positive epsilon raises it.",
         ),
         "The losses": (
-            plot.polynomials(losses),
+            losses_themselves(losses, highlighted),
             "Loss and gradient factor (relative to cross-entropy) as functions of p, and series coefficients.",
         ),
         "Reliability": (
-            reliability(bins),
+            reliability(bins, losses, highlighted),
             "Accuracy against confidence, before and after poly_softmax turns the softmax into the class posterior. "
             "On the diagonal, the probabilities are calibrated.",
         ),
         "Recall by class": (
-            recall_by_class(recall),
+            recall_by_class(recall, losses, highlighted),
             "Recall of each class on validation rows, the most frequent training class first.",
         ),
     }
 
 
-def metric_against_epsilon(
+def metric_against_loss(
     scores: pd.DataFrame,
     table: pd.DataFrame,
+    losses: Mapping[str, Polynomial],
     metric_label: str,
     higher_is_better: bool = True,
-    confirmed: Mapping[str, float] | None = None,
+    confirmed: Mapping[str, Any] | None = None,
+    parameters: Sequence[str] = (),
+    highlighted: Collection[str] = (),
 ) -> Figure:
-    """The metric against epsilon: single repeats, means and paired 95 % intervals.
+    """The metric against the loss: single repeats, means and paired 95 % intervals.
 
-    Epsilons are evenly spaced. For each, the repeats are on the left and the mean is on the right. The error bar of the
-    mean is the interval of the paired difference to epsilon = 0, drawn relative to the dashed line at the mean of
-    epsilon = 0; it crosses that line where the interval contains 0.
+    Losses are evenly spaced: their epsilons on the horizontal axis, if all have one; else their names from the top
+    down. For each, the repeats come first, and then the mean. The error bar of the mean is the interval of the paired
+    difference to cross-entropy, drawn relative to the dashed line at the mean of cross-entropy; it crosses that line
+    where the interval contains 0.
 
     Args:
-        scores: columns ``epsilon``, ``repeat``, ``score``, with one row for each repeat of each epsilon.
-        table: columns ``epsilon``, ``score`` (mean), ``difference`` (to the score of epsilon = 0), ``difference_low``
-            and ``difference_high`` (its interval; nan for no error bar), and ``learning_rate``, with one row for each
-            epsilon, including 0.
-        metric_label: title of the vertical axis, such as ``"balanced accuracy on validation data"``.
+        scores: columns ``loss``, ``repeat``, ``score``, with one row for each repeat of each loss; nan is left out.
+        table: columns ``loss``, ``score`` (mean), ``difference`` (to the score of cross-entropy), ``difference_low``
+            and ``difference_high`` (its interval; nan for no error bar), with one row for each loss, including
+            cross-entropy.
+        losses: the losses by name.
+        metric_label: title of the axis, such as ``"balanced accuracy on validation data"``.
         higher_is_better: direction of the metric, given in the axis title. Default True.
-        confirmed: ``epsilon``, ``difference``, ``low`` and ``high`` of the confirmation, drawn as a diamond on the
-            right. Default: none.
+        confirmed: ``loss``, ``difference``, ``low`` and ``high`` of the confirmation, drawn as a diamond. Default:
+            none.
+        parameters: columns of ``table`` to show with a loss that is pointed at. Default: none.
+        highlighted: names of those to draw in colour. Default: all.
 
     Raises:
-        ValueError: a column is missing, a frame is empty, or ``table`` has no row for epsilon = 0 or for an epsilon
-            of ``scores``.
+        ValueError: a column is missing, a frame is empty, ``table`` has no row for cross-entropy or for a loss of
+            ``scores``, or a loss is none of ``losses``.
     """
-    _check_columns("scores", scores, ("epsilon", "repeat", "score"))
-    _check_columns(
-        "table", table, ("epsilon", "score", "difference", "difference_low", "difference_high", "learning_rate")
-    )
-    rows = {float(row["epsilon"]): row for row in table.to_dict("records")}
-    missing = {0.0, *_epsilons(scores)} - set(rows)
+    _check_columns("scores", scores, ("loss", "repeat", "score"))
+    _check_columns("table", table, ("loss", "score", "difference", "difference_low", "difference_high", *parameters))
+    rows = {row["loss"]: row for row in table.to_dict("records")}
+    missing = [name for name in (CROSS_ENTROPY, *scores["loss"].unique()) if name not in rows]
     if missing:
-        raise ValueError(
-            f"table has no row for epsilon = {min(missing):g}; it has {', '.join(f'{e:g}' for e in rows)}."
-        )
-    epsilons = sorted(rows)
-    baseline = float(rows[0.0]["score"])
-    offset = min(0.15, 0.03 * len(epsilons))
+        raise ValueError(f"table has no row for {missing[0]}; it has {', '.join(rows)}.")
+    arms = _arms_in(table, losses, highlighted)
+    by_epsilon = kind_of(losses) == "epsilon"
+    along, across = ("x", "y") if by_epsilon else ("y", "x")
+    baseline = float(rows[CROSS_ENTROPY]["score"])
+    # Where the repeats, the mean and the confirmation of a loss are, beside its place.
+    offset = min(0.15, 0.03 * len(arms))
+    of_repeats, of_mean, of_confirmed = (-offset, offset, 2 * offset) if by_epsilon else (-0.22, 0.1, 0.36)
     figure = theme.new_figure()
     figure.add_scatter(
-        name="epsilon = 0: plain cross-entropy",
-        x=[-0.5, len(epsilons) - 0.5],
-        y=[baseline, baseline],
+        name="epsilon = 0: plain cross-entropy" if by_epsilon else CROSS_ENTROPY,
+        **{along: [-0.5, len(arms) - 0.5], across: [baseline, baseline]},
         mode="lines",
         line={"color": theme.GREY, "dash": "dash", "width": 2},
         hoverinfo="skip",
     )
-    figure.add_scatter(
-        x=[i + offset for i in range(len(epsilons))],
-        y=[rows[epsilon]["score"] for epsilon in epsilons],
-        mode="lines",
-        line={"color": theme.GREY, "width": 1},
-        showlegend=False,
-        hoverinfo="skip",
-    )
-    for i, epsilon in enumerate(epsilons):
-        row, colour = rows[epsilon], theme.colour(epsilon)
-        repeats = scores[scores["epsilon"] == epsilon]
-        shared = {"name": f"{epsilon:g}", "showlegend": False, "mode": "markers"}
+    if by_epsilon:
         figure.add_scatter(
-            **shared,
-            x=[i - offset] * len(repeats),
-            y=repeats["score"].tolist(),
-            marker={"color": colour, "size": 8, "opacity": 0.55},
-            customdata=repeats["repeat"].tolist(),
-            hovertemplate=f"epsilon {epsilon:g}, repeat %{{customdata}}<br>%{{y:.4f}}"
-            f"<br>learning rate {row['learning_rate']:.3g}<extra></extra>",
+            x=[i + of_mean for i in range(len(arms))],
+            y=[rows[name]["score"] for name in arms],
+            mode="lines",
+            line={"color": theme.GREY, "width": 1},
+            showlegend=False,
+            hoverinfo="skip",
         )
-        hover = f"epsilon {epsilon:g}<br>mean %{{y:.4f}}<br>learning rate {row['learning_rate']:.3g}"
-        bar = {}
-        if epsilon != 0 and math.isfinite(row["difference_low"]) and math.isfinite(row["difference_high"]):
-            above, below = row["difference_high"] - row["difference"], row["difference"] - row["difference_low"]
-            bar = {"array": [above], "arrayminus": [below], "color": colour, "thickness": 3, "width": 0}
-            hover += f"<br>difference {row['difference']:+.4f}"
-            hover += f" ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})"
+    for i, (name, arm) in enumerate(arms.items()):
+        row = rows[name]
+        repeats = scores[(scores["loss"] == name) & scores["score"].notna()]
+        opacity = 1 if arm.highlighted else theme.BEHIND
+        shared = {"name": arm.label, "showlegend": False, "mode": "markers", "opacity": opacity}
+        chosen = "".join(f"<br>{theme.escaped(one)} {theme.escaped(shown(row[one]))}" for one in parameters)
         figure.add_scatter(
             **shared,
-            x=[i + offset],
-            y=[row["score"]],
-            marker={"color": colour, "size": 11},
-            error_y=bar,
+            **{along: [i + of_repeats] * len(repeats), across: repeats["score"].tolist()},
+            marker={"color": arm.colour, "size": 8 if by_epsilon else 7, "opacity": 0.55},
+            customdata=repeats["repeat"].tolist(),
+            hovertemplate=f"{arm.noun}, repeat %{{customdata}}<br>%{{{across}:.4g}}{chosen}<extra></extra>",
+        )
+        hover = f"{arm.noun}<br>mean %{{{across}:.4g}}{chosen}"
+        bar = {}
+        if name != CROSS_ENTROPY and math.isfinite(row["difference_low"]) and math.isfinite(row["difference_high"]):
+            above, below = row["difference_high"] - row["difference"], row["difference"] - row["difference_low"]
+            bar = {"array": [above], "arrayminus": [below], "color": arm.colour, "thickness": 3, "width": 0}
+            hover += f"<br>difference {row['difference']:+.3g}"
+            hover += f" ({row['difference_low']:+.3g} to {row['difference_high']:+.3g})"
+        figure.add_scatter(
+            **shared,
+            **{along: [i + of_mean], across: [row["score"]], f"error_{across}": bar},
+            marker={"color": arm.colour, "size": 11},
             hovertemplate=f"{hover}<extra></extra>",
         )
     if confirmed is not None:
+        arm = arms[confirmed["loss"]]
         difference, low, high = (confirmed[name] for name in ("difference", "low", "high"))
-        colour = theme.colour(confirmed["epsilon"])
+        bar = {"array": [high - difference], "arrayminus": [difference - low], "color": arm.colour, "width": 6}
         figure.add_scatter(
             name="confirmed on test rows",
-            x=[epsilons.index(confirmed["epsilon"]) + 2 * offset],
-            y=[baseline + difference],
+            **{
+                along: [list(arms).index(confirmed["loss"]) + of_confirmed],
+                across: [baseline + difference],
+                f"error_{across}": bar,
+            },
             mode="markers",
-            marker={"color": colour, "size": 14, "symbol": "diamond"},
-            error_y={"array": [high - difference], "arrayminus": [difference - low], "color": colour, "width": 6},
-            hovertemplate=f"epsilon {confirmed['epsilon']:g} on test rows, fresh seeds"
-            f"<br>difference {difference:+.4f} ({low:+.4f} to {high:+.4f})<extra></extra>",
+            marker={"color": arm.colour, "size": 14, "symbol": "diamond"},
+            hovertemplate=f"{arm.noun} on test rows, fresh seeds"
+            f"<br>difference {difference:+.3g} ({low:+.3g} to {high:+.3g})<extra></extra>",
         )
     # Grey legend entries stand for the traces of every colour.
     legend_only = {"x": [None], "y": [None], "mode": "markers"}
     figure.add_scatter(**legend_only, name="one repeat", marker={"color": theme.GREY, "size": 8, "opacity": 0.55})
     figure.add_scatter(**legend_only, name="mean, paired 95 % interval", marker={"color": theme.GREY, "size": 11})
+    direction = f"({'higher' if higher_is_better else 'lower'} is better)"
+    labels = [arm.label for arm in arms.values()]
+    ticks = {"tickvals": list(range(len(arms))), "ticktext": labels, "showgrid": False}
+    if by_epsilon:
+        return figure.update_layout(
+            xaxis={"title": {"text": "epsilon"}, "range": [-0.5, len(arms) - 0.5], **ticks},
+            yaxis_title_text=f"{theme.escaped(metric_label)}<br>{direction}",
+        )
+    height = max(theme.HEIGHT - 60, 130 + 34 * len(arms))
+    texts = {
+        name: [theme.escaped(theme.shortened(one, length)) for one in arms]
+        for name, length in (("wide", 40), ("narrow", 15))
+    }
     return figure.update_layout(
-        xaxis={
-            "title": {"text": "epsilon"},
-            "tickvals": list(range(len(epsilons))),
-            "ticktext": [f"{epsilon:g}" for epsilon in epsilons],
-            "range": [-0.5, len(epsilons) - 0.5],
-            "showgrid": False,
-        },
-        yaxis_title_text=f"{theme.escaped(metric_label)}<br>({'higher' if higher_is_better else 'lower'} is better)",
+        height=height,
+        meta={name: {"height": height, "yaxis.ticktext": text} for name, text in texts.items()},
+        xaxis_title_text=f"{theme.escaped(metric_label)}<br>{direction}",
+        yaxis={"title": {"text": "loss"}, "range": [len(arms) - 0.5, -0.5], **ticks},
     )
 
 
-def true_probability_over_training(training: pd.DataFrame) -> Figure:
-    """Mean probability of the training label in each epoch, with a line for each epsilon.
+def losses_themselves(losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()) -> Figure:
+    """The losses as functions of p, named as in the other figures. Arguments as for :func:`arms_of`."""
+    if kind_of(losses) == "loss":
+        return plot.polynomials(losses, highlighted)
+    arms = arms_of(losses, highlighted)
+    return plot.polynomials(
+        {arm.label: losses[name] for name, arm in arms.items()}, [arms[name].label for name in highlighted]
+    ).update_layout(legend_title_text="epsilon")
+
+
+def true_probability_over_training(
+    training: pd.DataFrame, losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()
+) -> Figure:
+    """Mean probability of the training label in each epoch, with a line for each loss.
 
     Args:
-        training: columns ``epsilon``, ``epoch``, ``mean_p_t`` (mean probability of the training label).
+        training: columns ``loss``, ``epoch``, ``mean_p_t`` (mean probability of the training label).
+        losses, highlighted: as for :func:`metric_against_loss`.
 
     Raises:
-        ValueError: a column is missing, or there are no rows.
+        ValueError: a column is missing, there are no rows, or a loss is none of ``losses``.
     """
-    _check_columns("training", training, ("epsilon", "epoch", "mean_p_t"))
+    _check_columns("training", training, ("loss", "epoch", "mean_p_t"))
     figure = theme.new_figure()
     few = training["epoch"].nunique() <= 15
-    for epsilon in _epsilons(training):
-        rows = training[training["epsilon"] == epsilon].sort_values("epoch")
+    for name, arm in behind_first(arms := _arms_in(training, losses, highlighted)):
+        rows = training[training["loss"] == name].sort_values("epoch")
         figure.add_scatter(
-            **_line_style(epsilon),
+            **arm.trace(),
             x=rows["epoch"].tolist(),
             y=rows["mean_p_t"].tolist(),
             mode="lines+markers" if few else "lines",
-            hovertemplate=f"epsilon {epsilon:g}<br>epoch %{{x}}<br>mean probability %{{y:.3f}}<extra></extra>",
+            hovertemplate=f"{arm.noun}<br>epoch %{{x}}<br>mean probability %{{y:.3f}}<extra></extra>",
         )
+    theme.add_behind(figure, _behind(arms))
     return figure.update_layout(
-        legend_title_text="epsilon",
+        legend_title_text=kind_of(losses),
         xaxis={"title": {"text": "epoch"}, "tickformat": "d", **({"dtick": 1} if few else {})},
         yaxis_title_text="mean probability of the training label",
     )
 
 
-def reliability(bins: pd.DataFrame) -> Figure:
-    """Reliability diagrams of ``softmax`` (left) and ``poly_softmax`` (right), with a line for each epsilon.
+def reliability(bins: pd.DataFrame, losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()) -> Figure:
+    """Reliability diagrams of ``softmax`` (left) and ``poly_softmax`` (right), with a line for each loss.
 
     Below the diagonal, the model is overconfident. A marker's area is proportional to the number of rows in its bin.
 
     Args:
-        bins: columns ``epsilon``, ``probabilities`` (``"softmax"`` or ``"poly_softmax"``), ``confidence`` (mean in the
+        bins: columns ``loss``, ``probabilities`` (``"softmax"`` or ``"poly_softmax"``), ``confidence`` (mean in the
             bin), ``accuracy``, ``rows`` (their number). Empty bins are left out.
+        losses, highlighted: as for :func:`metric_against_loss`.
 
     Raises:
-        ValueError: a column is missing, there are no rows, or ``probabilities`` has another value.
+        ValueError: a column is missing, there are no rows, ``probabilities`` has another value, or a loss is none of
+            ``losses``.
     """
-    _check_columns("bins", bins, ("epsilon", "probabilities", "confidence", "accuracy", "rows"))
+    _check_columns("bins", bins, ("loss", "probabilities", "confidence", "accuracy", "rows"))
     panels = ("softmax", "poly_softmax")
     for kind in bins["probabilities"].unique():
         if kind not in panels:
             raise ValueError(f"probabilities must be 'softmax' or 'poly_softmax' in every row of bins; got {kind!r}.")
     bins = bins[bins["rows"] > 0]
+    arms = _arms_in(bins, losses, highlighted)
     figure = theme.new_figure()
     for panel, axes in enumerate(({"xaxis": "x", "yaxis": "y"}, {"xaxis": "x2", "yaxis": "y2"})):
         figure.add_scatter(
@@ -261,65 +362,68 @@ def reliability(bins: pd.DataFrame) -> Figure:
             y=[0, 1],
             mode="lines",
             line={"color": theme.GREY, "dash": "dot", "width": 1.5},
-            legendrank=2000,  # below the epsilons
+            legendrank=2000,  # below the losses
             showlegend=panel == 0,
             hoverinfo="skip",
         )
-        for epsilon in _epsilons(bins):
-            rows = bins[(bins["epsilon"] == epsilon) & (bins["probabilities"] == panels[panel])].sort_values(
-                "confidence"
-            )
+        for name, arm in behind_first(arms):
+            rows = bins[(bins["loss"] == name) & (bins["probabilities"] == panels[panel])].sort_values("confidence")
             share = rows["rows"] / bins["rows"].max()
             figure.add_scatter(
                 **axes,
-                **_line_style(epsilon, size=(4 + 12 * share**0.5).tolist(), width=1.5),
+                **arm.trace(size=(4 + 12 * share**0.5).tolist(), width=1.5)
+                | {"showlegend": panel == 0 and arm.highlighted},
                 x=rows["confidence"].tolist(),
                 y=rows["accuracy"].tolist(),
                 mode="lines+markers",
-                legendgroup=f"{epsilon:g}",
-                showlegend=panel == 0,
+                legendgroup=name,
                 customdata=rows["rows"].tolist(),
-                hovertemplate=f"epsilon {epsilon:g}<br>confidence %{{x:.3f}}<br>accuracy %{{y:.3f}}"
+                hovertemplate=f"{arm.noun}<br>confidence %{{x:.3f}}<br>accuracy %{{y:.3f}}"
                 "<br>rows %{customdata}<extra></extra>",
             )
+    theme.add_behind(figure, _behind(arms))
     theme.set_panels(
         figure,
         ("confidence before: softmax", "accuracy"),
         ("confidence after: poly_softmax", "accuracy"),
     )
     unit = {"range": [-0.03, 1.03], "dtick": 0.2}
-    return figure.update_layout(legend_title_text="epsilon", xaxis=unit, xaxis2=unit, yaxis=unit, yaxis2=unit)
+    return figure.update_layout(legend_title_text=kind_of(losses), xaxis=unit, xaxis2=unit, yaxis=unit, yaxis2=unit)
 
 
-def recall_by_class(recall: pd.DataFrame) -> Figure:
-    """Recall of each class, most frequent class first, with a colour for each epsilon.
+def recall_by_class(
+    recall: pd.DataFrame, losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()
+) -> Figure:
+    """Recall of each class, most frequent class first, with a colour for each loss.
 
     Args:
-        recall: columns ``label``, ``training_rows``, ``epsilon``, ``recall`` (nan for a gap).
+        recall: columns ``label``, ``training_rows``, ``loss``, ``recall`` (nan for a gap).
+        losses, highlighted: as for :func:`metric_against_loss`.
 
     Raises:
-        ValueError: a column is missing, or there are no rows.
+        ValueError: a column is missing, there are no rows, or a loss is none of ``losses``.
     """
-    _check_columns("recall", recall, ("label", "training_rows", "epsilon", "recall"))
+    _check_columns("recall", recall, ("label", "training_rows", "loss", "recall"))
     classes = recall.drop_duplicates("label").sort_values("training_rows", ascending=False, kind="stable")
     position = {label: i for i, label in enumerate(classes["label"])}
-    epsilons = _epsilons(recall)
+    arms = _arms_in(recall, losses, highlighted)
     few = len(position) <= 15
     figure = theme.new_figure()
-    for k, epsilon in enumerate(epsilons):
-        rows = recall[recall["epsilon"] == epsilon]
+    for k, (name, arm) in enumerate(behind_first(arms)):
+        rows = recall[recall["loss"] == name]
         rows = rows.assign(position=rows["label"].map(position)).sort_values("position")
-        offset = theme.marker_offset(k, len(epsilons), len(position)) if few else 0.0
+        offset = theme.marker_offset(k, len(arms), len(position)) if few else 0.0
         figure.add_scatter(
-            **_line_style(epsilon, size=8 if few else 5, width=1),
+            **arm.trace(size=8 if few else 5, width=1),
             x=[i + offset for i in rows["position"]],
             y=rows["recall"].tolist(),
             mode="markers" if few else "lines+markers",
             text=[theme.escaped(label) for label in rows["label"]],
             customdata=rows["training_rows"].tolist(),
-            hovertemplate=f"%{{text}}<br>epsilon {epsilon:g}<br>recall %{{y:.3f}}"
+            hovertemplate=f"%{{text}}<br>{arm.noun}<br>recall %{{y:.3f}}"
             "<br>training rows %{customdata}<extra></extra>",
         )
+    theme.add_behind(figure, _behind(arms))
     names = [
         f"{theme.escaped(theme.shortened(str(label)))} ({rows})"
         for label, rows in zip(classes["label"], classes["training_rows"], strict=True)
@@ -330,7 +434,7 @@ def recall_by_class(recall: pd.DataFrame) -> Figure:
     return figure.update_layout(
         meta={"wide": wide | {"height": height}, "narrow": narrow | {"height": height}},
         height=height,
-        legend_title_text="epsilon",
+        legend_title_text=kind_of(losses),
         xaxis={
             "title": {"text": "class (training rows)"},
             "range": [-0.6, len(names) - 0.4],
@@ -343,18 +447,29 @@ def recall_by_class(recall: pd.DataFrame) -> Figure:
     )
 
 
-def _line_style(epsilon: float, size: float | Sequence[float] = 6, width: float = 2.5) -> dict[str, Any]:
-    """Name, line and marker of the trace of an epsilon."""
-    colour = theme.colour(epsilon)
-    return {
-        "name": f"{epsilon:g}",
-        "line": {"color": colour, "dash": "dash" if epsilon == 0 else "solid", "width": width},
-        "marker": {"color": colour, "size": size, "line": {"width": 0}, "opacity": 0.85},
-    }
+def shown(value: Any) -> str:
+    """A parameter's value as text."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _epsilons(frame: pd.DataFrame) -> list[float]:
-    return sorted(float(epsilon) for epsilon in frame["epsilon"].unique())
+def behind_first(arms: Mapping[str, Arm]) -> list[tuple[str, Arm]]:
+    """The losses in the order of drawing: what is drawn last lies above."""
+    return sorted(arms.items(), key=lambda pair: pair[1].highlighted)
+
+
+def _behind(arms: Mapping[str, Arm]) -> int:
+    return sum(not arm.highlighted for arm in arms.values())
+
+
+def _arms_in(frame: pd.DataFrame, losses: Mapping[str, Polynomial], highlighted: Collection[str]) -> dict[str, Arm]:
+    """How the losses of a frame are drawn, in its order, or that of their epsilons."""
+    names = frame["loss"].unique().tolist()
+    unknown = [name for name in names if name not in losses]
+    if unknown:
+        raise ValueError(f"losses has no {unknown[0]!r}; it has {', '.join(losses)}.")
+    arms = arms_of(losses, highlighted)
+    order = names if kind_of(losses) == "loss" else [name for name in arms if name in names]
+    return {name: arms[name] for name in order}
 
 
 def _ticks(names: Sequence[str], at_most: int) -> dict[str, list[Any]]:

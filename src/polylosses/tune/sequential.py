@@ -42,6 +42,7 @@ class Look:
         statistic: the difference over its standard error, as a standard normal variable.
         boundary: the ``statistic`` from which on there is a verdict.
         futility: that below which there is no use in more seeds.
+        futile_low, futile_high: the differences between which that is so.
     """
 
     seeds: int
@@ -52,6 +53,13 @@ class Look:
     statistic: float
     boundary: float
     futility: float
+    futile_low: float
+    futile_high: float
+
+    @property
+    def undecided(self) -> tuple[float, float]:
+        """The differences between which there is no verdict."""
+        return self.difference - self.high, self.difference - self.low
 
     @property
     def decides(self) -> bool:
@@ -207,10 +215,16 @@ def _skewness(values: np.ndarray) -> float:
 
 def _look(estimate: _Estimate, seeds: int, informations: tuple[float, ...]) -> Look:
     information, boundary = informations[-1], boundaries(informations)[-1]
-    quantile = estimate.quantile(boundary)
+
+    def within(statistic: float) -> tuple[float, float]:
+        """The differences whose statistic is smaller, with or without the correction."""
+        quantile = estimate.quantile(statistic)
+        ends = [-quantile, quantile, estimate.uncorrected(-quantile), estimate.uncorrected(quantile)]
+        return estimate.error * min(ends), estimate.error * max(ends)
+
     # Both tests, with and without the correction, have to leave 0 out.
-    ends = [-quantile, quantile, estimate.uncorrected(-quantile), estimate.uncorrected(quantile)]
-    low, high = (estimate.mean - estimate.error * end for end in (max(ends), min(ends)))
+    lowest, highest = within(boundary)
+    low, high = estimate.mean - highest, estimate.mean - lowest
     t = estimate.mean / estimate.error if estimate.error else 0.0
     corrected = estimate.corrected(t)
     weaker = min(abs(t), abs(corrected)) if t * corrected > 0 else 0.0
@@ -222,7 +236,8 @@ def _look(estimate: _Estimate, seeds: int, informations: tuple[float, ...]) -> L
         drift = ndtri((1 + LEVEL) / 2) + ndtri(POWER)
         needed = boundaries((*informations, 1.0))[-1] - drift * left + ndtri(FUTILITY) * math.sqrt(left)
         futility = max(0.0, float(needed / math.sqrt(information)))
-    return Look(seeds, information, estimate.mean, low, high, statistic, boundary, futility)
+    futile = within(futility) if futility else (0.0, 0.0)
+    return Look(seeds, information, estimate.mean, low, high, statistic, boundary, futility, *futile)
 
 
 def spent(information: float) -> float:

@@ -27,6 +27,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import create_engine, inspect, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     IntegrityError,
@@ -59,6 +60,9 @@ QUEUE = 16
 # Seconds for which a database may be away, and its errors then.
 PATIENCE = 600.0
 _AWAY = (OperationalError, InterfaceError, PendingRollbackError)
+
+# Raised for an address of no database, or of one that can't be reached.
+_UNUSABLE = (ArgumentError, NoSuchModuleError, ImportError, OperationalError, InterfaceError)
 
 
 class Store:
@@ -124,10 +128,11 @@ class Store:
 
     def outcomes(self, records: Sequence[FrozenTrial]) -> dict[str, Outcome]:
         """The outcomes of all trials that have one, by key."""
-        for key, found in by_key(records).items():
+        tries = by_key(records)
+        for key, found in tries.items():
             if key not in self._outcomes and (outcome := outcome_of(found)) is not None:
                 self._outcomes[key] = outcome
-        return dict(self._outcomes)
+        return {key: self._outcomes[key] for key in tries if key in self._outcomes}
 
     def enqueue(self, trials: Sequence[Trial], records: Sequence[FrozenTrial]) -> None:
         """Adds trials that have no outcome, and are neither waiting nor running, until ``QUEUE`` trials wait."""
@@ -261,6 +266,67 @@ class Store:
             self._storage.engine.dispose()
 
 
+def read(storage: str | Path, name: str | None) -> tuple[str, dict[str, Any], dict[str, Outcome]]:
+    """The name, plan and outcomes of a study. Creates and changes nothing in the storage.
+
+    Args:
+        storage: as for :class:`Store`.
+        name: the study's; None if there is only one.
+
+    Raises:
+        ValueError: there is no such study, or there are several and no name.
+    """
+    found = _existing(storage)
+    place = storage if isinstance(storage, Path) else make_url(storage).render_as_string(hide_password=True)
+    try:
+        studies = [study for study in found.get_all_studies() if "points" in study.user_attrs.get("plan", {})]
+        plans = {study.study_name: study for study in studies}
+        listed = ", ".join(map(repr, plans))
+        if not plans:
+            raise ValueError(f"{place} has no study of polylosses.")
+        if name is None and len(plans) > 1:
+            raise ValueError(f"{place} has several studies: give a name (--name), one of {listed}.")
+        if name is not None and name not in plans:
+            raise ValueError(f"{place} has no study {name!r}; it has {listed}.")
+        study = plans[name or next(iter(plans))]
+        records = found.get_all_trials(study._study_id, deepcopy=False)
+    finally:
+        if isinstance(found, RDBStorage):
+            found.remove_session()
+            found.engine.dispose()
+    outcomes = {key: outcome_of(same) for key, same in by_key(records).items()}
+    return study.study_name, study.user_attrs["plan"], {key: one for key, one in outcomes.items() if one is not None}
+
+
+def _existing(storage: str | Path) -> BaseStorage:
+    """A storage to read from, if there is one."""
+    if isinstance(storage, Path):
+        journal = storage / JOURNAL
+        if not journal.is_file():
+            files = sorted(path.name for path in storage.iterdir()) if storage.is_dir() else []
+            there = f"it has {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}" if files else "it is empty"
+            raise ValueError(
+                f"{storage} has no {JOURNAL}: {there}." if storage.is_dir() else f"there is no folder {storage}."
+            )
+        return JournalStorage(JournalFileBackend(str(journal), lock_obj=journal_lock(str(journal))))
+    try:
+        address = make_url(storage)
+        # SQLite makes a file of what it is told to read.
+        if address.get_backend_name() == "sqlite" and not Path(address.database or "").is_file():
+            raise ValueError(f"there is no database {address.database}.")
+        engine = create_engine(address)
+        try:
+            tables = inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
+        if "studies" not in tables or "version_info" not in tables:
+            there = f"other tables, such as {min(tables)}" if tables else "no tables"
+            raise ValueError(f"{address.render_as_string(hide_password=True)} has no study: it has {there}.")
+        return RDBStorage(storage, skip_table_creation=True)
+    except _UNUSABLE as error:
+        raise _unusable(error) from error
+
+
 def process_of(record: FrozenTrial) -> str:
     """The host and process that a trial was last run by, or ""."""
     return str(record.user_attrs.get("worker", "")).rpartition(":")[0]
@@ -342,12 +408,16 @@ def _storage(storage: str | Path | None) -> BaseStorage:
         return JournalStorage(JournalFileBackend(path, lock_obj=journal_lock(path)))
     try:
         return _database(storage)
-    except (ArgumentError, NoSuchModuleError, ImportError, OperationalError, InterfaceError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"the storage can't be used ({reason}): give a database's address, such as "
-            "postgresql+psycopg://user@host/name, and install its driver, for PostgreSQL pip install psycopg[binary]."
-        ) from error
+    except _UNUSABLE as error:
+        raise _unusable(error) from error
+
+
+def _unusable(error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(
+        f"the storage can't be used ({reason}): give a database's address, such as "
+        "postgresql+psycopg://user@host/name, and install its driver, for PostgreSQL pip install psycopg[binary]."
+    )
 
 
 def _database(address: str) -> RDBStorage:

@@ -4,7 +4,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
@@ -12,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
 
 from polylosses.catalogue import poly1
 from polylosses.polynomial import Polynomial
@@ -21,14 +27,32 @@ from polylosses.tune.analysis import Selection
 from polylosses.tune.files import write_files
 from polylosses.tune.plan import CONFIRMATION, CROSS_ENTROPY, SELECTION, Outcome, Plan, Trial, by_name
 from polylosses.tune.sequential import Confirmation
-from polylosses.tune.store import Store
+from polylosses.tune.store import Store, read
 from polylosses.tune.trials import NOT_FINITE, PAUSE, run
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from polylosses.tune.labelled import Labelled
 
 EPSILONS = (-1.0, 1.0, 2.0, 5.0)
 MOST_REPEATS, MOST_POINTS = 10_000, 10_000
+
+# The columns of the trials; the parameters are in between.
+COLUMNS = [
+    "stage",
+    "loss",
+    "point",
+    "repeat",
+    "seed",
+    "score",
+    "error",
+    "tries",
+    "worker",
+    "started",
+    "seconds",
+    "commit",
+]
 
 # Seeds of the confirmation, at most, as a multiple of the repeats of the selection.
 CONFIRMATION_FACTOR = 2
@@ -43,20 +67,33 @@ class Design:
         parameters: the distributions of the other hyper-parameters.
         maximize: whether higher scores are better.
         fixed: whether the confirmation looks once, at the end.
-        labelled: labels and metric, if the study draws the splits.
+        data: what tells the labels, and what is done with them, from others, if the study draws the splits; else
+            empty.
+        labelled: the labels themselves, if they are known.
     """
 
     plan: Plan
     parameters: Mapping[str, BaseDistribution]
     maximize: bool
     fixed: bool
-    labelled: "Labelled | None"
+    data: Mapping[str, Any]
+    labelled: "Labelled | None" = None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What tells the trials of this design from those of another, in JSON types."""
-        found = {**self.plan.to_json(), "maximize": self.maximize, "fixed": self.fixed}
-        return found if self.labelled is None else {**found, **self.labelled.identity}
+        parameters = {name: json.loads(distribution_to_json(one)) for name, one in self.parameters.items()}
+        own = {"parameters": parameters, "maximize": self.maximize, "fixed": self.fixed}
+        return {**self.plan.to_json(), **own, **self.data}
+
+    @classmethod
+    def from_identity(cls, given: Mapping[str, Any]) -> "Design":
+        """The design of an :attr:`identity`, without the labels."""
+        plan = Plan.from_json(given)
+        parameters = {name: json_to_distribution(json.dumps(one)) for name, one in given["parameters"].items()}
+        own = {*plan.to_json(), "parameters", "maximize", "fixed"}
+        data = {name: value for name, value in given.items() if name not in own}
+        return cls(plan, parameters, given["maximize"], given["fixed"], data)
 
     def open(self, storage: str | Path | None, name: str) -> Store:
         """The study in a storage: a new one, or the same as before."""
@@ -97,8 +134,8 @@ def design(
                 raise ValueError(f"epsilons must be finite numbers; got {epsilon!r}.")
             given.setdefault(f"poly1({float(epsilon):g})", poly1(float(epsilon)))
     distributions = {name: space.distribution(name, one) for name, one in (parameters or {}).items()}
-    if "loss" in distributions:
-        raise ValueError("a parameter can't be called 'loss', which is the name of what is compared: rename it.")
+    if taken := [name for name in distributions if name in (*COLUMNS, *analysis.COLUMNS)]:
+        raise ValueError(f"a parameter can't be called {taken[0]!r}, which is a column of the results: rename it.")
     labelled: Labelled | None = None
     if labels is not None:
         # Imported here, since it takes 4 s, which no study without labels needs.
@@ -110,7 +147,8 @@ def design(
         raise ValueError("groups, metric, imbalance and label_noise are for studies that draw the splits: give labels.")
     found = space.points(distributions, int(points), int(seed))
     plan = Plan(by_name(given), found, int(repeats), CONFIRMATION_FACTOR * int(repeats), int(seed))
-    return Design(plan, distributions, maximize, fixed, labelled)
+    data = {} if labelled is None else labelled.identity
+    return Design(plan, distributions, maximize, fixed, data, labelled)
 
 
 @dataclass(frozen=True)
@@ -165,18 +203,27 @@ def lead(design: Design, store: Store, ended: Mapping[str, str] | None = None) -
     store.bury(records, ended)
     outcomes = store.outcomes(records)
     _stop_if_all_fail(design.plan, outcomes)
-    trials, selection, confirmation = analysis.next_trials(design.plan, outcomes, design.maximize, design.fixed)
+    trials, state = known(design, outcomes, sum(record.state.name == "RUNNING" for record in records))
     store.enqueue(trials, records)
-    stage = SELECTION if selection is None else CONFIRMATION
+    return state
+
+
+def known(design: Design, outcomes: Mapping[str, Outcome], running: int = 0) -> tuple[list[Trial], State]:
+    """The trials of the stage that a study has come to, none at its end; and what is known by then.
+
+    Raises:
+        ValueError: too many trials of the selection failed.
+    """
+    trials, selection, confirmation = analysis.next_trials(design.plan, outcomes, design.maximize, design.fixed)
     progress = Progress(
-        stage=stage,
+        stage=SELECTION if selection is None else CONFIRMATION,
         done=sum(trial.key in outcomes for trial in trials),
-        running=sum(record.state.name == "RUNNING" for record in records),
+        running=running,
         failed=sum(bool(outcome.error) for outcome in outcomes.values()),
         total=len(trials),
         confirmation=confirmation,
     )
-    return State(outcomes, progress, selection, confirmation, finished=not trials)
+    return trials, State(outcomes, progress, selection, confirmation, finished=not trials)
 
 
 def _stop_if_all_fail(plan: Plan, outcomes: Mapping[str, Outcome]) -> None:
@@ -208,13 +255,15 @@ class StudyResult:
             paired ``difference`` to cross-entropy with its 95 % interval ``difference_low`` to ``difference_high``, and
             the number of ``repeats`` that did not fail.
         trials: one row for each training: what it was, its score, and where, when and how long it ran.
-        verdict: ``"better"``, ``"worse"`` or ``"no detectable difference"``: ``candidate`` compared with cross-entropy.
+        verdict: ``"better"``, ``"worse"`` or ``"no detectable difference"``: ``candidate`` compared with cross-entropy;
+            or, of a study read from its storage, ``"not finished"``, and all else is what is known so far.
         sentence: the verdict with its numbers.
         candidate: the loss other than cross-entropy with the best score in the selection.
         parameters: those that each loss chose.
         confirmation: the difference between the two with fresh seeds, and the looks at it.
         notes: caveats.
         settings: the design, and versions.
+        name: the study's name in the storage.
     """
 
     table: pd.DataFrame
@@ -226,6 +275,17 @@ class StudyResult:
     confirmation: Confirmation
     notes: Sequence[str]
     settings: Mapping[str, Any]
+    name: str
+
+    @cached_property
+    def figures(self) -> dict[str, tuple["Figure", str]]:
+        """Interactive figures with their captions, by heading; the score against the loss first."""
+        # Imported here, since it takes seconds, which no study needs.
+        from polylosses.tune import study_figures  # noqa: PLC0415
+
+        return study_figures.captioned(
+            self.table, self.trials, self.parameters, self.candidate, self.confirmation, self.settings
+        )
 
     def formatted_table(self) -> pd.DataFrame:
         """``table`` as text with headings, for display."""
@@ -233,7 +293,7 @@ class StudyResult:
         return pd.DataFrame(
             {
                 "loss": [row["loss"] for row in rows],
-                **{name: [_shown(row[name]) for row in rows] for name in self.parameters[CROSS_ENTROPY]},
+                **{name: [_shown(row[name]) for row in rows] for name in self.settings["parameters"]},
                 "score": [f"{row['score']:.4g}" for row in rows],
                 "against cross-entropy": [
                     "" if row["loss"] == CROSS_ENTROPY else _signed(row["difference"]) for row in rows
@@ -249,10 +309,9 @@ class StudyResult:
         )
 
     def write(self, directory: str | Path) -> None:
-        """Write ``results.json`` and ``results.csv`` (the trials) to a directory, which is created if it does not
-        exist.
+        """Write ``results.csv`` (the trials), ``results.json`` and ``report.html`` to a directory.
 
-        Existing files are replaced once both are complete.
+        The directory is created if it does not exist. Existing files are replaced once all three are complete.
 
         Raises:
             OSError: the directory is not writable.
@@ -260,23 +319,45 @@ class StudyResult:
         files = {
             "results.csv": self.trials.to_csv(index=False),
             "results.json": json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n",
+            "report.html": self.to_html(),
         }
         Path(directory).mkdir(parents=True, exist_ok=True)
         write_files(files, Path(directory))
 
+    def to_html(self) -> str:
+        """Report as a self-contained HTML page that works offline."""
+        from polylosses.tune import report  # noqa: PLC0415 (see figures)
+
+        polynomials = Plan.from_json(self.settings).losses
+        settings = {
+            **self.settings,
+            "losses": [f"{name}: {polynomial}" for name, polynomial in polynomials.items()],
+            "parameters": [f"{name}: {_range(one)}" for name, one in self.settings["parameters"].items()],
+            "points": len(self.settings["points"]),
+        }
+        return report.page(
+            title=f"{self.name}: does another loss beat cross-entropy?",
+            verdict=self.verdict,
+            sentence=self.sentence,
+            table=self.formatted_table(),
+            figures=self.figures,
+            settings={name.replace("_", " "): value for name, value in settings.items()},
+            notes=self.notes,
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the trials, in JSON types; numbers that are not finite become None."""
+        """Everything but the trials and figures, in JSON types; numbers that are not finite become None."""
         return {
             "verdict": self.verdict,
             "sentence": self.sentence,
             "candidate": self.candidate,
             "parameters": {loss: dict(point) for loss, point in self.parameters.items()},
-            "confirmation": {**vars(self.confirmation), "looks": [vars(look) for look in self.confirmation.looks]},
+            "confirmation": {
+                **_finite(vars(self.confirmation)),
+                "looks": [vars(look) for look in self.confirmation.looks],
+            },
             "notes": list(self.notes),
-            "losses": [
-                {str(name): None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
-                for row in self.table.to_dict("records")
-            ],
+            "losses": [_finite(row) for row in self.table.to_dict("records")],
             "settings": dict(self.settings),
         }
 
@@ -378,7 +459,7 @@ def study(
             state, led = lead(designed, store), time.monotonic()
             progress(state.progress)
             if state.finished:
-                return result(designed, state)
+                return result(designed, state, name)
             outcome = store.run_one(run_trial)
             if outcome is None:
                 time.sleep(PAUSE)  # others have all that there is
@@ -389,30 +470,72 @@ def study(
         store.close()
 
 
-def result(design: Design, state: State) -> StudyResult:
-    """The result of a finished study."""
+def result(design: Design, state: State, name: str = "polylosses") -> StudyResult:
+    """The result of a study; of one that has not finished, what is known so far.
+
+    Args:
+        design, state: the study's.
+        name: its name in the storage.
+    """
     plan, selection, confirmation = design.plan, state.selection, state.confirmation
-    if selection is None or confirmation is None:
-        raise ValueError("the study has not finished.")
-    candidate, seeds = selection.candidate, analysis.seeds_of(confirmation)
-    pair = analysis.paired(plan, state.outcomes, selection, seeds)
-    kept = ~np.isnan(pair[0].reshape(seeds, -1)).any(1)
-    means = tuple(float(scores[kept].mean()) for scores in pair)
-    verdict = analysis.verdict_of(confirmation, design.maximize)
-    rows = pair[0].shape[1] if pair[0].ndim == 2 else 0
     trials = [trial for trial in analysis.trials(plan, selection) if trial.key in state.outcomes]
     failed = sum(bool(outcome.error) for outcome in state.outcomes.values())
+    if state.finished and selection is not None and confirmation is not None:
+        seeds = analysis.seeds_of(confirmation)
+        pair = analysis.paired(plan, state.outcomes, selection, seeds)
+        kept = ~np.isnan(pair[0].reshape(seeds, -1)).any(1)
+        means = tuple(float(scores[kept].mean()) for scores in pair)
+        verdict = analysis.verdict_of(confirmation, design.maximize)
+        rows = pair[0].shape[1] if pair[0].ndim == 2 else 0
+        names = (selection.candidate, CROSS_ENTROPY)
+        sentence = analysis.sentence_of(verdict, confirmation, names, means, rows)
+    else:
+        verdict, now = analysis.NOT_FINISHED, state.progress
+        sentence = f"Not finished: {now.done} of {now.total} trainings of the {now.stage} are done."
+        if selection is None:
+            with suppress(ValueError):  # nothing can be chosen yet
+                selection = analysis.select(plan, state.outcomes, design.maximize)
     return StudyResult(
-        table=analysis.table(plan, selection),
-        trials=pd.DataFrame([_row(trial, state.outcomes[trial.key]) for trial in trials]),
+        table=pd.DataFrame(columns=analysis.COLUMNS) if selection is None else analysis.table(plan, selection),
+        trials=pd.DataFrame(
+            [_row(trial, state.outcomes[trial.key]) for trial in trials],
+            columns=[*COLUMNS[:3], *design.parameters, *COLUMNS[3:]],
+        ),
         verdict=verdict,
-        sentence=analysis.sentence_of(verdict, confirmation, (candidate, CROSS_ENTROPY), means, rows),
-        candidate=candidate,
-        parameters={loss: dict(plan.points[point]) for loss, point in selection.chosen.items()},
-        confirmation=confirmation,
+        sentence=sentence,
+        candidate="" if selection is None else selection.candidate,
+        parameters={} if selection is None else {k: dict(plan.points[point]) for k, point in selection.chosen.items()},
+        confirmation=confirmation or Confirmation(math.nan, math.nan, math.nan, math.nan, (), 0),
         notes=_notes(design, state, verdict, failed),
-        settings={**design.identity, "versions": dict(next(iter(state.outcomes.values())).software)},
+        settings={
+            **design.identity,
+            "versions": dict(state.outcomes[trials[0].key].software) if trials else {},
+        },
+        name=name,
     )
+
+
+def stored(storage: str | Path, name: str | None = None) -> StudyResult:
+    """The result of a study, finished or not, from its storage alone, in which nothing is created or changed.
+
+    Args:
+        storage: a folder (a :class:`pathlib.Path`), or a database's address.
+        name: the study's name. Default: that of the only one in the storage.
+
+    Raises:
+        ValueError: there is no such study.
+    """
+    name, identity, outcomes = read(storage, name)
+    design = Design.from_identity(identity)
+    try:
+        _, state = known(design, outcomes)
+    except ValueError as error:  # most trainings failed
+        trials = design.plan.selection()
+        failed = sum(bool(outcome.error) for outcome in outcomes.values())
+        progress = Progress(SELECTION, len(trials), 0, failed, len(trials), None)
+        found = result(design, State(outcomes, progress, None, None, finished=False), name)
+        return replace(found, sentence=f"Not finished: {error}.")
+    return result(design, state, name)
 
 
 def _shown(value: Any) -> str:
@@ -423,10 +546,23 @@ def _signed(value: float) -> str:
     return f"{round(value, 12) + 0.0:+.3g}"  # a difference of rounding errors is none
 
 
+def _finite(numbers: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(k): None if isinstance(x, float) and not math.isfinite(x) else x for k, x in numbers.items()}
+
+
+def _range(described: Mapping[str, Any]) -> str:
+    """A distribution as Optuna stores it, as text."""
+    given = described["attributes"]
+    if "choices" in given:
+        return " or ".join(map(str, given["choices"]))
+    return f"{given['low']:g} to {given['high']:g}{', log' if given['log'] else ''}"
+
+
 def _row(trial: Trial, outcome: Outcome) -> dict[str, Any]:
     return {
         "stage": trial.stage,
         "loss": trial.loss,
+        "point": trial.point,
         **trial.parameters,
         "repeat": trial.repeat,
         "seed": trial.seed,
@@ -457,11 +593,15 @@ def _notes(design: Design, state: State, verdict: str, failed: int) -> list[str]
                 "No other hyper-parameter was tuned. A positive epsilon also makes larger steps, by 1 + epsilon p: "
                 "with a fixed recipe, a difference may be that of another learning rate. Give parameters to find out."
             )
-    if design.labelled is None and not any(outcome.measures.get("test") for outcome in state.outcomes.values()):
+    if (
+        not design.data
+        and state.outcomes
+        and not any(outcome.measures.get("test") for outcome in state.outcomes.values())
+    ):
         notes.append(
             "The training returned one score, which chose the loss and its parameters, and also confirmed it. Return "
             "{'validation': v, 'test': t} to compare on data that nothing was chosen on."
         )
-    if verdict != analysis.BETTER:
+    if verdict in (analysis.WORSE, analysis.NO_DIFFERENCE):
         notes.append("Nothing speaks for another loss here: use cross-entropy.")
     return notes

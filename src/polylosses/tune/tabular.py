@@ -17,6 +17,7 @@ from polylosses.catalogue import poly1
 from polylosses.tune import data, figures, splits, statistics
 from polylosses.tune.columns import Column
 from polylosses.tune.experiment import RUN_COLUMNS, Experiment, Run
+from polylosses.tune.plan import CROSS_ENTROPY
 from polylosses.tune.result import Result, describe, score, size
 
 EPSILONS = (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
@@ -123,7 +124,8 @@ def sweep(
         X, y, splits.MINIMUM_ROWS, drop=drop, drop_missing_labels=drop_missing_labels, rare=rare
     )
     group_of = None if groups is None else _numbered(groups, len(y), rows)
-    losses = {f"{epsilon:g}": poly1(epsilon) for epsilon in grid}
+    names = {epsilon: f"poly1({epsilon:g})" if epsilon else CROSS_ENTROPY for epsilon in grid}
+    losses = {name: poly1(epsilon) for epsilon, name in names.items()}
 
     # NumPy's numbers are not JSON serializable.
     repeats, seed, imbalance, label_noise = int(repeats), int(seed), float(imbalance), float(label_noise)
@@ -212,7 +214,14 @@ def sweep(
         confirmation=confirmation,
         notes=notes,
         settings=settings,
-        figures=figures.captioned(selected, table, losses, classes, metric, {"epsilon": best, **vars(confirmation)}),
+        figures=figures.captioned(
+            {names[epsilon]: runs for epsilon, runs in selected.items()},
+            table.assign(loss=[names[epsilon] for epsilon in table["epsilon"]]),
+            losses,
+            classes,
+            metric,
+            {"loss": names[best], **vars(confirmation)},
+        ),
     )
 
 
