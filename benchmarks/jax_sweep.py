@@ -21,6 +21,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from measuring import machine
+from polylosses import poly1
 from polylosses.tune import batched
 
 ROUNDS = 5
@@ -61,7 +62,7 @@ def main() -> None:
             X.expand(repeats, -1, -1),
             y.expand(repeats, -1),
             10,
-            epsilons,
+            [poly1(epsilon) for epsilon in epsilons],
             [0.01] * len(epsilons),
             list(range(repeats)),
         )

@@ -14,13 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from measuring import machine
+from polylosses import poly1
 from polylosses.torch import PolyCrossEntropyLoss
 from polylosses.tune import batched, load
-from polylosses.tune.data import check, encoder
+from polylosses.tune.data import check, encode
 
 REPEATS = 3
 EPSILONS = [-1.0, 0.0, 1.0, 2.0, 5.0]
@@ -51,7 +53,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
     out: Path | None = parser.parse_args().out
     frame, labels, names, *_ = check(*load("digits"), 8)
-    X = torch.tensor(encoder(frame).fit_transform(frame), dtype=torch.float32)[:943]
+    rows = np.arange(943)
+    X = torch.tensor(encode(frame).split(rows, rows)[0])
     y = torch.tensor(labels)[:943]
     arms = [(epsilon, rate) for epsilon in EPSILONS for rate in RATES]
 
@@ -64,7 +67,7 @@ def main() -> None:
             X.expand(REPEATS, -1, -1),
             y.expand(REPEATS, -1),
             len(names),
-            [epsilon for epsilon, _ in arms],
+            [poly1(epsilon) for epsilon, _ in arms],
             [rate for _, rate in arms],
             list(range(REPEATS)),
         )

@@ -59,6 +59,7 @@ SEQUENTIAL = "test_tune_sequential.py -k 'not rare and not power'"
 STUDY = "test_tune_study.py -k 'not noise and not postgresql'"
 PAGE = "test_study_page.py -k 'not database'"
 WORKERS = "test_tune_workers.py -k "
+SWEEP = "test_tune_sweep.py -k "
 TABLES = "test_tune_tables.py test_tune_data.py"
 
 MUTANTS = [
@@ -543,28 +544,48 @@ MUTANTS = [
     Mutant("tune/batched.py", "square.mul_(0.999)", "square.mul_(0.99)", "test_tune_batched.py"),
     Mutant("tune/batched.py", "rates * (1 - number / (epochs * len(batches)))", "rates", "test_tune_batched.py"),
     Mutant("tune/batched.py", "history.append(p_t / rows)", "history.append(p_t / BATCH_ROWS)", "test_tune_batched.py"),
-    Mutant("tune/experiment.py", 'validation if stage == "selection" else test', "validation", "test_tune_sweep.py"),
+    Mutant("tune/experiment.py", "int(rng.integers(2**31)),", "0,", SWEEP + "test_every_repeat"),
+    Mutant("tune/experiment.py", "MODELS_AT_ONCE // len(same),", "10**9,", SWEEP + "interrupt_keeps"),
+    Mutant("tune/experiment.py", "one = drawn[model * len(drawn) // len(trials)]", "one = drawn[0]", SWEEP + "follows"),
+    Mutant("tune/experiment.py", "(time.monotonic() - start) / steps", "time.monotonic() - start", SWEEP + "few_steps"),
+    Mutant("tune/experiment.py", "len(trials) / len(batches[0])", "len(batches[0])", SWEEP + "few_steps"),
     Mutant(
-        "tune/experiment.py", "statistics.scores(y, posterior)", "statistics.scores(y, softmax)", "test_tune_sweep.py"
+        "tune/data.py",
+        "fit_transform(self.numbers[train])",
+        "fit(self.numbers).transform(self.numbers[train])",
+        SWEEP + "every_repeat",
     ),
     Mutant(
-        "tune/experiment.py",
-        "encoder(self.frame).fit(self.frame.iloc[train])",
-        "encoder(self.frame).fit(self.frame)",
-        "test_tune_sweep.py",
+        "tune/splits.py",
+        "max(round(most * rows / len(y)), MINIMUM_ROWS)",
+        "round(most * rows / len(y))",
+        SWEEP + "fewer_rows",
     ),
-    Mutant("tune/experiment.py", "[self.seed, 1, repeat]", "[self.seed, 1, 0]", "test_tune_sweep.py"),
+    Mutant(
+        "tune/splits.py",
+        "np.cumsum(np.bincount(number)[drawn]) <= most",
+        "np.arange(len(drawn)) < most",
+        SWEEP + "fewer_rows",
+    ),
+    Mutant("tune/tabular.py", "and means[outer] > means[inner]", "", SWEEP + "'only_guess or agree or advised'"),
+    Mutant("tune/tabular.py", "for _ in range(MOST_ADDED):", "for _ in range(0):", SWEEP + "learning_rate"),
+    Mutant("tune/tabular.py", "UNDECIDED if edge else", "", SWEEP + "undecided"),
+    Mutant("tune/tabular.py", "TRAINING_SHARE * budget / seconds", "budget / seconds", SWEEP + "budget"),
+    Mutant("tune/tabular.py", "if before is not None:", "if False:", SWEEP + "budget"),
+    Mutant("tune/tabular.py", "if trial.key not in outcomes]):", "]):", SWEEP + "not_trained_again"),
+    Mutant("tune/tabular.py", "zlib.crc32(features.numbers.tobytes())", "0", SWEEP + "not_trained_again"),
+    Mutant("tune/tabular.py", "store.alone()", "pass", SWEEP + "one_sweep_at_a_time"),
+    Mutant(
+        "tune/tabular.py", "math.inf if math.isnan(e := epsilon_of(losses[name])) else e", "0.0", SWEEP + "any_losses"
+    ),
+    Mutant("tune/statistics.py", " - scores.mean() * (sizes - sizes.mean())", "", "test_tune_statistics.py"),
+    Mutant("tune/sequential.py", "1 / (test_rows or rows)", "1 / rows", "test_tune_statistics.py"),
+    Mutant(
+        "tune/analysis.py", 'int(outcomes[trial.key].measures["test_rows"])', "None", "test_tune_study.py -k groups"
+    ),
     Mutant(
         "tune/statistics.py", "(1 / repeats + evaluation_rows / train_rows)", "(1 / repeats)", "test_tune_statistics.py"
     ),
-    Mutant(
-        "tune/statistics.py",
-        "(np.var(differences.mean(axis=0), ddof=1) / rows, rows - 1),",
-        "",
-        "test_tune_statistics.py",
-    ),
-    Mutant("tune/statistics.py", "(1 + LEVEL) / 2, freedom", "LEVEL, freedom", "test_tune_statistics.py"),
-    Mutant("tune/statistics.py", "> 0) != lower_is_better", "> 0) == lower_is_better", "test_tune_statistics.py"),
     Mutant("tune/statistics.py", "bins=15", "bins=10", "test_tune_statistics.py"),
     Mutant("tune/result.py", "{100 * value:+.2f}", "{100 * value:.2f}", "test_tune_sweep.py"),
     Mutant("named.py", "ast.Call(call, [], [])", "call", "test_cli.py -k 'plot or loss'"),
@@ -573,7 +594,9 @@ MUTANTS = [
     Mutant("tune/space.py", "one.high + width", "one.high", PLANNED),
     Mutant("tune/space.py", "if combinations <= count:", "if combinations < count:", PLANNED),
     Mutant("tune/plan.py", "[self.seed, 1, repeat]", "[self.seed, 1, 0]", PLANNED),
-    Mutant("tune/plan.py", "if loss == cross_entropy():", "if False:", PLANNED),
+    Mutant(
+        "tune/plan.py", "if epsilon_of(loss) == 0:", "if loss == cross_entropy():", "test_tune_sweep.py -k any_losses"
+    ),
     Mutant("tune/plan.py", "if name in found:", "if False:", PLANNED),
     Mutant("tune/sequential.py", "4 * ndtr(ndtri((1 - LEVEL) / 4)", "2 * ndtr(ndtri((1 - LEVEL) / 2)", SEQUENTIAL),
     Mutant("tune/sequential.py", "spent(information) - spent_before", "spent(information)", SEQUENTIAL),
@@ -643,13 +666,6 @@ MUTANTS = [
         '"difference": (baseline - scores)',
         "test_tune_sweep.py",
     ),
-    Mutant(
-        "tune/tabular.py",
-        "return -mean if statistics.lower_is_better(metric) else mean",
-        "return mean",
-        "test_tune_sweep.py",
-    ),
-    Mutant("tune/tabular.py", "fresh = range(repeats,", "fresh = range(repeats - 1,", "test_tune_sweep.py"),
     Mutant(
         "tune/figures.py",
         '"difference_high"] - row["difference"], row',

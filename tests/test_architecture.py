@@ -117,8 +117,8 @@ TUNE_LAYERS = """
 plan space sequential splits tables statistics report files locks
 store analysis batched columns
 data
-labelled experiment
-trials
+labelled
+experiment trials
 figures
 study_figures
 worker studies

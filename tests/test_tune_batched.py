@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from polylosses import poly1
 from polylosses.torch import PolyCrossEntropyLoss
 from polylosses.tune import batched
 
@@ -36,7 +37,7 @@ def test_weights_are_those_of_one_model_alone(rows: int, monkeypatch: pytest.Mon
     labels = torch.randint(3, (2, rows), generator=generator)
     epsilons, rates, seeds = [-1.0, 0.0, 5.0], [0.001, 0.01, 0.003], [3, 4]
 
-    trained = batched.train(X, labels, 3, epsilons, rates, seeds)
+    trained = batched.train(X, labels, 3, [poly1(epsilon) for epsilon in epsilons], rates, seeds)
 
     for repeat, seed in enumerate(seeds):
         for arm, (epsilon, rate) in enumerate(zip(epsilons, rates, strict=True)):
@@ -58,7 +59,7 @@ def test_weights_are_those_of_one_model_alone(rows: int, monkeypatch: pytest.Mon
 def test_mean_p_t_is_that_of_the_training_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batched, "MINIMUM_STEPS", 1)
     X, labels = torch.randn(1, 40, 4), torch.randint(3, (1, 40))
-    trained = batched.train(X, labels, 3, [1.0], [0.0], [0])  # a learning rate of 0 leaves the model as it is
+    trained = batched.train(X, labels, 3, [poly1(1.0)], [0.0], [0])  # a learning rate of 0 leaves the model as it is
     p = torch.softmax(trained.logits(0, X[0]), 1)
     assert trained.mean_p_t.shape == (1, batched.MINIMUM_EPOCHS)
     torch.testing.assert_close(trained.mean_p_t[0], p[range(40), labels[0]].mean().expand(batched.MINIMUM_EPOCHS))

@@ -101,7 +101,7 @@ def test_a_verdict_is_an_interval_without_zero_for_skewed_differences_too() -> N
 
 
 def test_halls_transformation_is_inverted() -> None:
-    estimate = sequential._Estimate.of(np.random.default_rng(3).gamma(1, 1, 20), 20)
+    estimate = sequential._Estimate.of(np.random.default_rng(3).gamma(1, 1, 20), 20, None)
     assert estimate.skewness > 0.1
     for t in np.linspace(-5, 5, 11):
         assert estimate.corrected(estimate.uncorrected(t)) == pytest.approx(t)

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from polylosses.tune import statistics
-from polylosses.tune.statistics import Confirmation
+from polylosses.tune import analysis, sequential, statistics
+from polylosses.tune.sequential import Confirmation
 
 
 def predictions(seed: int, rows: int = 200, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -85,9 +85,13 @@ def simulated(rng: np.random.Generator, true: float, seeds: int = 8, rows: int =
     return true + of_seeds + of_rows + rng.normal(0, 1.0, (seeds, rows))
 
 
+def confirm(differences: np.ndarray) -> Confirmation:
+    return sequential.confirm(differences, len(differences), fixed=True)
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
-    runs = [statistics.confirm(simulated(rng, true=0.5)) for _ in range(1500)]
+    runs = [confirm(simulated(rng, true=0.5)) for _ in range(1500)]
     covered = np.mean([run.low <= 0.5 <= run.high for run in runs])
     # The binomial standard error of 1500 runs is 0.006. The variance estimate is a little conservative by design.
     assert 0.94 <= covered <= 0.985, covered
@@ -106,13 +110,13 @@ def test_an_interval_over_seeds_alone_would_not_cover_it() -> None:
 
 def test_the_smallest_detectable_difference_is_detected_4_times_in_5() -> None:
     rng = np.random.default_rng(0)
-    smallest = np.mean([statistics.confirm(simulated(rng, 0.0)).smallest_detectable for _ in range(300)])
-    detected = np.mean([statistics.confirm(simulated(rng, float(smallest))).low > 0 for _ in range(1000)])
+    smallest = np.mean([confirm(simulated(rng, 0.0)).smallest_detectable for _ in range(300)])
+    detected = np.mean([confirm(simulated(rng, float(smallest))).low > 0 for _ in range(1000)])
     assert 0.72 < detected < 0.92, detected
 
 
 def test_arms_that_agree_on_every_row_do_not_prove_that_they_are_equal() -> None:
-    confirmation = statistics.confirm(np.zeros((5, 40)))
+    confirmation = confirm(np.zeros((5, 40)))
     assert confirmation.low < -1 / 40 < 1 / 40 < confirmation.high
     assert confirmation.smallest_detectable > 2 / 40
     low, high = statistics.resampled_interval(np.zeros(5), train_rows=100, evaluation_rows=40)
@@ -128,16 +132,37 @@ def test_resampled_interval_is_wider_than_the_plain_one_by_nadeau_and_bengios_fa
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "lower_is_better", "expected"),
+    ("low", "high", "maximize", "expected"),
     [
-        (0.1, 0.2, False, "better"),
-        (0.1, 0.2, True, "worse"),
-        (-0.2, -0.1, False, "worse"),
-        (-0.2, -0.1, True, "better"),
-        (-0.1, 0.1, False, "no detectable difference"),
+        (0.1, 0.2, True, "better"),
+        (0.1, 0.2, False, "worse"),
+        (-0.2, -0.1, True, "worse"),
+        (-0.2, -0.1, False, "better"),
         (-0.1, 0.1, True, "no detectable difference"),
-        (0.0, 0.1, False, "no detectable difference"),
+        (-0.1, 0.1, False, "no detectable difference"),
+        (0.0, 0.1, True, "no detectable difference"),
     ],
 )
-def test_verdict(low: float, high: float, lower_is_better: bool, expected: str) -> None:
-    assert statistics.verdict(Confirmation((low + high) / 2, low, high, 1.0), lower_is_better) == expected
+def test_verdict(low: float, high: float, maximize: bool, expected: str) -> None:
+    assert analysis.verdict_of(Confirmation((low + high) / 2, low, high, 1.0, (), 0), maximize) == expected
+
+
+def test_the_interval_is_for_new_groups() -> None:
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0.1, 0.5, (6, 40))
+
+    def of_groups(differences: np.ndarray, groups: np.ndarray) -> Confirmation:
+        scores = np.array([statistics.group_scores(row, groups) for row in differences])
+        np.testing.assert_allclose(scores.mean(1), differences.mean(1))
+        return sequential.confirm(scores, len(scores), fixed=True, test_rows=differences.shape[1])
+
+    by_rows = confirm(differences)
+    own = of_groups(differences, rng.permutation(40))
+    assert (own.difference, own.low, own.high) == pytest.approx((by_rows.difference, by_rows.low, by_rows.high))
+    # Copies of the rows, as groups, are no further evidence.
+    copies = of_groups(differences.repeat(4, axis=1), np.arange(40).repeat(4))
+    assert (copies.low, copies.high) == pytest.approx((by_rows.low, by_rows.high))
+    # Groups differ in their sums here, but only since they differ in size; as all rows agree, one row is the least.
+    same = of_groups(np.full((6, 40), 0.1), np.arange(40) // 7)
+    assert (same.high - same.low) / 2 == pytest.approx(2.5706 / 40, rel=1e-4)
+    assert same.difference == pytest.approx(0.1)

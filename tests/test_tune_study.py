@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -247,9 +248,11 @@ def test_groups_stay_together() -> None:
         parts.append(score_groups)
         return rng.dirichlet([1, 1, 1], len(trial.score_rows))
 
-    study(classifier, epsilons=[1.0], labels=y, groups=groups, repeats=2, label_noise=0.1, imbalance=2.0)
+    found = study(classifier, epsilons=[1.0], labels=y, groups=groups, repeats=2, label_noise=0.1, imbalance=2.0)
+    count = len(max(parts, key=len))
+    assert re.search(rf"fresh seeds and \d+ test rows of {count} groups", found.sentence)
     assert len({frozenset(part) for part in parts}) >= 3
-    with pytest.raises(ValueError, match="groups are too few"):
+    with pytest.raises(ValueError, match="all test rows are of one group"):
         study(classifier, epsilons=[1.0], labels=y, groups=np.repeat([0, 1, 2], 100), repeats=2)
     with pytest.raises(ValueError, match="one value for each label"):
         study(classifier, epsilons=[1.0], labels=y, groups=groups[:5], repeats=2)
@@ -282,7 +285,8 @@ def test_noise_is_rarely_a_difference() -> None:
         ({"points": 0}, "points must be a whole number from 1"),
         ({"seed": -1}, "seed must be a whole number from 0"),
         ({"epsilons": [math.nan]}, "epsilons must be finite"),
-        ({"epsilons": []}, "at least one other than cross-entropy"),
+        ({"epsilons": []}, "at least one number other than 0"),
+        ({"losses": ["cross_entropy"]}, "at least one other than cross-entropy"),
         ({"parameters": {"loss": "0:1"}}, "can't be called 'loss'"),
         ({"groups": [1, 2]}, "give labels"),
         ({"labels": [0, 1] * 20, "metric": "f1"}, "metric must be one of"),

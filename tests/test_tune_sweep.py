@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,21 @@ import pytest
 from sklearn.datasets import make_classification
 
 from cases import slow_but
-from polylosses.tune import Result, SweepInterrupted, batched, experiment, splits, statistics, sweep, tabular
+from polylosses import focal, poly1
+from polylosses.tune import (
+    Result,
+    SweepInterrupted,
+    analysis,
+    batched,
+    data,
+    experiment,
+    splits,
+    statistics,
+    sweep,
+    tabular,
+)
+from polylosses.tune.labelled import Labelled
+from polylosses.tune.plan import SELECTION, Plan
 
 VERDICTS = ("better", "worse", "no detectable difference")
 
@@ -65,7 +80,7 @@ def test_the_verdict_follows_from_the_runs(metric: str) -> None:
     difference = (confirmation[result.best_epsilon] - confirmation[0.0]).mean()
     assert result.confirmation.difference == pytest.approx(difference)
     assert result.confirmation.low < difference < result.confirmation.high
-    assert result.verdict == statistics.verdict(result.confirmation, metric == "log_loss")
+    assert result.verdict == analysis.verdict_of(result.confirmation, metric != "log_loss")
     assert f"epsilon = {result.best_epsilon:g}" in result.sentence
     numbers = (result.confirmation.difference, result.confirmation.low, result.confirmation.high)
     shown = [f"{x:+.4f}" if metric == "log_loss" else f"{100 * x:+.2f}" for x in numbers]
@@ -97,12 +112,13 @@ def test_how_repeats_are_batched_changes_nothing(result: Result, monkeypatch: py
 
 def test_every_repeat_draws_anew_and_looks_at_its_training_rows_only() -> None:
     X, y = blobs()
-    frame = pd.DataFrame(X, columns=[str(k) for k in range(X.shape[1])])
-    drawing = experiment.Experiment(frame, y, "accuracy", 1.0, 0.0, seed=0)
-    first, again, second = (drawing._draw("selection", repeat, *splits.hold_out(y, 0)) for repeat in (0, 0, 1))
-    assert np.array_equal(first.train, again.train)
+    features = data.encode(pd.DataFrame(X, columns=[str(k) for k in range(X.shape[1])]))
+    drawing = experiment.Experiment(features, Labelled(y, ["a", "b", "c"], None, "accuracy", 1.0, 0.0, seed=0))
+    plan = Plan({"poly1(2)": poly1(2.0)}, [{"learning_rate": 0.1}], 2, 4, 0)
+    first, again, second = (drawing._draw(plan.trial(SELECTION, "poly1(2)", 0, repeat)) for repeat in (0, 0, 1))
+    assert np.array_equal(first.train_rows, again.train_rows)
     assert first.seed == again.seed
-    assert not np.array_equal(first.train, second.train)
+    assert not np.array_equal(first.train_rows, second.train_rows)
     assert first.seed != second.seed
     for drawn in (first, second):
         assert drawn.x.mean(0).abs().max() < 1e-6
@@ -119,7 +135,7 @@ def test_arms_are_paired() -> None:
 def test_a_loss_that_can_not_learn_is_found_worse() -> None:
     """The verdict can be other than "no difference": with epsilon = -30, the gradient points away from p = 1."""
     with pytest.warns(UserWarning, match="epsilon = -30 .* below the bound -1"):
-        result = small(epsilons=[-30.0], repeats=5)
+        result = small(epsilons=[-30.0], learning_rates=[0.03], repeats=5)
     assert result.verdict == "worse"
     assert result.sentence.startswith("epsilon = -30 is worse than plain cross-entropy: accuracy ")
 
@@ -137,7 +153,7 @@ def test_what_is_written(result: Result, tmp_path: Path) -> None:
     files = {path.name: path for path in (tmp_path / "new" / "directory").iterdir()}
     assert set(files) == {"results.csv", "results.json", "report.html"}
     pd.testing.assert_frame_equal(pd.read_csv(files["results.csv"]), result.runs, check_dtype=False)
-    assert len(result.runs) == 3 * 3 * 2 + 6 * 2
+    assert len(result.runs) == 3 * 3 * len(result.settings["learning_rates"]) + 6 * 2
     found = json.loads(files["results.json"].read_text(), parse_constant=lambda name: pytest.fail(f"not JSON: {name}"))
     assert found["verdict"] in VERDICTS
     assert found["sentence"] == result.sentence
@@ -181,7 +197,8 @@ def test_an_interrupt_keeps_the_finished_runs(after: float, monkeypatch: pytest.
     runs = interrupt.value.runs
     assert runs.columns.tolist() == result.runs.columns.tolist()
     assert (len(runs) > 0) == (after > 0)
-    pd.testing.assert_frame_equal(runs, result.runs[: len(runs)], rtol=0.02, check_dtype=False)
+    same = ["stage", "repeat", "loss", "learning_rate"]
+    pd.testing.assert_frame_equal(runs, runs[same].merge(result.runs)[runs.columns], rtol=0.02, check_dtype=False)
     assert str(len(runs)) in str(interrupt.value)
 
 
@@ -202,6 +219,10 @@ def test_an_interrupt_keeps_the_finished_runs(after: float, monkeypatch: pytest.
         ({"imbalance": 1e6}, ValueError, "imbalance 1e.06 needs"),
         ({"label_noise": 1.0}, ValueError, "label_noise .* got 1.0"),
         ({"label_noise": float("nan")}, ValueError, "label_noise .* got nan"),
+        ({"losses": ["focal"], "epsilons": ["a"]}, TypeError, "epsilons must be numbers; got 'a'"),
+        ({"losses": ["no_loss(2)"]}, ValueError, "no_loss"),
+        ({"max_rows": 0}, ValueError, "max_rows must be a whole number of rows; got 0"),
+        ({"time_budget": 0}, ValueError, "time_budget must be a number of seconds above 0; got 0"),
     ],
 )
 def test_arguments_are_checked(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
@@ -209,10 +230,157 @@ def test_arguments_are_checked(arguments: dict[str, Any], error: type[Exception]
         small(**arguments)
 
 
-def test_an_optimum_at_the_edge_of_the_grid_is_told() -> None:
-    notes = small(learning_rates=[1e-6, 1e-5], metric="log_loss").notes
-    assert any("largest learning rate, 1e-05" in note for note in notes), notes
-    assert not any("learning rate" in note for note in small(learning_rates=[0.01]).notes)
+@pytest.mark.parametrize(("given", "added"), [([1e-5, 1e-4], max), ([3.0, 30.0], min)], ids=["too low", "too high"])
+def test_learning_rates_are_added_until_the_best_is_inside(given: list[float], added: Any) -> None:
+    result = small(epsilons=[2.0], learning_rates=given, metric="log_loss")
+    rates = result.settings["learning_rates"]
+    assert added(rates) == added(result.settings["learning_rates_added"])
+    assert set(result.table.learning_rate) < set(rates[1:-1])
+    # The same for every loss.
+    selection = result.runs[result.runs.stage == "selection"]
+    assert selection.groupby("loss").learning_rate.unique().map(sorted).map(tuple).nunique() == 1
+    assert any("beyond those given were needed, and tried with every loss: " in note for note in result.notes)
+    assert result.verdict in VERDICTS
+
+
+def test_a_best_learning_rate_at_the_edge_leaves_the_verdict_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabular, "MOST_ADDED", 1)
+    result = small(epsilons=[2.0], learning_rates=[1e-6, 1e-5], metric="log_loss")
+    assert result.verdict == "undecided"
+    assert result.settings["learning_rates"] == [1e-6, 1e-5, 1e-4]
+    assert result.sentence.startswith(
+        "Undecided between epsilon = 2 and plain cross-entropy: cross-entropy did best with the largest learning rate, "
+        "0.0001, and may do better beyond it; with those tried, log loss "
+    )
+    # A single one is a fixed recipe.
+    fixed = small(epsilons=[2.0], learning_rates=[1e-5])
+    assert fixed.settings["learning_rates"] == [1e-5]
+    assert any(note.startswith("One learning rate was tried. A positive epsilon") for note in fixed.notes)
+
+
+def test_any_losses_are_compared() -> None:
+    result = small(losses=["focal(2)"], epsilons=None)
+    assert result.table.loss.tolist() == ["cross-entropy", "focal(2)"]
+    assert result.candidate == "focal(2)"
+    assert np.isnan(result.best_epsilon)
+    assert result.to_dict()["best_epsilon"] is None
+    assert result.formatted_table().columns[0] == "loss"
+    assert "between focal(2) and plain cross-entropy" in result.sentence or result.sentence.startswith("focal(2) is ")
+    both = small(losses={"mine": focal(2.0)}, epsilons=[1.0, 0.0, -1.0], learning_rates=[0.01])
+    assert both.table.loss.tolist() == ["poly1(-1)", "cross-entropy", "poly1(1)", "mine"]
+
+
+def test_what_is_stored_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Result) -> None:
+    monkeypatch.setattr(experiment, "MODELS_AT_ONCE", 6)
+    seen: list[str] = []
+
+    def stop(done: float, stage: str) -> None:
+        seen.append(stage)
+        if len(seen) == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SweepInterrupted):
+        small(storage=tmp_path, progress=stop)
+    first = len(seen)
+    again = small(storage=tmp_path, progress=lambda done, stage: seen.append(stage))
+    pd.testing.assert_frame_equal(again.runs, result.runs, rtol=0.02)
+    assert again.verdict == result.verdict
+    before = len(seen)
+    assert before > first
+    finished = small(storage=tmp_path, progress=lambda done, stage: seen.append(stage))
+    assert len(seen) == before
+    assert finished.to_dict() == again.to_dict()
+    with pytest.raises(ValueError, match="with another plan: repeats is 3 there, and 4 here"):
+        small(storage=tmp_path, repeats=4)
+    X, y = blobs()
+    with pytest.raises(ValueError, match="another plan: features is"):
+        sweep(2 * X + 1, y, epsilons=[-1.0, 2.0], learning_rates=[0.003, 0.03], repeats=3, storage=tmp_path)
+
+
+def test_a_folder_serves_one_sweep_at_a_time(tmp_path: Path) -> None:
+    def another(done: float, stage: str) -> None:
+        with pytest.raises(ValueError, match="another command is at work on 'your data'"):
+            small(storage=tmp_path, seed=0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(SweepInterrupted):
+        small(storage=tmp_path, progress=another)
+
+
+@pytest.mark.parametrize("grouped_rows", [False, True])
+def test_fewer_rows_are_drawn_from_every_class_or_as_whole_groups(grouped_rows: bool) -> None:
+    X, y = blobs()
+    y = np.where(np.arange(240) < 12, 3, y)
+    groups = np.arange(240) // 5 if grouped_rows else None
+    kept = splits.sample(y, 100, 0, groups)
+    assert np.array_equal(kept, np.sort(kept))
+    if groups is not None:
+        assert len(kept) == 100
+        assert (np.bincount(groups[kept])[np.unique(groups[kept])] == 5).all()
+    else:
+        shares = np.bincount(y[kept]) / 100
+        np.testing.assert_allclose(shares[:3], np.bincount(y)[:3] / 240, atol=0.01)
+        assert (y[kept] == 3).sum() == splits.MINIMUM_ROWS
+        result = sweep(X, y, max_rows=100, epsilons=[2.0], learning_rates=[0.01], repeats=2)
+        assert result.settings["rows"] == len(kept)
+        assert f"{len(kept)} of 240 rows are used, drawn at random." in result.notes
+        whole = sweep(X, y, max_rows=240, epsilons=[2.0], learning_rates=[0.01], repeats=2)
+        assert whole.settings["rows"] == 240
+    assert not np.array_equal(kept, splits.sample(y, 100, 1, groups))
+
+
+def test_a_time_budget_takes_fewer_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a measured speed of 1,000 rows of a model in a second, and 5 epochs of at least 80 rows."""
+    monkeypatch.setattr(batched, "MINIMUM_EPOCHS", 5)
+    monkeypatch.setattr(batched, "MINIMUM_STEPS", 5)
+
+    def seconds(self: experiment.Experiment, trials: Any) -> float:
+        return len(trials) * 5 * len(self.labelled.labels) / 1000
+
+    monkeypatch.setattr(experiment.Experiment, "seconds", seconds)
+    arguments = {"epsilons": [2.0], "learning_rates": [0.01], "repeats": 2}  # 12 models, 14.4 s for 240 rows
+    assert small(**arguments, time_budget=21).settings["rows"] == 240
+    result = small(**arguments, time_budget=15, storage=tmp_path)
+    assert result.settings["rows"] == pytest.approx(240 * 0.7 * 15 / 14.4, abs=2)
+    # What was begun goes on with as many, whatever the speed is now.
+    monkeypatch.setattr(experiment.Experiment, "seconds", lambda *_: 1e6)
+    assert small(**arguments, time_budget=15, storage=tmp_path).to_dict() == result.to_dict()
+    with pytest.raises(ValueError, match=r"time_budget 15 is too short: about \d+ s are needed, for however few rows"):
+        small(**arguments, time_budget=15)
+
+
+def test_how_long_it_takes_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabular, "LONG", 0)
+    monkeypatch.setattr(experiment.Experiment, "seconds", lambda *_: 300.0)
+    seen: list[tuple[float, str]] = []
+    small(learning_rates=[0.01], progress=lambda *given: seen.append(given))
+    assert seen[0] == (0.0, "about 5 min")
+
+
+def test_a_few_steps_tell_how_long_all_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int | None] = []
+    clock = iter([0.0, 2.0])
+
+    def train(X: Any, labels: Any, *_: Any, steps: int | None = None, **__: Any) -> None:
+        steps_taken.append(steps)
+
+    steps_taken = steps
+    monkeypatch.setattr(batched, "train", train)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(experiment, "MODELS_AT_ONCE", 4)
+    X, y = blobs()
+    features = data.encode(pd.DataFrame(X, columns=[str(k) for k in range(8)]))
+    timed = experiment.Experiment(features, Labelled(y, ["a", "b", "c"], None, "accuracy", 1.0, 0.0, seed=0))
+    plan = Plan({"a": poly1(2.0), "b": poly1(1.0)}, [{"learning_rate": 0.1}], 6, 2, 0)
+    # 12 models, 4 at once, of 0.2 s a step; 126 training rows are 2 steps in each of 10 epochs.
+    assert timed.seconds(plan.selection()) == pytest.approx(3 * 0.2 * 20)
+    assert steps == [2, 10]
+
+
+@pytest.mark.parametrize("given", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match=f"the device '{given}' can't be used"):
+        small(device=given)
 
 
 def test_diverged_training_is_scored_as_knowing_nothing(tmp_path: Path) -> None:
@@ -262,21 +430,6 @@ def test_rows_of_one_group_are_never_split(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(set(drawn)) > 1, "the repeats should differ in size"
     assert result.settings["groups"] == 48
     assert set(result.runs.repeat) == set(range(9))
-
-
-def test_the_interval_is_for_new_groups() -> None:
-    rng = np.random.default_rng(0)
-    differences = rng.normal(0.1, 0.5, (6, 40))
-    by_rows = statistics.confirm(differences)
-    own = tabular._confirm(differences, rng.permutation(40))
-    assert vars(own) == pytest.approx(vars(by_rows))
-    # Copies of the rows, as groups, are no further evidence.
-    copies = tabular._confirm(differences.repeat(4, axis=1), np.arange(40).repeat(4))
-    assert vars(copies) == pytest.approx(vars(by_rows))
-    # Groups differ in their sums here, but only since they differ in size; as all rows agree, one row is the least.
-    same = tabular._confirm(np.full((6, 40), 0.1), np.arange(40) // 7)
-    assert (same.high - same.low) / 2 == pytest.approx(2.5706 / 40, rel=1e-4)
-    assert same.difference == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +517,6 @@ def test_arms_that_only_guess_are_told(metric: str) -> None:
 def test_cross_entropy_is_advised_unless_another_epsilon_is_better(
     verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "verdict", lambda *_, **__: verdict)
+    monkeypatch.setattr(analysis, "verdict_of", lambda *_: verdict)
     advised = "Nothing speaks for another epsilon here: use cross-entropy." in small(repeats=2).notes
     assert advised == (verdict != "better")

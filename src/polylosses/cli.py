@@ -164,7 +164,18 @@ def tune(
         str, typer.Option(help="Values to compare, separated by commas; 0 is always included.")
     ] = "-1,0,1,2,5,10",
     losses: Annotated[
-        list[str] | None, typer.Option(metavar="LOSS", help='Also compare this loss, such as "focal(2)".', **FUNCTION)
+        list[str] | None, typer.Option(metavar="LOSS", help='Also compare this loss, such as "focal(2)".')
+    ] = None,
+    max_rows: Annotated[
+        int | None,
+        typer.Option(parser=_whole, metavar="N", help="Use so many rows at most, drawn at random.", **TABLE),
+    ] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(parser=_number, metavar="S", help="Seconds it should take, with fewer rows if need be.", **TABLE),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to train on; by default cuda if there is one, else cpu.", **TABLE)
     ] = None,
     param: Annotated[
         list[str] | None,
@@ -225,14 +236,15 @@ def tune(
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json only.")] = False,
 ) -> None:
     """Find out whether another loss beats cross-entropy: on your data, or in your own training code."""
+    values = _numbers("--epsilons", epsilons) if _is_given(context, "epsilons") or not losses else None
     if ".py:" in data or data.endswith(".py"):
         reading = ("separator", "decimal", "encoding", "header", "sheet")
-        rows = ("drop", "drop_missing_labels", "rare", "group")
+        rows = ("drop", "drop_missing_labels", "rare", "group", "max_rows", "time_budget", "device")
         training = ("learning_rates", "metric", "imbalance", "label_noise")
         _check_options(context, ("target", *reading, *rows, *training), "tables")
         given = {
             "losses": losses,
-            "epsilons": _numbers("--epsilons", epsilons) if _is_given(context, "epsilons") or not losses else None,
+            "epsilons": values,
             "parameters": dict(_assignment(text) for text in param or ()),
             "points": points,
             "repeats": repeats,
@@ -244,7 +256,7 @@ def tune(
         return
     _check_options(
         context,
-        ("losses", "param", "points", "maximize", "fixed", "workers", "timeout", "storage"),
+        ("param", "points", "maximize", "fixed", "workers", "timeout", "storage"),
         "training functions",
     )
     # By default, torch's threads spin while they wait for each other: next to another busy process on 2 cores, this
@@ -267,24 +279,28 @@ def tune(
                     drop=drop or (),
                     drop_missing_labels=drop_missing_labels,
                     rare=rare,
-                    epsilons=_numbers("--epsilons", epsilons),
+                    losses=losses,
+                    epsilons=values,
                     learning_rates=_numbers("--learning-rates", learning_rates),
                     metric=metric,
                     repeats=repeats,
                     imbalance=imbalance,
                     label_noise=label_noise,
                     seed=seed,
+                    max_rows=max_rows,
+                    time_budget=time_budget,
+                    device=device,
+                    storage=directory,
                     name=name,
+                    read=how,
                     progress=progress,
                 )
             except tuning.SweepInterrupted as interrupt:
                 if not len(interrupt.runs):
                     raise KeyboardInterrupt from None
-                written = tuning.write_runs(interrupt.runs, directory)
-                _print_error(f"interrupted; the {len(interrupt.runs)} finished runs are in {written}.")
+                kept = f"{len(interrupt.runs)} finished runs are kept in {directory}"
+                _print_error(f"interrupted; {kept}: the same command goes on.")
                 sys.exit(INTERRUPTED)
-            if how:
-                result.settings["read"] = how
             result.write(directory)
 
     if as_json:
@@ -292,16 +308,16 @@ def tune(
     elif quiet:
         print(result.sentence)
     else:
-        console = Console(highlight=False)
-        console.print("[bold]How your columns were read[/bold]")
-        for line in (*how, *_columns(result.columns.to_dict("records"))):
-            console.print(line, markup=False)
-        console.print()
-        console.print(_table({str(name): list(cells) for name, cells in result.formatted_table().items()}))
-        console.print(f"\n[bold]{result.sentence}[/bold]")
-        for note in result.notes:
-            console.print(f"Note: {note}", markup=False)
-        console.print(f"\nReport: {directory / 'report.html'}", soft_wrap=True, markup=False)
+        _print_columns(result)
+        _print_result(result, directory)
+
+
+def _print_columns(result: Any) -> None:
+    console = Console(highlight=False)
+    console.print("[bold]How your columns were read[/bold]")
+    for line in (*result.settings.get("read", ()), *_columns(result.columns.to_dict("records"))):
+        console.print(line, markup=False)
+    console.print()
 
 
 def _load(data: str, target: str | None, group: str | None, options: dict[str, Any]) -> tuple[Any, Any, Any, list[str]]:
@@ -419,7 +435,7 @@ def _tune_function(
     elif quiet:
         print(found.sentence)
     else:
-        _print_study(found, directory)
+        _print_result(found, directory)
 
 
 @app.command()
@@ -444,18 +460,26 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a study again, finished or not, from its storage alone."""
-    from polylosses.tune.studies import stored  # noqa: PLC0415 (takes seconds)
+    from polylosses.tune import studies  # noqa: PLC0415 (takes seconds)
+    from polylosses.tune.store import read  # noqa: PLC0415
 
     is_database = "://" in storage
-    found = stored(storage if is_database else Path(storage), name)
-    stem = re.sub(r"[^\w.-]+", "-", found.name.partition(".py:")[0])
+    kept = read(storage if is_database else Path(storage), name)
+    found: Any
+    if kept.table is None:
+        found = studies.stored(kept)
+    else:
+        from polylosses.tune import tabular  # noqa: PLC0415 (imports torch)
+
+        found = tabular.stored(kept)
+    stem = re.sub(r"[^\w.-]+", "-", kept.name.partition(".py:")[0])
     directory = out or (Path(f"polylosses-{stem}") if is_database else Path(storage))
     with _directory(directory):
         found.write(directory)
-    _print_study(found, directory)
+    _print_result(found, directory)
 
 
-def _print_study(found: Any, directory: Path) -> None:
+def _print_result(found: Any, directory: Path) -> None:
     console = Console(highlight=False)
     if len(found.table):
         console.print(_table({str(name): list(cells) for name, cells in found.formatted_table().items()}))

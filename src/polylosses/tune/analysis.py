@@ -87,7 +87,7 @@ def compare(
     kept = ~np.isnan((a - b).reshape(len(a), -1)).any(1)
     means = tuple(float(scores[kept].mean()) for scores in (a, b))
     verdict = verdict_of(confirmation, maximize)
-    names, rows = ("the candidate", "the baseline"), a.shape[1] if a.ndim == 2 else 0
+    names, rows = ("the candidate", "the baseline"), f"{a.shape[1]} test rows" if a.ndim == 2 else ""
     sentence = sentence_of(verdict, confirmation, names, means, rows)
     return Comparison(verdict, sentence[0].upper() + sentence[1:], confirmation)
 
@@ -100,10 +100,10 @@ def verdict_of(confirmation: Confirmation, maximize: bool) -> str:
 
 
 def sentence_of(
-    verdict: str, confirmation: Confirmation, names: tuple[str, str], means: tuple[float, ...], rows: int
+    verdict: str, confirmation: Confirmation, names: tuple[str, str], means: tuple[float, ...], rows: str
 ) -> str:
-    """The verdict with its numbers."""
-    of = f" and {rows} test rows" if rows else ""
+    """The verdict with its numbers; ``rows`` says how many test rows there are, if that is known."""
+    of = f" and {rows}" if rows else ""
     end = confirmation.looks[-1]
     evidence = (
         f"{means[0]:.4g} against {means[1]:.4g}, a difference of {confirmation.difference:+.3g} (95 % interval "
@@ -161,7 +161,18 @@ def confirmed(plan: Plan, outcomes: Mapping[str, Outcome], selection: Selection,
     if done < looks[0]:
         return None
     differences = paired(plan, outcomes, selection, done)
-    return sequential.confirm(differences[0] - differences[1], plan.most_seeds, fixed=fixed)
+    return sequential.confirm(
+        differences[0] - differences[1], plan.most_seeds, fixed=fixed, test_rows=test_rows(plan, outcomes, selection)
+    )
+
+
+def test_rows(plan: Plan, outcomes: Mapping[str, Outcome], selection: Selection) -> int | None:
+    """How many test rows there are, if there is one score for each group of them."""
+    for seed in range(plan.most_seeds):
+        for trial in _pair(plan, selection, seed):
+            if trial.key in outcomes and "test_rows" in outcomes[trial.key].measures:
+                return int(outcomes[trial.key].measures["test_rows"])
+    return None
 
 
 def paired(

@@ -1,13 +1,14 @@
-"""Batched training of small classifiers, one for each repeat, epsilon and learning rate."""
+"""Batched training of small classifiers, one for each repeat, loss and learning rate."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
+from polylosses.polynomial import Polynomial
 from polylosses.torch import poly_cross_entropy
 
 HIDDEN = 64
@@ -20,7 +21,6 @@ MINIMUM_EPOCHS = 10
 class Trained:
     """Trained models, one for each repeat and arm, ordered by repeat."""
 
-    model: nn.Module
     parameters: dict[str, Tensor]
     """Parameters of all models, stacked along the first dimension."""
     mean_p_t: Tensor
@@ -28,9 +28,7 @@ class Trained:
 
     def logits(self, index: int, X: Tensor) -> Tensor:
         """Logits of the model at ``index`` for ``X``, rows x features."""
-        parameters = {name: value[index] for name, value in self.parameters.items()}
-        output: Tensor = functional_call(self.model, parameters, (X,))
-        return output.detach()
+        return _logits({name: value[index][None] for name, value in self.parameters.items()}, X[None])[0]
 
 
 def network(features: int, classes: int, seed: int) -> nn.Sequential:
@@ -45,6 +43,16 @@ def epochs_for(rows: int) -> int:
     return max(MINIMUM_EPOCHS, math.ceil(MINIMUM_STEPS / math.ceil(rows / BATCH_ROWS)))
 
 
+def steps_for(rows: int) -> int:
+    """Number of steps for a number of training rows."""
+    return epochs_for(rows) * math.ceil(rows / BATCH_ROWS)
+
+
+def fewest_rows() -> int:
+    """Training rows below which there are more epochs, and as many steps."""
+    return math.ceil(MINIMUM_STEPS / MINIMUM_EPOCHS) * BATCH_ROWS
+
+
 def order(rows: int, epoch: int, seed: int) -> Tensor:
     """Random order of the training rows in an epoch."""
     return torch.randperm(rows, generator=torch.Generator().manual_seed(seed + epoch))
@@ -54,10 +62,11 @@ def train(
     X: Tensor,
     labels: Tensor,
     classes: int,
-    epsilons: Sequence[float],
+    losses: Sequence[Polynomial],
     learning_rates: Sequence[float],
     seeds: Sequence[int],
     after_epoch: Callable[[], None] = lambda: None,
+    steps: int | None = None,
 ) -> Trained:
     """Train one model for each repeat and arm with AdamW (torch's defaults), all models in the same steps.
 
@@ -69,45 +78,62 @@ def train(
         X: features, repeats x rows x features, float32.
         labels: class indices, repeats x rows.
         classes: number of classes.
-        epsilons: epsilon of each arm.
+        losses: loss of each arm; it is fastest if those with the same loss are next to each other.
         learning_rates: learning rate of each arm, in the same order.
         seeds: seed of each repeat, for its initial weights and orders of rows.
         after_epoch: callback after every epoch.
+        steps: end after so many steps, to find out how long they take. Default: none.
     """
     repeats, rows, features = X.shape
-    arms = len(epsilons)
-    epsilon = torch.tensor(epsilons).repeat(repeats)
-    repeat = torch.arange(repeats).repeat_interleave(arms)[:, None]
-
+    arms, device = len(losses), X.device
+    # One call for each run of arms with the same loss.
+    runs = [(loss, len(list(same))) for loss, same in groupby(losses)]
+    repeat = torch.arange(repeats, device=device)[:, None]
     networks = [network(features, classes, seed) for seed in seeds]
-    names = [name for name, _ in networks[0].named_parameters()]
-    initial = [dict(one.named_parameters()) for one in networks]
     parameters = {
-        name: torch.stack([one[name].detach() for one in initial]).repeat_interleave(arms, dim=0) for name in names
+        name: torch.stack([one.get_parameter(name).detach() for one in networks])
+        .repeat_interleave(arms, dim=0)
+        .to(device)
+        .requires_grad_()
+        for name, _ in networks[0].named_parameters()
     }
-    rates = torch.tensor(learning_rates).repeat(repeats)
+    rates = torch.tensor(learning_rates, device=device).repeat(repeats)
     optimizer = AdamW(parameters)
-
-    def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-        logits = functional_call(networks[0], parameters, (x,))
-        p_t = torch.softmax(logits.detach(), 1).gather(1, y[:, None])
-        return poly_cross_entropy(logits, y, epsilon=epsilon), p_t.sum()
-
-    gradient = vmap(grad(loss, has_aux=True))
     history = []
     epochs = epochs_for(rows)
     for epoch in range(epochs):
-        p_t = torch.zeros(repeats * arms)
-        orders = torch.stack([order(rows, epoch, seed) for seed in seeds])
+        p_t = torch.zeros(repeats * arms, device=device)
+        orders = torch.stack([order(rows, epoch, seed) for seed in seeds]).to(device)
         batches = torch.split(orders, BATCH_ROWS, dim=1)
         for number, batch in enumerate(batches, start=epoch * len(batches)):
-            chosen = batch[repeat[:, 0]]
-            gradients, batch_p_t = gradient(parameters, X[repeat, chosen], labels[repeat, chosen], epsilon)
-            optimizer.step(parameters, gradients, rates * (1 - number / (epochs * len(batches))))
-            p_t += batch_p_t
+            if number == steps:
+                break
+            x, y = (part[repeat, batch].repeat_interleave(arms, dim=0) for part in (X, labels))
+            logits = _logits(parameters, x)
+            y_of_run = y.view(repeats, arms, -1)
+            total = torch.zeros((), device=device)
+            parts = torch.split(logits.view(repeats, arms, -1, classes), [length for _, length in runs], dim=1)
+            for (loss, length), part in zip(runs, parts, strict=True):
+                true = y_of_run[:, :length].flatten()
+                total = total + poly_cross_entropy(part.flatten(0, 2), true, polynomial=loss, reduction="sum")
+            gradients = torch.autograd.grad(total / batch.shape[1], list(parameters.values()))
+            with torch.no_grad():
+                optimizer.step(
+                    parameters,
+                    dict(zip(parameters, gradients, strict=True)),
+                    rates * (1 - number / (epochs * len(batches))),
+                )
+                p_t += torch.softmax(logits, 2).gather(2, y[..., None]).sum((1, 2))
         history.append(p_t / rows)
         after_epoch()
-    return Trained(networks[0], parameters, torch.stack(history, dim=1))
+    detached = {name: value.detach() for name, value in parameters.items()}
+    return Trained(detached, torch.stack(history, dim=1).cpu())
+
+
+def _logits(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Logits of all models, models x rows x classes, for features of each, models x rows x features."""
+    first, second = ((parameters[f"{k}.bias"][:, None], parameters[f"{k}.weight"].mT) for k in (0, 2))
+    return torch.baddbmm(second[0], torch.baddbmm(first[0], x, first[1]).relu(), second[1])
 
 
 class AdamW:

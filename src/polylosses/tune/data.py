@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 import sklearn.datasets
-from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -205,22 +204,49 @@ def check(
     return Checked(frame, indices, classes, columns, notes, np.flatnonzero(kept))
 
 
-def encoder(frame: pd.DataFrame) -> ColumnTransformer:
-    """Transformer from checked features to numeric columns, to be fitted on training rows.
+class Encoded(NamedTuple):
+    """The features as numbers, encoded once for all splits; what depends on the training rows is left to them.
 
-    Numbers: median imputation, then standardization. Text: one-hot encoding, with missing values as a category. The
-    categories are those of all rows, so that every split gives the same columns.
+    Attributes:
+        numbers: the number columns, rows x columns, float64, nan where missing.
+        categories: one-hot columns of the text columns, rows x categories, uint8. A missing value is a category, and
+            rare ones of a column are one, so that it has at most ``MAX_CATEGORIES``.
+        names: the names of all these columns, in order.
     """
+
+    numbers: np.ndarray
+    categories: np.ndarray
+    names: list[str]
+
+    def split(self, train: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The features of training rows and of rows to score, rows x columns, float32.
+
+        Missing numbers are the median of the training rows; numbers are standardized by these.
+        """
+        standardized = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+        fitted = standardized.fit_transform(self.numbers[train]) if self.numbers.shape[1] else self.numbers[train]
+        other = standardized.transform(self.numbers[scored]) if self.numbers.shape[1] else self.numbers[scored]
+        return self._joined(fitted, train), self._joined(other, scored)
+
+    def _joined(self, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([numbers, self.categories[rows]], axis=1, dtype=np.float32, casting="same_kind")
+
+
+def encode(frame: pd.DataFrame) -> Encoded:
+    """Checked features as numbers."""
     numbers = [name for name in frame.columns if frame[name].dtype == float]
     text = [name for name in frame.columns if frame[name].dtype != float]
-    one_hot = OneHotEncoder(
-        categories=[np.unique(frame[name].to_numpy(object)) for name in text],
-        max_categories=MAX_CATEGORIES,
-        handle_unknown="infrequent_if_exist",
-        sparse_output=False,
-    )
-    standardized = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-    return ColumnTransformer([("numbers", standardized, numbers), ("text", one_hot, text)])
+    categories, names = np.zeros((len(frame), 0), np.uint8), list[str]()
+    if text:
+        one_hot = OneHotEncoder(
+            max_categories=MAX_CATEGORIES,
+            handle_unknown="infrequent_if_exist",
+            sparse_output=False,
+            dtype=np.uint8,
+        )
+        categories = one_hot.fit_transform(frame[text].to_numpy(object))
+        names = one_hot.get_feature_names_out(text).tolist()
+    return Encoded(frame[numbers].to_numpy(float), categories, [*numbers, *names])
 
 
 def _frame(X: Any) -> pd.DataFrame:

@@ -1,22 +1,27 @@
-"""Training and evaluation of the models of a sweep, in batches of whole repeats."""
+"""Training and evaluation of the small network of a sweep, many trials at once."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from polylosses.torch import poly_softmax
-from polylosses.tune import batched, data, splits, statistics
+from polylosses.tune import batched, statistics
+from polylosses.tune.data import Encoded
+from polylosses.tune.labelled import Labelled
+from polylosses.tune.plan import Outcome, Trial, epsilon_of
 
 # Approximate batch size, rounded to whole repeats. Larger batches gain little speed, and an interrupt discards the
 # unfinished batch.
 MODELS_AT_ONCE = 128
+FEATURES_AT_ONCE = 2**26  # float32 numbers of the training rows of a batch: 256 MB
 
 RUN_COLUMNS = [
     "stage",
     "repeat",
+    "loss",
     "epsilon",
     "learning_rate",
     *statistics.METRICS,
@@ -28,12 +33,9 @@ RUN_COLUMNS = [
 
 @dataclass(frozen=True)
 class Run:
-    """Settings and evaluation of one model."""
+    """A trained model and its evaluation, for tables and figures."""
 
-    stage: str
-    repeat: int
-    epsilon: float
-    learning_rate: float
+    trial: Trial
     scores: dict[str, float]
     """Value of each metric."""
     calibration_error: float
@@ -44,17 +46,51 @@ class Run:
     """Reliability bins of ``softmax`` and ``poly_softmax``."""
     recall: np.ndarray
     """Recall of each class."""
-    row_scores: np.ndarray
-    """Contribution of each row to the metric, which is their mean."""
     training_rows: np.ndarray
     """Number of training rows of each class."""
+    scored_rows: int
+
+    @classmethod
+    def of(cls, trial: Trial, outcome: Outcome) -> "Run":
+        """The run whose outcome is stored."""
+        found = outcome.measures
+        return cls(
+            trial=trial,
+            scores={metric: found[metric] for metric in statistics.METRICS},
+            calibration_error=found["calibration_error"],
+            calibration_error_poly_softmax=found["calibration_error_poly_softmax"],
+            mean_p_t=np.array(found["mean_p_t"]),
+            reliability={
+                kind: {name: np.array(sums) for name, sums in bins.items()}
+                for kind, bins in found["reliability"].items()
+            },
+            recall=np.array(found["recall"]),
+            training_rows=np.array(found["training_rows"]),
+            scored_rows=found["scored_rows"],
+        )
+
+    @property
+    def loss(self) -> str:
+        """Name of the loss."""
+        return self.trial.loss
+
+    @property
+    def repeat(self) -> int:
+        """Number of the repeat."""
+        return self.trial.repeat
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the first step."""
+        return float(self.trial.parameters["learning_rate"])
 
     def record(self) -> dict[str, str | float]:
         """Row of ``results.csv``."""
         return {
-            "stage": self.stage,
+            "stage": self.trial.stage,
             "repeat": self.repeat,
-            "epsilon": self.epsilon,
+            "loss": self.loss,
+            "epsilon": epsilon_of(self.trial.polynomial),
             "learning_rate": self.learning_rate,
             **self.scores,
             "mean_p_t": float(self.mean_p_t[-1]),
@@ -65,128 +101,116 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Data and settings shared by all runs of a sweep."""
+    """Data shared by all trials of a sweep, and the network that is trained on them."""
 
-    frame: pd.DataFrame
-    labels: np.ndarray
-    metric: str
-    imbalance: float
-    label_noise: float
-    seed: int
-    groups: np.ndarray | None = None
-    """Group of each row, as a number; rows of one group are in the same part of every split."""
+    features: Encoded
+    labelled: Labelled
+    device: str = "cpu"
 
-    def check_groups(self, repeats: Sequence[int]) -> None:
-        """Check that every repeat can be split by groups, which otherwise fails only when it is trained.
+    def batches(self, trials: Sequence[Trial]) -> Iterator[list[Trial]]:
+        """Trials that are trained together: whole repeats, each with the same losses and learning rates."""
+        arms_of: dict[int, list[Trial]] = {}
+        for trial in sorted(trials, key=lambda trial: (trial.repeat, trial.loss)):
+            arms_of.setdefault(trial.repeat, []).append(trial)
+        alike: dict[tuple[tuple[str, str, int], ...], list[int]] = {}
+        for repeat, arms in arms_of.items():
+            alike.setdefault(tuple((one.stage, one.loss, one.point) for one in arms), []).append(repeat)
+        rows, columns = len(self.labelled.labels), self.features.numbers.shape[1] + self.features.categories.shape[1]
+        for same, repeats in alike.items():
+            # With groups, the number of training rows differs from repeat to repeat.
+            together = max(1, min(MODELS_AT_ONCE // len(same), FEATURES_AT_ONCE // (rows * max(columns, 1))))
+            together = together if self.labelled.groups is None else 1
+            for part in np.array_split(repeats, -(-len(repeats) // together)):
+                yield [trial for repeat in part.tolist() for trial in arms_of[repeat]]
 
-        Raises:
-            ValueError: there are too few groups, of a class or in all.
-        """
-        development, test = splits.hold_out(self.labels, self.seed, self.groups)
-        if self.groups is not None and len(np.unique(self.groups[test])) < 2:
-            raise ValueError("all test rows are of one group: give smaller groups, or more of them.")
-        for repeat in repeats:
-            self._split(repeat, development)
-
-    def run(
-        self,
-        stage: str,
-        repeats: Sequence[int],
-        arms: Sequence[tuple[float, float]],
-        advance: Callable[[float], None],
-    ) -> Iterator[list[Run]]:
-        """Train and evaluate every arm in every repeat.
+    def run(self, trials: Sequence[Trial], after_epoch: Callable[[int], None]) -> list[tuple[Trial, Outcome]]:
+        """Train and evaluate a batch.
 
         Args:
-            stage: ``"selection"`` evaluates on validation rows, ``"confirmation"`` on the test rows.
-            repeats: numbers of the repeats; each determines a split of the development rows and a seed.
-            arms: pairs of epsilon and learning rate.
-            advance: callback after every epoch, with the progress since the last one in units of trained models.
+            trials: one of :meth:`batches`.
+            after_epoch: callback after every epoch, with the number of epochs in all.
 
-        Yields:
-            The runs of a batch.
+        Returns:
+            The trials, with the seeds that they were trained with, and their outcomes.
         """
-        # With groups, the number of training rows differs from repeat to repeat.
-        together = MODELS_AT_ONCE if self.groups is None else 1
-        batches = -(-len(repeats) * len(arms) // together)
-        for batch in np.array_split(np.asarray(repeats), min(batches, len(repeats))):
-            yield self._batch(stage, batch.tolist(), arms, advance)
+        started = time.monotonic()
+        drawn = [self._draw(trials[k]) for k in self._first_of_repeats(trials)]
+        trained = self._train(trials, drawn, after_epoch)
+        found = []
+        for model, trial in enumerate(trials):
+            one = drawn[model * len(drawn) // len(trials)]
+            # Diverged training gives nan or infinite logits; zeros make the prediction uniform.
+            logits = trained.logits(model, one.scored_x.to(self.device)).cpu().nan_to_num(0.0, 0.0, 0.0).double()
+            outcome, softmax, posterior = self.labelled.evaluated(trial, one.scored_rows, logits)
+            y, classes = self.labelled.labels[one.scored_rows], len(self.labelled.classes)
+            right = np.bincount(y, posterior.argmax(1) == y, classes)
+            measures: dict[str, Any] = {
+                **outcome.measures,
+                "mean_p_t": [round(float(p), 6) for p in trained.mean_p_t[model]],
+                "reliability": {
+                    kind: {name: sums.tolist() for name, sums in statistics.reliability(y, p, bins=10).items()}
+                    for kind, p in (("softmax", softmax), ("poly_softmax", posterior))
+                },
+                "recall": (right / np.bincount(y, minlength=classes)).tolist(),
+                "training_rows": np.bincount(self.labelled.labels[one.train_rows], minlength=classes).tolist(),
+                "scored_rows": len(y),
+            }
+            found.append((replace(trial, seed=one.seed), replace(outcome, measures=measures)))
+        seconds = (time.monotonic() - started) / len(trials)
+        return [(trial, replace(outcome, seconds=seconds)) for trial, outcome in found]
 
-    def _batch(
-        self, stage: str, repeats: list[int], arms: Sequence[tuple[float, float]], advance: Callable[[float], None]
-    ) -> list[Run]:
-        development, test = splits.hold_out(self.labels, self.seed, self.groups)
-        drawn = [self._draw(stage, repeat, development, test) for repeat in repeats]
-        X = torch.stack([one.x for one in drawn])
-        labels = torch.stack([one.y for one in drawn])
-        epochs = batched.epochs_for(X.shape[1])
-        classes = int(self.labels.max()) + 1
-        trained = batched.train(
-            X,
-            labels,
-            classes,
-            [epsilon for epsilon, _ in arms],
-            [rate for _, rate in arms],
+    def seconds(self, trials: Sequence[Trial]) -> float:
+        """About how long it takes to train these, from a few steps of the first batch of them."""
+        batches = list(self.batches(trials))
+        drawn = [self._draw(batches[0][k]) for k in self._first_of_repeats(batches[0])]
+        rows = len(drawn[0].train_rows)
+        self._train(batches[0], drawn, lambda epochs: None, steps=2)  # what the first steps take is not the rule
+        start, steps = time.monotonic(), 10
+        self._train(batches[0], drawn, lambda epochs: None, steps=steps)
+        each = (time.monotonic() - start) / steps
+        return each * len(trials) / len(batches[0]) * batched.steps_for(rows)
+
+    def _train(
+        self,
+        trials: Sequence[Trial],
+        drawn: Sequence["_Drawn"],
+        after_epoch: Callable[[int], None],
+        steps: int | None = None,
+    ) -> batched.Trained:
+        arms = trials[: len(trials) // len(drawn)]
+        rows = len(drawn[0].train_rows)
+        return batched.train(
+            torch.stack([one.x for one in drawn]).to(self.device),
+            torch.stack([one.y for one in drawn]).to(self.device),
+            len(self.labelled.classes),
+            [trial.polynomial for trial in arms],
+            [float(trial.parameters["learning_rate"]) for trial in arms],
             [one.seed for one in drawn],
-            after_epoch=lambda: advance(len(repeats) * len(arms) / epochs),
+            after_epoch=lambda: after_epoch(batched.epochs_for(rows)),
+            steps=steps,
         )
-        runs = []
-        for i, (repeat, one) in enumerate(zip(repeats, drawn, strict=True)):
-            for j, (epsilon, rate) in enumerate(arms):
-                model = i * len(arms) + j
-                # Diverged training gives nan or infinite logits; zeros make the prediction uniform.
-                logits = trained.logits(model, one.scored_x).nan_to_num(0.0, 0.0, 0.0).double()
-                softmax = torch.softmax(logits, 1).numpy()
-                # As a tensor, epsilon is not validated again, which would repeat a warning that the user has seen.
-                posterior = poly_softmax(logits, 1, epsilon=torch.tensor(epsilon)).numpy()
-                y = one.scored_y
-                runs.append(
-                    Run(
-                        stage,
-                        repeat,
-                        epsilon,
-                        rate,
-                        statistics.scores(y, posterior),
-                        statistics.calibration_error(y, softmax),
-                        statistics.calibration_error(y, posterior),
-                        trained.mean_p_t[model].numpy(),
-                        {
-                            "softmax": statistics.reliability(y, softmax, bins=10),
-                            "poly_softmax": statistics.reliability(y, posterior, bins=10),
-                        },
-                        np.bincount(y, posterior.argmax(1) == y, classes) / np.bincount(y, minlength=classes),
-                        statistics.row_scores(self.metric, y, posterior),
-                        np.bincount(self.labels[one.train], minlength=classes),
-                    )
-                )
-        return runs
 
-    def _draw(self, stage: str, repeat: int, development: np.ndarray, test: np.ndarray) -> "_Drawn":
-        (train, noisy, validation), rng = self._split(repeat, development)
-        evaluation = validation if stage == "selection" else test
-        encoder = data.encoder(self.frame).fit(self.frame.iloc[train])
+    def _first_of_repeats(self, trials: Sequence[Trial]) -> list[int]:
+        return [k for k, trial in enumerate(trials) if k == 0 or trial.repeat != trials[k - 1].repeat]
+
+    def _draw(self, trial: Trial) -> "_Drawn":
+        train, labels, scored, rng = self.labelled.split(trial.stage, trial.repeat)
+        x, scored_x = self.features.split(train, scored)
         return _Drawn(
             train,
-            torch.tensor(encoder.transform(self.frame.iloc[train]), dtype=torch.float32),
-            torch.tensor(noisy),
-            torch.tensor(encoder.transform(self.frame.iloc[evaluation]), dtype=torch.float32),
-            self.labels[evaluation],
+            torch.from_numpy(x),
+            torch.from_numpy(labels),
+            scored,
+            torch.from_numpy(scored_x),
             int(rng.integers(2**31)),
         )
-
-    def _split(
-        self, repeat: int, development: np.ndarray
-    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.random.Generator]:
-        """Training rows, their labels and validation rows of a repeat, and its random number generator."""
-        rng = np.random.default_rng([self.seed, 1, repeat])
-        return splits.draw(self.labels, development, rng, self.imbalance, self.label_noise, self.groups), rng
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    train: np.ndarray
+    train_rows: np.ndarray
     x: torch.Tensor
     y: torch.Tensor
+    scored_rows: np.ndarray
     scored_x: torch.Tensor
-    scored_y: np.ndarray
     seed: int

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from polylosses.polynomial import Polynomial
 from polylosses.torch import poly_softmax
 from polylosses.tune import data, splits, statistics
-from polylosses.tune.plan import SELECTION, Outcome, Trial
+from polylosses.tune.plan import CONFIRMATION, SELECTION, Outcome, Trial
 
 
 @dataclass(frozen=True)
@@ -52,23 +53,39 @@ class Labelled:
             "groups": None if self.groups is None else zlib.crc32(self.groups.tobytes()),
         }
 
-    def rows(self, stage: str, repeat: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The training rows of a repeat, their labels, and the rows to score: validation rows in the selection, then
-        test rows.
+    @cached_property
+    def _held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        return splits.hold_out(self.labels, self.seed, self.groups)
+
+    def split(self, stage: str, repeat: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.random.Generator]:
+        """The training rows of a repeat, their labels, the rows to score, and the repeat's random number generator.
+
+        The rows to score are validation rows in the selection, then test rows.
 
         Raises:
             ValueError: there are too few rows or groups.
         """
-        development, test = splits.hold_out(self.labels, self.seed, self.groups)
+        development, test = self._held_out
         rng = np.random.default_rng([self.seed, 1, repeat])
         train, labels, validation = splits.draw(
             self.labels, development, rng, self.imbalance, self.label_noise, self.groups
         )
-        return train, labels, validation if stage == SELECTION else test
+        return train, labels, validation if stage == SELECTION else test, rng
+
+    def check(self, repeats: int) -> None:
+        """Checks that every repeat can be split: by groups, that otherwise fails only when it is trained.
+
+        Raises:
+            ValueError: there are too few rows or groups, of a class or in all.
+        """
+        if self.groups is not None and len(np.unique(self.groups[self._held_out[1]])) < 2:
+            raise ValueError("all test rows are of one group: give smaller groups, or more of them.")
+        for repeat in range(1 if self.groups is None else repeats):
+            self.split(SELECTION, repeat)
 
     def drawn(self, trial: Trial) -> Trial:
         """The trial with its rows."""
-        train, labels, score = self.rows(trial.stage, trial.repeat)
+        train, labels, score, _ = self.split(trial.stage, trial.repeat)
         return replace(trial, train_rows=train, train_labels=labels, score_rows=score)
 
     def scored(self, trial: Trial, returned: Any) -> Outcome:
@@ -79,17 +96,26 @@ class Labelled:
         """
         if trial.score_rows is None:
             raise ValueError("the trial has no rows to score.")
-        y = self.labels[trial.score_rows]
-        logits = _logits(returned, (len(y), len(self.classes)))
+        logits = _logits(returned, (len(trial.score_rows), len(self.classes)))
+        return self.evaluated(trial, trial.score_rows, logits)[0]
+
+    def evaluated(self, trial: Trial, rows: np.ndarray, logits: torch.Tensor) -> tuple[Outcome, np.ndarray, np.ndarray]:
+        """The outcome of a trial from logits of some rows; their softmax, and the class posterior."""
+        y = self.labels[rows]
         softmax = torch.softmax(logits, 1).numpy()
         posterior = _posterior(logits, trial.polynomial).numpy()
-        measures = {
+        measures: dict[str, Any] = {
             **statistics.scores(y, posterior),
             "calibration_error": statistics.calibration_error(y, softmax),
             "calibration_error_poly_softmax": statistics.calibration_error(y, posterior),
         }
-        rows = None if trial.stage == SELECTION else statistics.row_scores(self.metric, y, posterior)
-        return Outcome(float(measures[self.metric]), rows, measures)
+        scores = None
+        if trial.stage == CONFIRMATION:
+            scores = statistics.row_scores(self.metric, y, posterior)
+            if self.groups is not None:
+                measures["test_rows"] = len(y)
+                scores = statistics.group_scores(scores, self.groups[rows])
+        return Outcome(float(measures[self.metric]), scores, measures), softmax, posterior
 
 
 def labelled_by(labels: Any, groups: Any, metric: str, imbalance: float, label_noise: float, seed: int) -> Labelled:
@@ -101,9 +127,7 @@ def labelled_by(labels: Any, groups: Any, metric: str, imbalance: float, label_n
     found = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if found is not None and found.shape != indices.shape:
         raise ValueError(f"groups must have one value for each label, {indices.shape}; got {found.shape}.")
-    labelled = Labelled(indices, classes, found, metric, float(imbalance), float(label_noise), seed)
-    labelled.rows(SELECTION, 0)  # whether there are enough of every class and group
-    return labelled
+    return Labelled(indices, classes, found, metric, float(imbalance), float(label_noise), seed)
 
 
 def _logits(returned: Any, shape: tuple[int, int]) -> torch.Tensor:

@@ -70,24 +70,42 @@ class Presence:
         """Whether a worker is known to be dead."""
         if worker == self.worker or worker.partition(":")[0] != socket.gethostname() or fcntl is None:
             return False
-        try:
-            file = os.open(self._path(worker), os.O_RDWR)
-        except FileNotFoundError:
+        path = self._path(worker)
+        if not path.exists():
             # It ended in order; or, if the place is not the study's own, it may be in another container.
             return not self._shared
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(file)
-        return True
+        return not _is_held(path)
+
+    def others(self) -> list[str]:
+        """The processes of other workers of this folder that are alive; none if it is no study's own."""
+        if self._shared:
+            return []
+        own = self._path(self.worker).name
+        return [file.name for file in self._folder.iterdir() if file.name != own and _is_held(file)]
 
     def close(self) -> None:
-        """Removes the file."""
+        """Removes the file, and the folder of such files after the last."""
         with suppress(OSError):
             os.close(self._file)
             self._path(self.worker).unlink()
+            self._folder.rmdir()
 
     def _path(self, worker: str) -> Path:
         return self._folder / worker.replace(":", "-")
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process has a lock on a file."""
+    if fcntl is None:
+        return False
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False

@@ -1,20 +1,25 @@
 """The plan of a study: which trials are to be run, and what may come of one. The same plan gives the same trials."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from polylosses.catalogue import cross_entropy
+from polylosses.catalogue import cross_entropy, poly1
 from polylosses.named import named
 from polylosses.polynomial import Polynomial, unchecked
 
 CROSS_ENTROPY = "cross-entropy"
 
 SELECTION, CONFIRMATION = "selection", "confirmation"
+
+# Limit for epsilons: models are trained in float32, whose largest number is 3.4e38.
+LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,10 @@ class Trial:
         Raises:
             AttributeError: the loss is another polynomial.
         """
-        polynomial = self.polynomial
-        if polynomial.gamma != 0.0 or polynomial.log_weight != 1.0 or len(polynomial.coefficients) > 1:
+        epsilon = epsilon_of(self.polynomial)
+        if math.isnan(epsilon):
             raise AttributeError(f"{self.loss} has no single epsilon: use trial.polynomial")
-        return float(polynomial.coefficients[0]) if polynomial.coefficients else 0.0
+        return epsilon
 
     @property
     def key(self) -> str:
@@ -137,6 +142,49 @@ class Plan:
         return Trial(stage, loss, self.losses[loss], point, parameters, repeat, seed)
 
 
+def arms(
+    losses: Mapping[str, Polynomial] | Sequence[Polynomial | str] | None,
+    epsilons: Sequence[float] | None,
+    default: Sequence[float],
+) -> dict[str, Polynomial]:
+    """The losses by name, cross-entropy first: those given, and the Poly-1 losses of the epsilons.
+
+    Args:
+        losses: see :func:`by_name`.
+        epsilons: None for ``default`` if there are no losses, else for none.
+        default: the epsilons if neither is given.
+
+    Raises:
+        TypeError, ValueError: they are something else, or there is none but cross-entropy.
+    """
+    found = {} if losses is None else by_name(losses)
+    if losses is None or epsilons is not None:
+        numbers = default if epsilons is None else [epsilons] if isinstance(epsilons, Real) else list(epsilons)
+        for epsilon in numbers:
+            if not isinstance(epsilon, Real) or isinstance(epsilon, bool):
+                raise TypeError(f"epsilons must be numbers; got {epsilon!r}.")
+            if not math.isfinite(epsilon):
+                raise ValueError(f"epsilons must be finite; got {epsilon!r}.")
+            if abs(float(epsilon)) > LARGEST:
+                raise ValueError(f"epsilons of more than {LARGEST:g} overflow in training; got {epsilon!r}.")
+            found.setdefault(f"poly1({shown(float(epsilon))})", poly1(float(epsilon)))
+        if losses is None and not any(map(float, numbers)):
+            raise ValueError(f"epsilons need at least one number other than 0, to compare with it; got {epsilons!r}.")
+    return by_name(found)
+
+
+def epsilon_of(polynomial: Polynomial) -> float:
+    """The epsilon of a Poly-1, 0 for cross-entropy; nan for any other."""
+    if polynomial.gamma != 0.0 or polynomial.log_weight != 1.0 or len(polynomial.coefficients) > 1:
+        return math.nan
+    return float(polynomial.coefficients[0]) if polynomial.coefficients else 0.0
+
+
+def shown(number: float) -> str:
+    """A number as text, short but not rounded."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
+
+
 def by_name(losses: Mapping[str, Polynomial] | Sequence[Polynomial | str]) -> dict[str, Polynomial]:
     """The losses by name, cross-entropy first. Text such as ``"focal(2)"`` is a name and a loss.
 
@@ -149,7 +197,7 @@ def by_name(losses: Mapping[str, Polynomial] | Sequence[Polynomial | str]) -> di
         loss = named(spelled) if isinstance(spelled, str) else spelled
         if not isinstance(loss, Polynomial):
             raise TypeError(f"losses must be polynomials, such as polylosses.poly1(2.0); got {loss!r}.")
-        if loss == cross_entropy():
+        if epsilon_of(loss) == 0:
             continue
         if name in found:
             raise ValueError(f"two losses are called {name!r}: give each a name of its own, in a dict.")

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 
 from polylosses.tune import report, statistics
 from polylosses.tune.files import write_files
-from polylosses.tune.statistics import Confirmation
+from polylosses.tune.plan import CROSS_ENTROPY, shown
+from polylosses.tune.sequential import Confirmation
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,13 @@ class Result:
     """Result of :func:`polylosses.tune.sweep`."""
 
     table: pd.DataFrame
-    """Validation results, one row per epsilon: ``epsilon``, the selected ``learning_rate``, the mean ``score``, the
-    paired ``difference`` to epsilon = 0 with its 95 % interval ``difference_low`` to ``difference_high``, ``mean_p_t``
-    (mean probability of the training label in the last epoch), and the calibration errors ``calibration_error`` of the
-    softmax and ``calibration_error_poly_softmax`` of :func:`polylosses.torch.poly_softmax`."""
+    """Validation results, one row per loss: ``loss``, its ``epsilon`` (nan if it has none), the selected
+    ``learning_rate``, the mean ``score``, the paired ``difference`` to cross-entropy with its 95 % interval
+    ``difference_low`` to ``difference_high``, ``mean_p_t`` (mean probability of the training label in the last epoch),
+    and the calibration errors ``calibration_error`` of the softmax and ``calibration_error_poly_softmax`` of
+    :func:`polylosses.torch.poly_softmax`."""
     runs: pd.DataFrame
-    """All trained models, one row each: ``stage`` (selection or confirmation), ``repeat``, ``epsilon``,
+    """All trained models, one row each: ``stage`` (selection or confirmation), ``repeat``, ``loss``, ``epsilon``,
     ``learning_rate``, every metric on the validation or test rows of the stage, and the last three columns of
     ``table``."""
     columns: pd.DataFrame
@@ -33,13 +35,16 @@ class Result:
     left out), how many values are ``missing``, the first one as an ``example``, and a ``warning`` if something may be
     wrong with it."""
     verdict: str
-    """``"better"``, ``"worse"`` or ``"no detectable difference"``: ``best_epsilon`` compared to epsilon = 0."""
+    """``"better"``, ``"worse"`` or ``"no detectable difference"``: ``candidate`` compared to cross-entropy; or
+    ``"undecided"``, if one of them did best with a learning rate at the edge, however far that was moved."""
     sentence: str
     """The verdict with its numbers, as a sentence."""
+    candidate: str
+    """The loss, other than cross-entropy, with the best mean score on validation rows."""
     best_epsilon: float
-    """The nonzero epsilon with the best mean score on validation rows."""
+    """Its epsilon; nan if it has none."""
     confirmation: Confirmation
-    """Difference in the metric, ``best_epsilon`` minus epsilon = 0, on the test rows with fresh seeds."""
+    """Difference in the metric, ``candidate`` minus cross-entropy, on the test rows with fresh seeds."""
     notes: list[str]
     """Caveats to the verdict, and notes about the data."""
     settings: dict[str, Any]
@@ -54,15 +59,20 @@ class Result:
         metric = self.settings["metric"]
         unit = "" if metric == "log_loss" else " (%)"
         arms = self.table.to_dict("records")
-        ends = [(_signed(metric, arm["difference_low"]), _signed(metric, arm["difference_high"])) for arm in arms]
+        by_epsilon = not self.table["epsilon"].isna().any()
+        names = [shown(arm["epsilon"]) if by_epsilon else arm["loss"] for arm in arms]
+        intervals = [
+            f"{_signed(metric, arm['difference_low'])}, {_signed(metric, arm['difference_high'])}" for arm in arms
+        ]
         return pd.DataFrame(
             {
-                "epsilon": [f"{arm['epsilon']:g}" for arm in arms],
+                "epsilon" if by_epsilon else "loss": names,
                 "learning rate": [f"{arm['learning_rate']:g}" for arm in arms],
                 f"{statistics.METRICS[metric]}{unit}": [_plain(metric, arm["score"]) for arm in arms],
-                "against 0": [_signed(metric, arm["difference"]) for arm in arms],
+                "against 0" if by_epsilon else "difference": [_signed(metric, arm["difference"]) for arm in arms],
                 "95 % interval": [
-                    "" if arm["epsilon"] == 0 else ", ".join(both) for arm, both in zip(arms, ends, strict=True)
+                    "" if arm["loss"] == CROSS_ENTROPY else interval
+                    for arm, interval in zip(arms, intervals, strict=True)
                 ],
                 "mean p_t": [f"{arm['mean_p_t']:.3f}" for arm in arms],
                 "calibration error": [f"{arm['calibration_error']:.3f}" for arm in arms],
@@ -75,8 +85,9 @@ class Result:
         found: dict[str, Any] = {
             "verdict": self.verdict,
             "sentence": self.sentence,
-            "best_epsilon": self.best_epsilon,
-            "confirmation": vars(self.confirmation),
+            "candidate": self.candidate,
+            "best_epsilon": _finite(self.best_epsilon),
+            "confirmation": {**vars(self.confirmation), "looks": [vars(look) for look in self.confirmation.looks]},
             "notes": self.notes,
             "columns": self.columns.to_dict("records"),
             "arms": [
@@ -89,7 +100,7 @@ class Result:
     def to_html(self) -> str:
         """Report as a self-contained HTML page that works offline."""
         return report.page(
-            title=f"Which epsilon for {self.settings['data']}?",
+            title=f"Which {'epsilon' if self.table['epsilon'].notna().all() else 'loss'} for {self.settings['data']}?",
             verdict=self.verdict,
             sentence=self.sentence,
             table=self.formatted_table(),

@@ -95,7 +95,7 @@ def seeds_of_looks(most: int, fixed: bool = False) -> tuple[int, ...]:
     )
 
 
-def confirm(differences: np.ndarray, most: int, *, fixed: bool = False) -> Confirmation:
+def confirm(differences: np.ndarray, most: int, *, fixed: bool = False, test_rows: int | None = None) -> Confirmation:
     """Looks at paired differences until there is a verdict, or no use in more seeds.
 
     The interval covers other seeds; and, where there is a score for each row, other rows. An interval over seeds alone
@@ -112,6 +112,7 @@ def confirm(differences: np.ndarray, most: int, *, fixed: bool = False) -> Confi
             There may be fewer than ``most``, then this ends with the last look that has all its seeds.
         most: how many seeds there are at most.
         fixed: whether to look only once, at the end.
+        test_rows: how many test rows there are, if the numbers are of groups of them.
 
     Raises:
         ValueError: there are fewer than two pairs.
@@ -124,7 +125,7 @@ def confirm(differences: np.ndarray, most: int, *, fixed: bool = False) -> Confi
             break
         if len(kept) < 2:
             continue
-        estimate = _Estimate.of(kept, most)
+        estimate = _Estimate.of(kept, most, test_rows)
         before = tuple(look.information for look in looks)
         # Estimates may fall; a look that spends nothing would have no interval.
         least = min(1.0, round(before[-1] + 0.01, 2)) if before else 0.0
@@ -156,7 +157,7 @@ class _Estimate:
     skewness: float
 
     @classmethod
-    def of(cls, differences: np.ndarray, most: int) -> "_Estimate":
+    def of(cls, differences: np.ndarray, most: int, test_rows: int | None) -> "_Estimate":
         seeds = len(differences)
         means = differences.reshape(seeds, -1).mean(1)
         mean = float(means.mean())
@@ -175,7 +176,7 @@ class _Estimate:
             if of_seeds or of_rows:
                 freedom = sum(part for part, _ in parts) ** 2 / sum(part**2 / number for part, number in parts)
             # Losses that agree on every row have no variance; the resolution of n rows is still about one row.
-            least = 1 / rows
+            least = 1 / (test_rows or rows)
         variance = of_seeds / seeds + of_rows
         skewness = _skewness(means) / math.sqrt(seeds) * (of_seeds / seeds / variance) ** 1.5 if of_seeds else 0.0
         error, of_all = math.sqrt(variance), math.sqrt(of_seeds / most + of_rows)

@@ -23,6 +23,21 @@ def check(imbalance: float, label_noise: float) -> None:
         raise ValueError(f"label_noise is a share of the training labels, in [0, 1); got {label_noise!r}.")
 
 
+def sample(y: np.ndarray, most: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Draw about ``most`` rows, in order: of each class its share, but at least ``MINIMUM_ROWS``; or whole groups."""
+    rng = np.random.default_rng([seed, 2])
+    if groups is not None:
+        number = np.unique(groups, return_inverse=True)[1]
+        drawn = rng.permutation(number.max() + 1)
+        kept = drawn[np.cumsum(np.bincount(number)[drawn]) <= most]
+        return np.flatnonzero(np.isin(number, kept))
+    parts = []
+    for label, rows in enumerate(np.bincount(y)):
+        wanted = max(round(most * rows / len(y)), MINIMUM_ROWS)
+        parts.append(rng.permutation(np.flatnonzero(y == label))[:wanted])
+    return np.sort(np.concatenate(parts))
+
+
 def hold_out(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Split all rows into development rows and test rows, stratified by class; groups are kept together."""
     return _stratified(y, np.arange(len(y)), TEST_SHARE, np.random.default_rng([seed, 0]), groups)

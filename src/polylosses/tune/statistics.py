@@ -1,7 +1,6 @@
-"""Metrics, confidence intervals for paired runs, and the verdict."""
+"""Metrics of predictions, and their parts that rows or groups of rows contribute."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ from scipy import stats
 from sklearn import metrics
 
 LEVEL = 0.95
-POWER = 0.8
 
 METRICS = {
     "accuracy": "accuracy",
@@ -66,6 +64,17 @@ def row_scores(metric: str, y: np.ndarray, probabilities: np.ndarray) -> np.ndar
     return np.asarray(np.mean(values) + influence * len(y) / len(values))
 
 
+def group_scores(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Contribution of each group to a metric, from that of its rows: their mean is the metric.
+
+    Rows of one group are not independent, but their sums are. A sum also depends on the size of the group; this part is
+    taken off, as in the cluster-robust variance of a mean.
+    """
+    number = np.unique(groups, return_inverse=True)[1]
+    sums, sizes = np.bincount(number, scores), np.bincount(number)
+    return np.asarray((sums - scores.mean() * (sizes - sizes.mean())) / sizes.mean())
+
+
 def reliability(y: np.ndarray, probabilities: np.ndarray, bins: int) -> dict[str, np.ndarray]:
     """Sums over rows in equal-width bins of confidence, the probability of the predicted class.
 
@@ -103,56 +112,10 @@ def resampled_interval(differences: np.ndarray, train_rows: int, evaluation_rows
 
     Splits overlap, so the differences are dependent and the t interval is too narrow. The corrected variance has the
     factor 1/repeats + evaluation rows / training rows instead of 1/repeats (Nadeau and Bengio, Machine Learning 52,
-    2003, section 3.3). As in :func:`confirm`, the standard error is at least 1 / evaluation rows.
+    2003, section 3.3). Arms that agree on every row have no variance; the resolution of n rows is still about one row.
     """
     repeats = len(differences)
     mean = float(np.mean(differences))
     error = np.sqrt((1 / repeats + evaluation_rows / train_rows) * np.var(differences, ddof=1))
     half = float(stats.t.ppf((1 + LEVEL) / 2, repeats - 1)) * max(float(error), 1 / evaluation_rows)
     return mean - half, mean + half
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """Difference between two arms on the test rows with fresh seeds, and its 95 % interval."""
-
-    difference: float
-    low: float
-    high: float
-    smallest_detectable: float
-    """True difference that such a run detects with a power of 80 %."""
-
-
-def confirm(differences: np.ndarray) -> Confirmation:
-    """Mean difference of row scores, with a 95 % interval over both seeds and rows.
-
-    An interval over seeds alone would hold for these test rows only: an arm that is right on one of them by chance is
-    right on it with most seeds. The variance is therefore that of the means of seeds plus that of the means of rows, a
-    conservative estimate for a mean over two crossed samples (Owen, Annals of Applied Statistics 1, 2007), with
-    Satterthwaite's degrees of freedom.
-
-    Args:
-        differences: differences of row scores, seeds x rows, at least 2 x 2.
-    """
-    seeds, rows = differences.shape
-    parts = [
-        (np.var(differences.mean(axis=1), ddof=1) / seeds, seeds - 1),
-        (np.var(differences.mean(axis=0), ddof=1) / rows, rows - 1),
-    ]
-    variance = sum(part for part, _ in parts)
-    if variance > 0:
-        freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
-    else:
-        freedom = min(seeds, rows) - 1
-    # Arms that agree on every row have no variance; the resolution of n rows is still about one row.
-    error = max(float(np.sqrt(variance)), 1 / rows)
-    mean = float(differences.mean())
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return Confirmation(mean, mean - half, mean + half, half + float(stats.t.ppf(POWER, freedom)) * error)
-
-
-def verdict(confirmation: Confirmation, lower_is_better: bool) -> str:
-    """``"better"`` or ``"worse"`` if the interval excludes 0, else ``"no detectable difference"``."""
-    if confirmation.low <= 0 <= confirmation.high:
-        return "no detectable difference"
-    return "better" if (confirmation.low > 0) != lower_is_better else "worse"

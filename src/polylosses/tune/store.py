@@ -16,9 +16,9 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import optuna
@@ -90,6 +90,7 @@ class Store:
         patient: bool = False,
     ) -> None:
         self._storage = _patiently(lambda: _database(str(storage))) if patient else _storage(storage)
+        self._place = storage
         self._presence = Presence(storage if isinstance(storage, Path) else None)
         self._space = dict(space)
         self._without_worker_since: dict[int, float] = {}
@@ -122,6 +123,41 @@ class Store:
                 "same plan to go on with it, or another storage to start anew."
             )
 
+    def alone(self) -> None:
+        """Checks that no other worker is at work in the folder.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if others := self._presence.others():
+            raise ValueError(
+                f"another command is at work on {self._study.study_name!r} in the same folder ({others[0]}): wait for "
+                "it, or give another folder."
+            )
+
+    def describe(self, table: Mapping[str, Any]) -> None:
+        """Keeps what a report needs to know of a table beside the plan, in JSON types."""
+        if "table" not in self._study.user_attrs:
+            _patiently(lambda: self._study.set_user_attr("table", table))
+
+    def add(self, trial: Trial, outcome: Outcome) -> None:
+        """Stores a trial that was run without having waited here."""
+        started = datetime.now().astimezone() - timedelta(seconds=outcome.seconds)
+        times = {"started": started.isoformat(), "seconds": outcome.seconds}
+        template = optuna.trial.create_trial(
+            state=TrialState.FAIL if outcome.error else TrialState.COMPLETE,
+            value=None if outcome.error else outcome.score,
+            params={"loss": trial.loss, **trial.parameters},
+            distributions=self._space,
+            user_attrs={
+                "trial": _attributes(trial),
+                "worker": self._presence.worker,
+                "outcome": _encoded(outcome) | times,
+            },
+        )
+        _patiently(lambda: self._storage.create_new_trial(self._id, template))
+        self._outcomes[trial.key] = outcome
+
     def records(self) -> list[FrozenTrial]:
         """All trials in the storage, in the order in which they were added."""
         return _patiently(lambda: self._study.get_trials(deepcopy=False))
@@ -143,13 +179,11 @@ class Store:
                 break
             if trial.key in self._outcomes or any(_is_pending(record) for record in records_of.get(trial.key, [])):
                 continue
-            # One attribute, since each takes a database 2 ms.
-            attributes = {name: getattr(trial, name) for name in ("key", "stage", "loss", "point", "repeat", "seed")}
             template = optuna.trial.create_trial(
                 state=TrialState.WAITING,
                 params={"loss": trial.loss, **trial.parameters},
                 distributions=self._space,
-                user_attrs={"trial": attributes},
+                user_attrs={"trial": _attributes(trial)},
             )
             _patiently(lambda template=template: self._storage.create_new_trial(self._id, template))  # type: ignore[misc]
             waiting += 1
@@ -259,15 +293,33 @@ class Store:
                 _patiently(lambda: optuna.storages.fail_stale_trials(self._study))
 
     def close(self) -> None:
-        """Ends this worker, and its connections."""
+        """Ends this worker, and its connections; removes the journal of a study of which nothing was run."""
+        if isinstance(self._place, Path) and not self._presence.others() and not self.records():
+            (self._place / JOURNAL).unlink(missing_ok=True)
         self._presence.close()
         if isinstance(self._storage, RDBStorage):
             self._storage.remove_session()
             self._storage.engine.dispose()
 
 
-def read(storage: str | Path, name: str | None) -> tuple[str, dict[str, Any], dict[str, Outcome]]:
-    """The name, plan and outcomes of a study. Creates and changes nothing in the storage.
+class Stored(NamedTuple):
+    """A study as it is in a storage.
+
+    Attributes:
+        name: its name there.
+        plan: all that decides which trials there are, in JSON types.
+        table: what :meth:`Store.describe` has kept of a table, or None.
+        outcomes: of the trials that have one, by key.
+    """
+
+    name: str
+    plan: dict[str, Any]
+    table: dict[str, Any] | None
+    outcomes: dict[str, Outcome]
+
+
+def read(storage: str | Path, name: str | None) -> Stored:
+    """Reads a study. Creates and changes nothing in the storage.
 
     Args:
         storage: as for :class:`Store`.
@@ -294,8 +346,8 @@ def read(storage: str | Path, name: str | None) -> tuple[str, dict[str, Any], di
         if isinstance(found, RDBStorage):
             found.remove_session()
             found.engine.dispose()
-    outcomes = {key: outcome_of(same) for key, same in by_key(records).items()}
-    return study.study_name, study.user_attrs["plan"], {key: one for key, one in outcomes.items() if one is not None}
+    outcomes = {key: one for key, same in by_key(records).items() if (one := outcome_of(same)) is not None}
+    return Stored(study.study_name, study.user_attrs["plan"], study.user_attrs.get("table"), outcomes)
 
 
 def _existing(storage: str | Path) -> BaseStorage:
@@ -325,6 +377,11 @@ def _existing(storage: str | Path) -> BaseStorage:
         return RDBStorage(storage, skip_table_creation=True)
     except _UNUSABLE as error:
         raise _unusable(error) from error
+
+
+def _attributes(trial: Trial) -> dict[str, Any]:
+    """What a trial is, as one attribute, since each takes a database 2 ms."""
+    return {name: getattr(trial, name) for name in ("key", "stage", "loss", "point", "repeat", "seed")}
 
 
 def process_of(record: FrozenTrial) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,13 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from polylosses.catalogue import poly1
 from polylosses.polynomial import Polynomial
 from polylosses.tune import analysis, space
 from polylosses.tune.analysis import Selection
 from polylosses.tune.files import write_files
-from polylosses.tune.plan import CONFIRMATION, CROSS_ENTROPY, SELECTION, Outcome, Plan, Trial, by_name
+from polylosses.tune.plan import CONFIRMATION, CROSS_ENTROPY, SELECTION, Outcome, Plan, Trial, arms
 from polylosses.tune.sequential import Confirmation
-from polylosses.tune.store import Store, read
+from polylosses.tune.store import Store, Stored
 from polylosses.tune.trials import NOT_FINITE, PAUSE, run
 
 if TYPE_CHECKING:
@@ -125,14 +124,7 @@ def design(
     ):
         if not isinstance(number, Integral) or isinstance(number, bool) or not least <= number <= most:
             raise ValueError(f"{name} must be a whole number from {least} to {most}; got {number!r}.")
-    given: dict[str, Polynomial] = {}
-    if losses is not None:
-        given = by_name(losses)
-    if epsilons is not None or losses is None:
-        for epsilon in EPSILONS if epsilons is None else epsilons:
-            if not isinstance(epsilon, Real) or not math.isfinite(epsilon):
-                raise ValueError(f"epsilons must be finite numbers; got {epsilon!r}.")
-            given.setdefault(f"poly1({float(epsilon):g})", poly1(float(epsilon)))
+    given = arms(losses, epsilons, EPSILONS)
     distributions = {name: space.distribution(name, one) for name, one in (parameters or {}).items()}
     if taken := [name for name in distributions if name in (*COLUMNS, *analysis.COLUMNS)]:
         raise ValueError(f"a parameter can't be called {taken[0]!r}, which is a column of the results: rename it.")
@@ -146,7 +138,9 @@ def design(
     elif groups is not None or imbalance != 1.0 or label_noise != 0.0 or metric != "accuracy":
         raise ValueError("groups, metric, imbalance and label_noise are for studies that draw the splits: give labels.")
     found = space.points(distributions, int(points), int(seed))
-    plan = Plan(by_name(given), found, int(repeats), CONFIRMATION_FACTOR * int(repeats), int(seed))
+    plan = Plan(given, found, int(repeats), CONFIRMATION_FACTOR * int(repeats), int(seed))
+    if labelled is not None:
+        labelled.check(plan.repeats + plan.most_seeds)
     data = {} if labelled is None else labelled.identity
     return Design(plan, distributions, maximize, fixed, data, labelled)
 
@@ -486,7 +480,9 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
         kept = ~np.isnan(pair[0].reshape(seeds, -1)).any(1)
         means = tuple(float(scores[kept].mean()) for scores in pair)
         verdict = analysis.verdict_of(confirmation, design.maximize)
-        rows = pair[0].shape[1] if pair[0].ndim == 2 else 0
+        rows = f"{pair[0].shape[1]} test rows" if pair[0].ndim == 2 else ""
+        if (test_rows := analysis.test_rows(plan, state.outcomes, selection)) is not None:
+            rows = f"{test_rows} test rows of {pair[0].shape[1]} groups"
         names = (selection.candidate, CROSS_ENTROPY)
         sentence = analysis.sentence_of(verdict, confirmation, names, means, rows)
     else:
@@ -515,27 +511,18 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
     )
 
 
-def stored(storage: str | Path, name: str | None = None) -> StudyResult:
-    """The result of a study, finished or not, from its storage alone, in which nothing is created or changed.
-
-    Args:
-        storage: a folder (a :class:`pathlib.Path`), or a database's address.
-        name: the study's name. Default: that of the only one in the storage.
-
-    Raises:
-        ValueError: there is no such study.
-    """
-    name, identity, outcomes = read(storage, name)
-    design = Design.from_identity(identity)
+def stored(kept: Stored) -> StudyResult:
+    """The result of a study, finished or not, as it was read from its storage."""
+    design = Design.from_identity(kept.plan)
     try:
-        _, state = known(design, outcomes)
+        _, state = known(design, kept.outcomes)
     except ValueError as error:  # most trainings failed
         trials = design.plan.selection()
-        failed = sum(bool(outcome.error) for outcome in outcomes.values())
+        failed = sum(bool(outcome.error) for outcome in kept.outcomes.values())
         progress = Progress(SELECTION, len(trials), 0, failed, len(trials), None)
-        found = result(design, State(outcomes, progress, None, None, finished=False), name)
+        found = result(design, State(kept.outcomes, progress, None, None, finished=False), kept.name)
         return replace(found, sentence=f"Not finished: {error}.")
-    return result(design, state, name)
+    return result(design, state, kept.name)
 
 
 def _shown(value: Any) -> str:

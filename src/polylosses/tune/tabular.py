@@ -1,24 +1,46 @@
-"""The sweep over epsilon: selection on validation rows, confirmation on test rows, and the verdict."""
+"""The study of a table: a small network, trained for every loss and learning rate, many at once."""
 
 import math
 import platform
-from collections.abc import Callable, Sequence
-from itertools import product
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Integral, Real
-from typing import Any
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import sklearn
 import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 import polylosses
-from polylosses.catalogue import poly1
-from polylosses.tune import data, figures, splits, statistics
+from polylosses.polynomial import Polynomial
+from polylosses.tune import analysis, batched, data, figures, splits, statistics, studies
+from polylosses.tune import store as stores
+from polylosses.tune.analysis import Selection
 from polylosses.tune.columns import Column
 from polylosses.tune.experiment import RUN_COLUMNS, Experiment, Run
-from polylosses.tune.plan import CROSS_ENTROPY
+from polylosses.tune.labelled import Labelled
+from polylosses.tune.plan import (
+    CONFIRMATION,
+    CROSS_ENTROPY,
+    LARGEST,
+    SELECTION,
+    Outcome,
+    Plan,
+    Trial,
+    arms,
+    epsilon_of,
+    shown,
+)
 from polylosses.tune.result import Result, describe, score, size
+from polylosses.tune.sequential import Confirmation
+from polylosses.tune.studies import StudyResult
 
 EPSILONS = (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -27,8 +49,20 @@ LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 CONFIRMATION_FACTOR = 2
 
 MOST_REPEATS = 10_000
-# Limit for epsilons and learning rates: models are trained in float32, whose largest number is 3.4e38.
-LARGEST = 1e30
+
+UNDECIDED = "undecided"
+
+# Learning rates that are added at most, where the best is the smallest or the largest.
+MOST_ADDED = 6
+
+# The smallest learning rate: a smaller one changes no float32 weight.
+SMALLEST = 1e-30
+
+# Steps of models from which on it is found out beforehand how long they take: on 2 cores, about half a minute.
+LONG = 500_000
+
+# Share of a time budget that is planned for training; the rest is for evaluation and for learning rates that are added.
+TRAINING_SHARE = 0.7
 
 
 class SweepInterrupted(KeyboardInterrupt):
@@ -47,25 +81,35 @@ def sweep(
     drop: Sequence[str] = (),
     drop_missing_labels: bool = False,
     rare: str | None = None,
-    epsilons: Sequence[float] = EPSILONS,
+    losses: Mapping[str, Polynomial] | Sequence[Polynomial | str] | None = None,
+    epsilons: Sequence[float] | None = None,
     learning_rates: Sequence[float] = LEARNING_RATES,
     metric: str = "accuracy",
     repeats: int = 10,
     imbalance: float = 1.0,
     label_noise: float = 0.0,
     seed: int = 0,
+    max_rows: int | None = None,
+    time_budget: float | None = None,
+    device: str | None = None,
+    storage: Path | None = None,
     name: str = "your data",
+    read: Sequence[str] = (),
     progress: Callable[[float, str], None] = lambda done, stage: None,
 ) -> Result:
-    """Grid search over epsilon of Poly-1, ``-log p + epsilon (1 - p)``, with a test of the best one against 0.
+    """Does a loss beat cross-entropy on a table, at the same tuning budget?
+
+    By default, Poly-1 losses are compared: ``-log p + epsilon (1 - p)``.
 
     1. Test split: 30 % of the rows are held out.
     2. Selection: each repeat splits the remaining rows into training and validation rows, and trains a small network
-       for every epsilon and learning rate, all with the same rows, order of rows and initial weights. Each epsilon
-       takes the learning rate with its best mean score on validation rows: a positive epsilon also increases the
-       step size, which at a fixed learning rate is easily mistaken for a gain.
-    3. Confirmation: the best nonzero epsilon and 0 are trained with fresh seeds on twice as many fresh splits, and
-       compared on the test rows, since the validation score of the best of many is biased upwards.
+       for every loss and learning rate, all with the same rows, order of rows and initial weights. Each loss takes the
+       learning rate with its best mean score on validation rows: a positive epsilon also increases the step size, which
+       at a fixed learning rate is easily mistaken for a gain. Where cross-entropy or the best other loss did best with
+       the smallest or largest learning rate, one beyond it is added for all losses, up to six times.
+    3. Confirmation: the best loss other than cross-entropy, and cross-entropy, are trained with fresh seeds on twice as
+       many fresh splits, and compared on the test rows, since the validation score of the best of many is biased
+       upwards.
 
     Args:
         X: features, rows x features: a DataFrame (numbers, text or categories, with or without missing values) or an
@@ -78,19 +122,28 @@ def sweep(
         drop_missing_labels: leave out rows without a label, which are refused otherwise.
         rare: ``"drop"`` leaves out the rows of classes of fewer than 8 rows, ``"merge"`` makes one class of them all;
             by default they are refused.
-        epsilons: values to compare, at most 1e30 in absolute value. 0, cross-entropy, is always included.
-        learning_rates: candidates for every epsilon, positive and at most 1e30.
+        losses: losses to compare with cross-entropy, by name, or as a list, of text such as ``"focal(2)"``, too.
+        epsilons: losses of Poly-1 to compare, too, at most 1e30 in absolute value. Default, if there are no ``losses``:
+            -1, 1, 2, 5 and 10.
+        learning_rates: candidates for every loss, positive and at most 1e30. A single one is never added to.
         metric: ``"accuracy"``, ``"balanced_accuracy"``, ``"macro_f1"`` or ``"log_loss"`` (of the probabilities from
             :func:`polylosses.torch.poly_softmax`). Unlike the training loss, none depends on epsilon itself.
         repeats: number of splits and seeds in the selection, 2 to 10000.
         imbalance: ratio of the largest to the smallest class in a long tail made of the training rows; 1 for none.
         label_noise: share of the training labels to replace by another class, in [0, 1).
         seed: seed of all random numbers, a nonnegative integer.
+        max_rows: how many rows to use at most, drawn within classes, or as whole groups. Default: all.
+        time_budget: seconds that it should take at most, with fewer rows if need be. Default: any.
+        device: torch device that the networks are trained on. Default: ``"cuda"`` if there is one, else ``"cpu"``.
+        storage: a folder where the runs are kept as they finish. The same call goes on where it stopped. Default: none.
         name: name of the data in the report.
-        progress: callback with the share of the work done, 0 to 1, and the stage.
+        read: sentences on how the data were read, for the report.
+        progress: callback with the share of the work done, 0 to 1, and the stage; first, where it takes over a minute,
+            with 0 and about how long.
 
     Raises:
-        TypeError, ValueError: an argument or the data are invalid.
+        TypeError, ValueError: an argument or the data are invalid; ``time_budget`` is too short for the fewest rows; or
+            the storage has another sweep, or one at work.
         SweepInterrupted: on Ctrl-C, with the finished ``runs``.
 
     Warns:
@@ -107,134 +160,368 @@ def sweep(
         >>> result.verdict in ("better", "worse", "no detectable difference")
         True
     """
-    grid = sorted({0.0, *_numbers("epsilons", epsilons)})
-    rates = sorted(set(_numbers("learning_rates", learning_rates)))
-    if grid == [0.0]:
-        raise ValueError(f"epsilons need at least one number other than 0, to compare with it; got {epsilons!r}.")
-    if not rates or rates[0] <= 0:
-        raise ValueError(f"learning_rates need to be one or more numbers above 0; got {learning_rates!r}.")
+    compared = _ordered(arms(losses, epsilons, EPSILONS))
+    rates = sorted(set(_rates(learning_rates)))
     if metric not in statistics.METRICS:
         raise ValueError(f"metric must be one of {', '.join(statistics.METRICS)}; got {metric!r}.")
     if not isinstance(repeats, Integral) or not 2 <= repeats <= MOST_REPEATS:
         raise ValueError(f"repeats must be a whole number, at most {MOST_REPEATS} and at least 2; got {repeats!r}.")
     if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a whole number of at least 0; got {seed!r}.")
+    if max_rows is not None and (not isinstance(max_rows, Integral) or max_rows < 1):
+        raise ValueError(f"max_rows must be a whole number of rows; got {max_rows!r}.")
+    if time_budget is not None and not (isinstance(time_budget, Real) and 0 < time_budget < math.inf):
+        raise ValueError(f"time_budget must be a number of seconds above 0; got {time_budget!r}.")
     splits.check(imbalance, label_noise)
-    frame, labels, classes, columns, reading, rows = data.check(
-        X, y, splits.MINIMUM_ROWS, drop=drop, drop_missing_labels=drop_missing_labels, rare=rare
-    )
-    group_of = None if groups is None else _numbered(groups, len(y), rows)
-    names = {epsilon: f"poly1({epsilon:g})" if epsilon else CROSS_ENTROPY for epsilon in grid}
-    losses = {name: poly1(epsilon) for epsilon, name in names.items()}
-
+    checked = data.check(X, y, splits.MINIMUM_ROWS, drop=drop, drop_missing_labels=drop_missing_labels, rare=rare)
     # NumPy's numbers are not JSON serializable.
-    repeats, seed, imbalance, label_noise = int(repeats), int(seed), float(imbalance), float(label_noise)
-
-    experiment = Experiment(frame, labels, metric, imbalance, label_noise, seed, group_of)
-    arms = list(product(grid, rates))
-    fresh = range(repeats, (1 + CONFIRMATION_FACTOR) * repeats)
-    if group_of is not None:
-        experiment.check_groups(range(fresh.stop))
-    models = repeats * len(arms) + len(fresh) * 2
-    trained = 0.0
-    finished: list[Run] = []
-
-    def train(stage: str, numbers: Sequence[int], arms: Sequence[tuple[float, float]]) -> list[Run]:
-        def advance(more: float) -> None:
-            nonlocal trained
-            trained += more
-            progress(min(trained / models, 1.0), stage)
-
-        before = len(finished)
-        for runs in experiment.run(stage, numbers, arms, advance):
-            finished.extend(runs)
-        return finished[before:]
-
-    try:
-        tried = train("selection", range(repeats), arms)
-        selected = {
-            epsilon: max(_by_rate(tried, epsilon).values(), key=lambda runs: _objective(runs, metric))
-            for epsilon in grid
-        }
-        # Ties go to the epsilon closest to cross-entropy.
-        best = max(
-            selected.keys() - {0.0}, key=lambda epsilon: (_objective(selected[epsilon], metric), -abs(epsilon), epsilon)
-        )
-        pair = [(epsilon, selected[epsilon][0].learning_rate) for epsilon in (0.0, best)]
-        confirmed = train("confirmation", fresh, pair)
-    except KeyboardInterrupt:
-        raise SweepInterrupted(_records(finished)) from None
-
-    baseline, candidate = ([run for run in confirmed if run.epsilon == epsilon] for epsilon in (0.0, best))
-    _, test = splits.hold_out(labels, seed, group_of)
-    confirmation = _confirm(
-        np.array([b.row_scores - a.row_scores for a, b in zip(baseline, candidate, strict=True)]),
-        None if group_of is None else group_of[test],
+    repeats, seed = int(repeats), int(seed)
+    table = _Table(
+        checked=checked,
+        groups=None if groups is None else _numbered(groups, len(y), checked.rows),
+        plan=Plan(compared, [{"learning_rate": r} for r in rates], repeats, CONFIRMATION_FACTOR * repeats, seed),
+        metric=metric,
+        imbalance=float(imbalance),
+        label_noise=float(label_noise),
+        device=_device(device),
+        name=name,
+        read=list(read),
     )
-    guessing = _guessing(labels[test], metric)
-    settings = {
-        "data": name,
-        "rows": len(labels),
-        "features": frame.shape[1],
-        "classes": len(classes),
-        **({} if group_of is None else {"groups": len(np.unique(group_of))}),
-        "training_rows": int(baseline[0].training_rows.sum()),
-        "validation_rows": len(selected[0.0][0].row_scores),
-        "test_rows": len(baseline[0].row_scores),
-        "metric": metric,
-        "always_guessing": guessing,
-        "epsilons": grid,
-        "learning_rates": rates,
-        "repeats": repeats,
-        "confirmation_repeats": len(fresh),
-        "imbalance": imbalance,
-        "label_noise": label_noise,
-        "seed": seed,
-        "versions": {
-            "polylosses": polylosses.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
+    if max_rows is not None:
+        table = table.of_rows(int(max_rows))
+    if time_budget is not None:
+        table = table.within(float(time_budget), _rows_before(storage, name))
+    return table.run(storage, progress)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A sweep that is designed, and not yet run."""
+
+    checked: data.Checked
+    groups: np.ndarray | None
+    plan: Plan
+    metric: str
+    imbalance: float
+    label_noise: float
+    device: str
+    name: str
+    read: list[str]
+
+    @property
+    def maximize(self) -> bool:
+        return not statistics.lower_is_better(self.metric)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        labelled = Labelled(
+            self.checked.labels,
+            self.checked.classes,
+            self.groups,
+            self.metric,
+            self.imbalance,
+            self.label_noise,
+            self.plan.seed,
+        )
+        return Experiment(data.encode(self.checked.frame), labelled, self.device)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells the runs of this sweep from those of another, in JSON types."""
+        features = self.experiment.features
+        return {
+            **self.plan.to_json(),
+            **self.experiment.labelled.identity,
+            "features": zlib.crc32(features.categories.tobytes(), zlib.crc32(features.numbers.tobytes())),
+            "version": polylosses.__version__,
+        }
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What a report needs besides the runs, in JSON types."""
+        checked, labelled = self.checked, self.experiment.labelled
+        train, _, validation, _ = labelled.split(SELECTION, 0)
+        test = labelled.split(CONFIRMATION, 0)[2]
+        return {
+            "columns": [column._asdict() for column in checked.columns],
+            "notes": checked.notes,
+            "classes": checked.classes,
+            "settings": {
+                "data": self.name,
+                "rows": len(checked.labels),
+                "features": checked.frame.shape[1],
+                "classes": len(checked.classes),
+                **({} if self.groups is None else {"groups": len(np.unique(self.groups))}),
+                "training_rows": len(train),
+                "validation_rows": len(validation),
+                "test_rows": len(test),
+                "metric": self.metric,
+                "always_guessing": _guessing(checked.labels[test], self.metric),
+                "repeats": self.plan.repeats,
+                "confirmation_repeats": self.plan.most_seeds,
+                "imbalance": self.imbalance,
+                "label_noise": self.label_noise,
+                "seed": self.plan.seed,
+                "device": self.device,
+                "versions": {
+                    "polylosses": polylosses.__version__,
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "scikit-learn": sklearn.__version__,
+                },
+                **({"read": self.read} if self.read else {}),
+            },
+        }
+
+    def of_rows(self, most: int) -> "_Table":
+        """The same for a part of the rows, if there are more than ``most``."""
+        total = len(self.checked.labels)
+        if most >= total:
+            return self
+        rows = splits.sample(self.checked.labels, most, self.plan.seed, self.groups)
+        checked = self.checked._replace(
+            frame=self.checked.frame.iloc[rows].reset_index(drop=True),
+            labels=self.checked.labels[rows],
+            rows=self.checked.rows[rows],
+            notes=[*self.checked.notes, f"{len(rows)} of {total} rows are used, drawn at random."],
+        )
+        return replace(self, checked=checked, groups=None if self.groups is None else self.groups[rows])
+
+    def within(self, budget: float, before: int | None) -> "_Table":
+        """The same for as many rows as can be trained on in ``budget`` seconds; ``before``, if it has been begun."""
+        if before is not None:
+            return self.of_rows(before)
+        seconds, total = self.experiment.seconds(self._models()), len(self.checked.labels)
+        if seconds <= TRAINING_SHARE * budget:
+            return self
+        rows = int(total * TRAINING_SHARE * budget / seconds)
+        # With fewer rows, there are more epochs, and as many steps.
+        fewest = total * batched.fewest_rows() / len(self.experiment.labelled.split(SELECTION, 0)[0])
+        if rows < fewest:
+            least = seconds * min(1.0, fewest / total) / TRAINING_SHARE
+            raise ValueError(
+                f"time_budget {budget:g} is too short: about {least:.0f} s are needed, for however few rows. Give "
+                "more, or fewer losses, learning_rates or repeats."
+            )
+        return self.of_rows(rows)
+
+    def run(self, storage: Path | None, progress: Callable[[float, str], None]) -> Result:
+        self.experiment.labelled.check(self.plan.repeats + self.plan.most_seeds)
+        space = {
+            "loss": CategoricalDistribution(list(self.plan.losses)),
+            "learning_rate": FloatDistribution(SMALLEST, LARGEST, log=True),
+        }
+        store = stores.Store(storage, self.name, self.identity, space, self.maximize)
+        outcomes: dict[str, Outcome] = {}
+        try:
+            store.alone()
+            store.describe(self.about)
+            outcomes |= store.outcomes(store.records())
+            self._run(outcomes, store, progress)
+        except KeyboardInterrupt:
+            raise SweepInterrupted(_records(self.plan, outcomes, self.maximize)) from None
+        finally:
+            store.close()
+        return result(self.about, self.plan, outcomes)
+
+    def _run(self, outcomes: dict[str, Outcome], store: stores.Store, progress: Callable[[float, str], None]) -> None:
+        """Adds the outcomes of all that is yet to be run."""
+        share, done = 0.0, float(len(outcomes))
+        if (seconds := self._long(self._models(outcomes))) is not None:
+            progress(0.0, f"about {seconds / 60:.0f} min")
+        while True:
+            plan = widened(self.plan, outcomes, self.maximize)
+            trials = analysis.next_trials(plan, outcomes, self.maximize, fixed=True)[0]
+            if not trials:
+                return
+            total = len(plan.selection()) + 2 * plan.most_seeds
+            for batch in self.experiment.batches([trial for trial in trials if trial.key not in outcomes]):
+
+                def advance(epochs: int, batch: Sequence[Trial] = batch, total: int = total) -> None:
+                    nonlocal share, done
+                    done += len(batch) / epochs
+                    share = max(share, min(done / total, 1.0))  # learning rates that are added are more work
+                    progress(share, batch[0].stage)
+
+                for trial, outcome in self.experiment.run(batch, advance):
+                    store.add(trial, outcome)
+                    outcomes[trial.key] = outcome
+
+    def _models(self, outcomes: Mapping[str, Outcome] = MappingProxyType({})) -> list[Trial]:
+        """All trials that are planned and not done; of the confirmation, any."""
+        some = self.plan.selection()
+        fresh = [
+            self.plan.trial(CONFIRMATION, loss, 0, self.plan.repeats + k)
+            for k in range(self.plan.most_seeds)
+            for loss in list(self.plan.losses)[:2]
+        ]
+        return [trial for trial in [*some, *fresh] if trial.key not in outcomes]
+
+    def _long(self, trials: Sequence[Trial]) -> float | None:
+        """About how many seconds the trials take, if that is more than a minute."""
+        rows = len(self.experiment.labelled.split(SELECTION, 0)[0])
+        if len(trials) * batched.steps_for(rows) < LONG:
+            return None
+        seconds = self.experiment.seconds(trials)
+        return seconds if seconds > 60 else None
+
+
+def stored(kept: stores.Stored) -> Result | StudyResult:
+    """The result of a sweep as it was read from its storage; of one that has not finished, that of any study."""
+    plan, maximize = Plan.from_json(kept.plan), not statistics.lower_is_better(kept.plan["metric"])
+    wide = widened(plan, kept.outcomes, maximize)
+    if kept.table is None or analysis.next_trials(wide, kept.outcomes, maximize, fixed=True)[0]:
+        return studies.stored(kept._replace(plan=kept.plan | wide.to_json()))
+    return result(kept.table, plan, kept.outcomes)
+
+
+def widened(plan: Plan, outcomes: Mapping[str, Outcome], maximize: bool) -> Plan:
+    """The plan with learning rates beyond the others, while cross-entropy or the best other loss does best there."""
+    for _ in range(MOST_ADDED):
+        if any(trial.key not in outcomes for trial in plan.selection()):
+            break
+        edge = _edge(plan, analysis.select(plan, outcomes, maximize), maximize)
+        if edge is None or not SMALLEST <= edge.beyond <= LARGEST:
+            break
+        plan = replace(plan, points=[*plan.points, {"learning_rate": edge.beyond}])
+    return plan
+
+
+class _Edge(NamedTuple):
+    """A loss that did best with the smallest or largest learning rate, and one beyond it."""
+
+    loss: str
+    which: str
+    rate: float
+    beyond: float
+
+
+def _edge(plan: Plan, selection: Selection, maximize: bool) -> _Edge | None:
+    rates = [point["learning_rate"] for point in plan.points]
+    if len(rates) == 1:
+        return None
+    for loss in (CROSS_ENTROPY, selection.candidate):
+        means = selection.scores[list(plan.losses).index(loss)].mean(1) * (1 if maximize else -1)
+        for which, ordered in (("smallest", np.argsort(rates)), ("largest", np.argsort(rates)[::-1])):
+            outer, inner = ordered[:2]
+            if selection.chosen[loss] == outer and means[outer] > means[inner]:
+                return _Edge(loss, which, rates[outer], float(f"{rates[outer] * rates[outer] / rates[inner]:.3g}"))
+    return None
+
+
+def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]) -> Result:
+    """The result of a finished sweep.
+
+    Args:
+        about: what is stored beside the runs.
+        plan: without the learning rates that were added.
+        outcomes: of all trials, by key.
+    """
+    settings = dict(about["settings"])
+    metric, guessing = settings["metric"], settings["always_guessing"]
+    maximize, given = not statistics.lower_is_better(metric), len(plan.points)
+    plan = widened(plan, outcomes, maximize)
+    _, selection, confirmation = analysis.next_trials(plan, outcomes, maximize, fixed=True)
+    if selection is None or confirmation is None:
+        raise ValueError("the sweep has not finished.")
+    selected = {
+        loss: [
+            Run.of(trial, outcomes[trial.key])
+            for trial in (plan.trial(SELECTION, loss, selection.chosen[loss], k) for k in range(plan.repeats))
+        ]
+        for loss in _displayed(plan.losses)
+    }
+    candidate = selection.candidate
+    pair = analysis.paired(plan, outcomes, selection, plan.most_seeds)
+    means = (float(pair[0].mean()), float(pair[1].mean()))
+    edge = _edge(plan, selection, maximize)
+    verdict = UNDECIDED if edge else analysis.verdict_of(confirmation, maximize)
+    added = [point["learning_rate"] for point in plan.points[given:]]
+    settings |= {
+        "losses": list(selected),
+        "learning_rates": sorted(point["learning_rate"] for point in plan.points),
+        "learning_rates_added": added,
     }
     table = _table(selected, metric)
-    verdict = statistics.verdict(confirmation, lower_is_better=statistics.lower_is_better(metric))
-    notes = [*reading, *_notes(tried, selected, best, metric)]
-    if verdict != "better":
-        notes.append("Nothing speaks for another epsilon here: use cross-entropy.")
-    if note := _about_nothing(baseline, candidate, guessing, metric):
-        notes.insert(0, note)
+    notes = list(about["notes"])
+    if max(means) <= guessing + 1e-9 if maximize else min(means) >= guessing - 1e-9:  # up to rounding
+        what = "giving the shares of the classes" if metric == "log_loss" else "guessing the largest class"
+        notes.insert(
+            0,
+            f"Neither cross-entropy nor {_label(candidate, plan)} is better than always {what} "
+            f"({score(metric, guessing)}): the verdict is about nothing.",
+        )
+    if added:
+        notes.append(
+            f"Learning rates beyond those given were needed, and tried with every loss: {', '.join(map(shown, added))}."
+        )
+    if edge is None and len(plan.points) == 1 and any(c > 0 for c in plan.losses[candidate].coefficients):
+        notes.append(
+            "One learning rate was tried. A positive epsilon also makes larger steps, by 1 + epsilon p: a difference "
+            "may be that of another learning rate."
+        )
+    epsilons = sorted(epsilon for loss in plan.losses.values() if not math.isnan(epsilon := epsilon_of(loss)))
+    best = epsilon_of(plan.losses[candidate])
+    score_of = {float(row["epsilon"]): row["score"] for row in table.to_dict("records")}
+    if best == epsilons[-1] and score_of[best] != score_of[epsilons[-2]]:
+        notes.append(f"The largest epsilon, {best:g}, did best on validation rows: try larger ones.")
+    if verdict not in (analysis.BETTER, UNDECIDED):
+        other = "epsilon" if len(epsilons) == len(plan.losses) else "loss"
+        notes.append(f"Nothing speaks for another {other} here: use cross-entropy.")
     return Result(
         table=table,
-        runs=_records(finished),
-        columns=pd.DataFrame(columns, columns=Column._fields),
+        runs=_records(plan, outcomes, maximize),
+        columns=pd.DataFrame(about["columns"], columns=Column._fields),
         verdict=verdict,
-        sentence=_sentence(verdict, confirmation, best, baseline, candidate, metric),
+        sentence=_sentence(verdict, confirmation, plan, candidate, edge, means, settings),
+        candidate=candidate,
         best_epsilon=best,
         confirmation=confirmation,
         notes=notes,
         settings=settings,
         figures=figures.captioned(
-            {names[epsilon]: runs for epsilon, runs in selected.items()},
-            table.assign(loss=[names[epsilon] for epsilon in table["epsilon"]]),
-            losses,
-            classes,
+            selected,
+            table,
+            {loss: plan.losses[loss] for loss in selected},
+            about["classes"],
             metric,
-            {"loss": names[best], **vars(confirmation)},
+            {"loss": candidate, **{name: getattr(confirmation, name) for name in ("difference", "low", "high")}},
         ),
     )
 
 
-def _numbers(name: str, values: Sequence[float]) -> list[float]:
-    numbers = [values] if isinstance(values, Real) else list(values)
-    for value in numbers:
-        if not isinstance(value, Real):
-            raise TypeError(f"{name} must be numbers; got {value!r}.")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite; got {value!r}.")
-        if abs(float(value)) > LARGEST:
-            raise ValueError(f"{name} of more than {LARGEST:g} overflow in training; got {value!r}.")
-    return [float(value) for value in numbers]
+def _rates(given: Sequence[float]) -> list[float]:
+    rates = []
+    for rate in [given] if isinstance(given, Real) else given:
+        if not isinstance(rate, Real):
+            raise TypeError(f"learning_rates must be numbers; got {rate!r}.")
+        if not math.isfinite(rate):
+            raise ValueError(f"learning_rates must be finite; got {rate!r}.")
+        rates.append(float(rate))
+        if rates[-1] > LARGEST:
+            raise ValueError(f"learning_rates of more than {LARGEST:g} overflow in training; got {rate!r}.")
+    if not rates or min(rates) < SMALLEST:
+        raise ValueError(f"learning_rates need to be one or more numbers above 0; got {given!r}.")
+    return rates
+
+
+def _device(given: str | None) -> str:
+    if given is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=given) + 1
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()[:30])
+        raise ValueError(f"the device {given!r} can't be used ({reason}): leave it out, or give cpu.") from error
+    return given
+
+
+def _rows_before(storage: Path | None, name: str) -> int | None:
+    """The number of rows of a sweep that was begun."""
+    if storage is not None:
+        with suppress(ValueError):
+            return int(stores.read(storage, name).plan["rows"])
+    return None
 
 
 def _numbered(groups: Any, total: int, rows: np.ndarray) -> np.ndarray:
@@ -255,54 +542,49 @@ def _numbered(groups: Any, total: int, rows: np.ndarray) -> np.ndarray:
     return np.asarray(numbers)
 
 
-def _confirm(differences: np.ndarray, groups: np.ndarray | None) -> statistics.Confirmation:
-    """:func:`statistics.confirm`, for groups of rows: rows of one group are not independent, their sums are.
-
-    A sum also depends on the size of the group; this part, which is no difference between the arms, is taken off, as
-    in the cluster-robust variance of a mean.
-    """
-    if groups is None:
-        return statistics.confirm(differences)
-    sums = pd.DataFrame(differences.T).groupby(groups).sum().to_numpy().T
-    sizes = np.unique(groups, return_counts=True)[1]
-    means = differences.mean(axis=1, keepdims=True)
-    found = statistics.confirm(sums - means * (sizes - sizes.mean()))
-    return statistics.Confirmation(*(float(value / sizes.mean()) for value in vars(found).values()))
+def _ordered(losses: Mapping[str, Polynomial]) -> dict[str, Polynomial]:
+    """Cross-entropy first, then the closest to it, since ties go to the first."""
+    distance = {
+        name: (math.inf, 0.0) if math.isnan(epsilon := epsilon_of(loss)) else (abs(epsilon), -epsilon)
+        for name, loss in losses.items()
+    }
+    return dict(sorted(losses.items(), key=lambda pair: distance[pair[0]]))
 
 
-def _objective(runs: Sequence[Run], metric: str) -> float:
-    """Mean score, negated for metrics where lower is better."""
-    mean = float(np.mean([run.scores[metric] for run in runs]))
-    return -mean if statistics.lower_is_better(metric) else mean
+def _displayed(losses: Mapping[str, Polynomial]) -> list[str]:
+    """The names of the losses: those with an epsilon by it, then the others."""
+    return sorted(losses, key=lambda name: math.inf if math.isnan(e := epsilon_of(losses[name])) else e)
 
 
-def _by_rate(runs: Sequence[Run], epsilon: float) -> dict[float, list[Run]]:
-    rates: dict[float, list[Run]] = {}
-    for run in runs:
-        if run.epsilon == epsilon:
-            rates.setdefault(run.learning_rate, []).append(run)
-    return rates
+def _label(loss: str, plan: Plan) -> str:
+    epsilon = epsilon_of(plan.losses[loss])
+    return loss if math.isnan(epsilon) else f"epsilon = {shown(epsilon)}"
 
 
-def _records(runs: Sequence[Run]) -> pd.DataFrame:
-    return pd.DataFrame([run.record() for run in runs], columns=RUN_COLUMNS)
+def _records(plan: Plan, outcomes: Mapping[str, Outcome], maximize: bool) -> pd.DataFrame:
+    """One row for each run, in the order of the plan."""
+    plan = widened(plan, outcomes, maximize)
+    trials, selection, _ = analysis.next_trials(plan, outcomes, maximize, fixed=True)
+    if selection is not None:
+        trials = analysis.trials(plan, selection)
+    runs = [Run.of(trial, outcomes[trial.key]).record() for trial in trials if trial.key in outcomes]
+    return pd.DataFrame(runs, columns=RUN_COLUMNS)
 
 
-def _table(selected: dict[float, list[Run]], metric: str) -> pd.DataFrame:
-    baseline = np.array([run.scores[metric] for run in selected[0.0]])
+def _table(selected: Mapping[str, Sequence[Run]], metric: str) -> pd.DataFrame:
+    baseline = np.array([run.scores[metric] for run in selected[CROSS_ENTROPY]])
     rows = []
-    for epsilon, runs in selected.items():
+    for loss, runs in selected.items():
         scores = np.array([run.scores[metric] for run in runs])
         # Equal in all repeats, except with groups.
-        training_rows, evaluation_rows = (
-            round(float(np.mean([count(run) for run in runs])))
-            for count in (lambda run: run.training_rows.sum(), lambda run: len(run.row_scores))
-        )
-        low, high = statistics.resampled_interval(scores - baseline, training_rows, evaluation_rows)
-        records = _records(runs)
+        training_rows = round(float(np.mean([run.training_rows.sum() for run in runs])))
+        scored_rows = round(float(np.mean([run.scored_rows for run in runs])))
+        low, high = statistics.resampled_interval(scores - baseline, training_rows, scored_rows)
+        records = pd.DataFrame([run.record() for run in runs])
         rows.append(
             {
-                "epsilon": epsilon,
+                "loss": loss,
+                "epsilon": records.epsilon[0],
                 "learning_rate": runs[0].learning_rate,
                 "score": scores.mean(),
                 "difference": (scores - baseline).mean(),
@@ -316,23 +598,30 @@ def _table(selected: dict[float, list[Run]], metric: str) -> pd.DataFrame:
 
 def _sentence(
     verdict: str,
-    confirmation: statistics.Confirmation,
-    best: float,
-    baseline: Sequence[Run],
-    candidate: Sequence[Run],
-    metric: str,
+    confirmation: Confirmation,
+    plan: Plan,
+    candidate: str,
+    edge: _Edge | None,
+    means: tuple[float, float],
+    settings: Mapping[str, Any],
 ) -> str:
-    scores = (float(np.mean([run.scores[metric] for run in runs])) for runs in (candidate, baseline))
+    metric, label = settings["metric"], _label(candidate, plan)
     evidence = (
-        f"{describe(confirmation, metric, *scores)} over {len(baseline)} fresh seeds and "
-        f"{len(baseline[0].row_scores)} untouched test rows"
+        f"{describe(confirmation, metric, *means)} over {plan.most_seeds} fresh seeds and {settings['test_rows']} "
+        "untouched test rows"
     )
-    if verdict == "no detectable difference":
+    if edge is not None:
+        who = "cross-entropy" if edge.loss == CROSS_ENTROPY else label
         return (
-            f"No detectable difference between epsilon = {best:g} and plain cross-entropy: {evidence}. "
+            f"Undecided between {label} and plain cross-entropy: {who} did best with the {edge.which} learning rate, "
+            f"{edge.rate:g}, and may do better beyond it; with those tried, {evidence}."
+        )
+    if verdict == analysis.NO_DIFFERENCE:
+        return (
+            f"No detectable difference between {label} and plain cross-entropy: {evidence}. "
             f"The smallest that this run could have seen is {size(metric, confirmation.smallest_detectable)}."
         )
-    return f"epsilon = {best:g} is {verdict} than plain cross-entropy: {evidence}."
+    return f"{label} is {verdict} than plain cross-entropy: {evidence}."
 
 
 def _guessing(labels: np.ndarray, metric: str) -> float:
@@ -347,34 +636,3 @@ def _guessing(labels: np.ndarray, metric: str) -> float:
         "macro_f1": 2 * largest / (1 + largest) / len(shares),
         "log_loss": -float(shares @ np.log(shares)),
     }[metric]
-
-
-def _about_nothing(baseline: Sequence[Run], candidate: Sequence[Run], guessing: float, metric: str) -> str:
-    """A note if neither arm of the confirmation is better than guessing; empty otherwise."""
-    sign = -1 if statistics.lower_is_better(metric) else 1
-    # As good as guessing, up to rounding, is not better.
-    if max(_objective(runs, metric) for runs in (baseline, candidate)) > sign * guessing + 1e-9:
-        return ""
-    what = "giving the shares of the classes" if metric == "log_loss" else "guessing the largest class"
-    return (
-        f"Neither cross-entropy nor epsilon = {candidate[0].epsilon:g} is better than always {what} "
-        f"({score(metric, guessing)}): the verdict is about nothing."
-    )
-
-
-def _notes(tried: Sequence[Run], selected: dict[float, list[Run]], best: float, metric: str) -> list[str]:
-    """Notes on optima at the edge of the grid."""
-    notes = []
-    second, largest = sorted(selected)[-2:]
-    if best == largest and _objective(selected[largest], metric) > _objective(selected[second], metric):
-        notes.append(f"The largest epsilon, {best:g}, did best on validation rows: try larger ones.")
-    for epsilon in (0.0, best):
-        rate = selected[epsilon][0].learning_rate
-        objectives = {rate: _objective(runs, metric) for rate, runs in sorted(_by_rate(tried, epsilon).items())}
-        for end, ordered in (("smallest", list(objectives)), ("largest", list(objectives)[::-1])):
-            if len(ordered) > 1 and rate == ordered[0] and objectives[rate] > objectives[ordered[1]]:
-                notes.append(
-                    f"epsilon = {epsilon:g} did best with the {end} learning rate, {rate:g}, and may do better beyond "
-                    "it: widen the learning rates before believing a difference."
-                )
-    return notes
