@@ -546,7 +546,7 @@ MUTANTS = [
     Mutant("tune/batched.py", "history.append(p_t / rows)", "history.append(p_t / BATCH_ROWS)", "test_tune_batched.py"),
     Mutant("tune/experiment.py", "int(rng.integers(2**31)),", "0,", SWEEP + "test_every_repeat"),
     Mutant("tune/experiment.py", "MODELS_AT_ONCE // len(same),", "10**9,", SWEEP + "interrupt_keeps"),
-    Mutant("tune/experiment.py", "one = drawn[model * len(drawn) // len(trials)]", "one = drawn[0]", SWEEP + "follows"),
+    Mutant("tune/experiment.py", "one = drawn[model * len(drawn) // len(trials)]", "one = drawn[0]", SWEEP + "how_repeats"),
     Mutant("tune/experiment.py", "(time.monotonic() - start) / steps", "time.monotonic() - start", SWEEP + "few_steps"),
     Mutant("tune/experiment.py", "len(trials) / len(batches[0])", "len(batches[0])", SWEEP + "few_steps"),
     Mutant(

@@ -172,7 +172,7 @@ MAY_IMPORT = {
     "polylosses.plot": {"polylosses.tune.figures", "polylosses.cli"},
     "polylosses.tune": {"polylosses.tune", "polylosses.cli"},
     "polylosses.tune.figures": {"polylosses.tune.tabular", "polylosses.tune.study_figures"},
-    "polylosses.tune.study_figures": {"polylosses.tune.studies"},
+    "polylosses.tune.study_figures": {"polylosses.tune.studies", "polylosses.tune.tabular"},
     "polylosses.tune.report": {"polylosses.tune.result", "polylosses.tune.studies"},
 }
 

@@ -28,6 +28,7 @@ from polylosses.tune import (
 )
 from polylosses.tune.labelled import Labelled
 from polylosses.tune.plan import SELECTION, Plan
+from polylosses.tune.store import read
 
 VERDICTS = ("better", "worse", "no detectable difference")
 
@@ -142,7 +143,7 @@ def test_a_loss_that_can_not_learn_is_found_worse() -> None:
 
 def test_figures_have_a_caption_and_the_metric_comes_first(result: Result) -> None:
     assert next(iter(result.figures)) == "Accuracy against epsilon"
-    assert len(result.figures) == 5
+    assert len(result.figures) == 6
     for heading, (figure, caption) in result.figures.items():
         assert figure.data, heading
         assert caption.endswith("."), heading
@@ -295,6 +296,29 @@ def test_what_is_stored_is_not_trained_again(tmp_path: Path, monkeypatch: pytest
     X, y = blobs()
     with pytest.raises(ValueError, match="another plan: features is"):
         sweep(2 * X + 1, y, epsilons=[-1.0, 2.0], learning_rates=[0.003, 0.03], repeats=3, storage=tmp_path)
+
+
+def test_a_report_comes_from_the_storage_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "MODELS_AT_ONCE", 6)
+    X, y = blobs()
+    frame = pd.DataFrame(X).rename(columns="column {}".format).assign(colour=["red", "", "blue"] * 80)
+    given: dict[str, Any] = {"epsilons": [2.0], "losses": ["focal"], "learning_rates": [0.003, 0.03], "repeats": 2}
+    given |= {"storage": tmp_path, "name": "mine.csv", "read": ["Fields are separated by commas."]}
+
+    def stop(done: float, stage: str) -> None:
+        if done > 0.4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SweepInterrupted):
+        sweep(frame, y, **given, progress=stop)
+    unfinished = tabular.stored(read(tmp_path, None))
+    assert re.match(r"Not finished: \d+ of 12 trainings of the selection are done", unfinished.sentence)
+    result = sweep(frame, y, **given)
+    again = tabular.stored(read(tmp_path, "mine.csv"))
+    for one, folder in ((result, "then"), (again, "now")):
+        one.write(tmp_path / folder)
+    for name in ("results.json", "results.csv", "report.html"):
+        assert (tmp_path / "then" / name).read_bytes() == (tmp_path / "now" / name).read_bytes(), name
 
 
 def test_a_folder_serves_one_sweep_at_a_time(tmp_path: Path) -> None:

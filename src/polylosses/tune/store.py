@@ -135,10 +135,12 @@ class Store:
                 "it, or give another folder."
             )
 
-    def describe(self, table: Mapping[str, Any]) -> None:
-        """Keeps what a report needs to know of a table beside the plan, in JSON types."""
-        if "table" not in self._study.user_attrs:
+    def describe(self, table: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keeps what a report needs to know of a table beside the plan, in JSON types; gives what was kept first."""
+        kept: Mapping[str, Any] = self._study.user_attrs.get("table", table)
+        if kept is table:
             _patiently(lambda: self._study.set_user_attr("table", table))
+        return kept
 
     def add(self, trial: Trial, outcome: Outcome) -> None:
         """Stores a trial that was run without having waited here."""

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import sklearn
 import torch
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
+from plotly.graph_objects import Figure
 
 import polylosses
 from polylosses.polynomial import Polynomial
-from polylosses.tune import analysis, batched, data, figures, splits, statistics, studies
+from polylosses.tune import analysis, batched, data, figures, splits, statistics, studies, study_figures
 from polylosses.tune import store as stores
 from polylosses.tune.analysis import Selection
 from polylosses.tune.columns import Column
@@ -40,7 +41,7 @@ from polylosses.tune.plan import (
 )
 from polylosses.tune.result import Result, describe, score, size
 from polylosses.tune.sequential import Confirmation
-from polylosses.tune.studies import StudyResult
+from polylosses.tune.studies import Design, StudyResult
 
 EPSILONS = (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -208,10 +209,6 @@ class _Table:
     name: str
     read: list[str]
 
-    @property
-    def maximize(self) -> bool:
-        return not statistics.lower_is_better(self.metric)
-
     @cached_property
     def experiment(self) -> Experiment:
         labelled = Labelled(
@@ -226,15 +223,16 @@ class _Table:
         return Experiment(data.encode(self.checked.frame), labelled, self.device)
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What tells the runs of this sweep from those of another, in JSON types."""
-        features = self.experiment.features
-        return {
-            **self.plan.to_json(),
-            **self.experiment.labelled.identity,
+    def design(self) -> Design:
+        """The study that this is a case of; the confirmation is a small part of the work, and takes all its seeds."""
+        features, labelled = self.experiment.features, self.experiment.labelled
+        data = {
+            **labelled.identity,
             "features": zlib.crc32(features.categories.tobytes(), zlib.crc32(features.numbers.tobytes())),
             "version": polylosses.__version__,
         }
+        rates = FloatDistribution(SMALLEST, LARGEST, log=True)
+        return Design(self.plan, {"learning_rate": rates}, labelled.maximize, fixed=True, data=data)
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -307,22 +305,18 @@ class _Table:
 
     def run(self, storage: Path | None, progress: Callable[[float, str], None]) -> Result:
         self.experiment.labelled.check(self.plan.repeats + self.plan.most_seeds)
-        space = {
-            "loss": CategoricalDistribution(list(self.plan.losses)),
-            "learning_rate": FloatDistribution(SMALLEST, LARGEST, log=True),
-        }
-        store = stores.Store(storage, self.name, self.identity, space, self.maximize)
+        store = self.design.open(storage, self.name)
         outcomes: dict[str, Outcome] = {}
         try:
             store.alone()
-            store.describe(self.about)
+            about = store.describe(self.about)
             outcomes |= store.outcomes(store.records())
             self._run(outcomes, store, progress)
         except KeyboardInterrupt:
-            raise SweepInterrupted(_records(self.plan, outcomes, self.maximize)) from None
+            raise SweepInterrupted(_records(self.plan, outcomes, self.design.maximize)) from None
         finally:
             store.close()
-        return result(self.about, self.plan, outcomes)
+        return result(about, self.plan, outcomes)
 
     def _run(self, outcomes: dict[str, Outcome], store: stores.Store, progress: Callable[[float, str], None]) -> None:
         """Adds the outcomes of all that is yet to be run."""
@@ -330,8 +324,8 @@ class _Table:
         if (seconds := self._long(self._models(outcomes))) is not None:
             progress(0.0, f"about {seconds / 60:.0f} min")
         while True:
-            plan = widened(self.plan, outcomes, self.maximize)
-            trials = analysis.next_trials(plan, outcomes, self.maximize, fixed=True)[0]
+            plan = widened(self.plan, outcomes, self.design.maximize)
+            trials = analysis.next_trials(plan, outcomes, self.design.maximize, fixed=True)[0]
             if not trials:
                 return
             total = len(plan.selection()) + 2 * plan.most_seeds
@@ -479,15 +473,42 @@ def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]
         confirmation=confirmation,
         notes=notes,
         settings=settings,
-        figures=figures.captioned(
-            selected,
-            table,
-            {loss: plan.losses[loss] for loss in selected},
-            about["classes"],
-            metric,
-            {"loss": candidate, **{name: getattr(confirmation, name) for name in ("difference", "low", "high")}},
-        ),
+        figures=_figures(selected, table, plan, selection, confirmation, metric, about["classes"]),
     )
+
+
+def _figures(
+    selected: Mapping[str, Sequence[Run]],
+    table: pd.DataFrame,
+    plan: Plan,
+    selection: Selection,
+    confirmation: Confirmation,
+    metric: str,
+    classes: Sequence[str],
+) -> dict[str, tuple[Figure, str]]:
+    losses, candidate = {loss: plan.losses[loss] for loss in selected}, selection.candidate
+    confirmed = {"loss": candidate, **{name: getattr(confirmation, name) for name in ("difference", "low", "high")}}
+    found = figures.captioned(selected, table, losses, classes, metric, confirmed)
+    if len(plan.points) == 1:
+        return found
+    rates = [{"learning rate": point["learning_rate"]} for point in plan.points]
+    scores = pd.DataFrame(
+        {"loss": loss, "point": point, "score": one}
+        for loss, of_loss in zip(plan.losses, selection.scores, strict=True)
+        for point, repeats in enumerate(of_loss)
+        for one in repeats
+    )
+    values = [rate for point in rates for rate in point.values()]
+    response = study_figures.response(
+        study_figures.points(scores, rates, {loss: rates[point] for loss, point in selection.chosen.items()}),
+        {"learning rate": {"attributes": {"log": True, "low": min(values), "high": max(values)}}},
+        losses,
+        f"mean {statistics.METRICS[metric]}",
+        figures.highlighted_of(losses, candidate),
+    )
+    caption = "Mean score on validation rows with each learning rate; a star is the one that a loss chose."
+    first = next(iter(found))
+    return {first: found.pop(first), "What the learning rate does": (response, caption), **found}
 
 
 def _rates(given: Sequence[float]) -> list[float]:
