@@ -73,8 +73,15 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def test_a_report_from_the_storage_alone_is_what_the_study_wrote(tmp_path: Path) -> None:
-    result = study(train, storage=tmp_path / "study", name="a", **OPTIONS)
+def one_score(trial: Trial) -> Any:
+    return train(trial)["validation"]
+
+
+@pytest.mark.parametrize("function", [train, one_score])
+def test_a_report_from_the_storage_alone_is_what_the_study_wrote(
+    function: Callable[[Trial], Any], tmp_path: Path
+) -> None:
+    result = study(function, storage=tmp_path / "study", name="a", **OPTIONS)
     before = written(result, tmp_path / "then")
     kept = contents(tmp_path / "study")
     for folder in (tmp_path / "study", tmp_path):
@@ -112,8 +119,11 @@ def test_a_report_from_a_database(server: Server, tmp_path: Path) -> None:
     assert written(stored(server.address), tmp_path / "now") == before
     with pytest.raises(KeyboardInterrupt):
         study(stopped_after(5), storage=server.address, name="b", **OPTIONS)
-    with pytest.raises(ValueError, match=r"several studies: give a name \(--name\), one of 'a', 'b'"):
-        stored(server.address)
+    with_password = server.address.replace("postgres@", "postgres:secret@")
+    with pytest.raises(
+        ValueError, match=r"postgres:\*\*\*@.* has several studies: give a name \(--name\), one of 'a', 'b'"
+    ):
+        stored(with_password)
     with pytest.raises(ValueError, match=r"postgres has no study 'c'; it has 'a', 'b'"):
         stored(server.address, "c")
     assert stored(server.address, "b").sentence.startswith("Not finished: 5 of")
