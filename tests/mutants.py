@@ -681,7 +681,7 @@ MUTANTS = [
     Mutant("tune/sequential.py", "self.difference - self.high, self", "self.low - self.difference, self", PAGE),
     Mutant("tune/sequential.py", "within(futility) if futility", "within(boundary) if futility", PAGE),
     Mutant("tune/study_figures.py", "above if higher_is_better else below", "above", PAGE),
-    Mutant("tune/study_figures.py", "theme.escaped(line) for line", "line for line", PAGE),
+    Mutant("tune/study_figures.py", "theme.wrapped(line) for line", "line for line", PAGE),
     Mutant("tune/study_figures.py", "utc=True", "utc=False", PAGE),
     Mutant("tune/study_figures.py", '"type": "log", **_log_ticks(given', "**_log_ticks(given", PAGE),
     Mutant("tune/study_figures.py", "json.dumps(value)) + offset", "json.dumps(at[0])) + offset", PAGE),

@@ -349,7 +349,7 @@ def test_hostile_labels_are_only_shown(browser: Browser, tmp_path: Path) -> None
     ticks = page.locator("#figure-4 .xtick text").all_text_contents()
     shown = [label if len(label) <= 24 else label[:23] + "…" for label in HOSTILE]
     assert sorted(ticks) == sorted(f"{label} ({10 * (i + 1)})" for i, label in enumerate(shown))
-    assert text[:39] + "…" in page.locator("#figure-5 .legendtext").all_text_contents()
+    assert text[:31] + "…" in page.locator("#figure-5 .legendtext").all_text_contents()
     assert page.locator("h1").text_content() == text == page.title()
     assert page.locator("b").count() == 0
     resize(page, 400)

@@ -100,19 +100,20 @@ def polynomials(named: Mapping[str, Polynomial], highlighted: Collection[str] = 
         lowest = min(lowest, *loss)
         line = {"color": look.colour, "dash": look.dash, "width": 2.5 if look.highlighted else 1, "simplify": False}
         shared = {
-            "name": theme.escaped(theme.shortened(name, 40)),
+            "name": theme.escaped(theme.shortened(name, 32)),
             "legendgroup": str(index),
             "line": line,
             "opacity": 1 if look.highlighted else theme.BEHIND,
         }
+        said = f"{theme.wrapped(theme.shortened(name, 80))}<br>"
         curve = {**shared, "x": grid, "mode": "lines", "showlegend": look.highlighted}
-        figure.add_scatter(**curve, y=loss, hovertemplate="p %{x:.3f}<br>loss %{y:.3f}")
+        figure.add_scatter(**curve, y=loss, hovertemplate=f"{said}p %{{x:.3f}}<br>loss %{{y:.3f}}<extra></extra>")
         figure.add_scatter(
             **curve | {"showlegend": False},
             y=factor,
             xaxis="x2",
             yaxis="y2",
-            hovertemplate="p %{x:.3f}<br>factor %{y:.3f}",
+            hovertemplate=f"{said}p %{{x:.3f}}<br>factor %{{y:.3f}}<extra></extra>",
         )
         figure.add_scatter(
             **shared,
@@ -124,7 +125,7 @@ def polynomials(named: Mapping[str, Polynomial], highlighted: Collection[str] = 
             mode="markers",
             marker={"color": look.colour, "size": 7 if look.highlighted else 4},
             customdata=[j + float(polynomial.gamma) for j in range(1, 9)],
-            hovertemplate="coefficient of (1 - p)<sup>%{customdata:.3~g}</sup>: %{y:.3f}",
+            hovertemplate=f"{said}coefficient of (1 - p)<sup>%{{customdata:.3~g}}</sup>: %{{y:.3f}}<extra></extra>",
         )
     theme.add_behind(figure, len(named) - sum(look.highlighted for look in looks.values()))
     # Without the limit, one large epsilon would flatten all other curves.

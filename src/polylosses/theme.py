@@ -6,6 +6,7 @@ and no title. They use the light template; :func:`document` and :func:`polylosse
 
 import html
 import math
+import textwrap
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,7 +91,6 @@ def _template(palette: Mapping[str, str]) -> dict[str, Any]:
                 "bgcolor": palette["background"],
                 "bordercolor": palette["line"],
                 "font": {"color": palette["text"], "family": _FONT, "size": 13},
-                "namelength": -1,
             },
             "hovermode": "closest",
             "legend": {
@@ -182,6 +182,11 @@ def escaped(text: object) -> str:
 def shortened(label: str, length: int = 24) -> str:
     """``label``, cut off with an ellipsis at ``length`` characters."""
     return label if len(label) <= length else label[: length - 1] + "…"
+
+
+def wrapped(text: str, width: int = 36) -> str:
+    """``text`` escaped, in lines that what is shown at a pointer has room for on a narrow screen."""
+    return "<br>".join(map(escaped, textwrap.wrap(text, width)))
 
 
 def document(title: str, body: str, figures: Sequence[Figure], style: str = "") -> str:

@@ -33,7 +33,7 @@ class Arm:
     label: str
     """Its epsilon if all losses have one, else its name, escaped."""
     noun: str
-    """Its label in a sentence: "epsilon 2" or "focal(2)"."""
+    """Its label by itself: "epsilon 2" or "focal(2)", long ones in lines."""
     colour: str
     dash: str
     highlighted: bool
@@ -61,8 +61,11 @@ def arms_of(losses: Mapping[str, Polynomial], highlighted: Collection[str] = ())
     epsilons = {name: plot.poly1_epsilon(polynomial) or 0.0 for name, polynomial in losses.items()}
     arms = {}
     for name in sorted(losses, key=epsilons.__getitem__) if kind == "epsilon" else losses:
-        label = f"{epsilons[name]:g}" if kind == "epsilon" else theme.escaped(theme.shortened(name, 40))
-        arms[name] = Arm(label, f"epsilon {label}" if kind == "epsilon" else label, *styles[name])
+        if kind == "epsilon":
+            label, noun = f"{epsilons[name]:g}", f"epsilon {epsilons[name]:g}"
+        else:
+            label, noun = theme.escaped(theme.shortened(name, 32)), theme.wrapped(theme.shortened(name, 80))
+        arms[name] = Arm(label, noun, *styles[name])
     return arms
 
 
@@ -278,14 +281,19 @@ def metric_against_loss(
             yaxis_title_text=f"{theme.escaped(metric_label)}<br>{direction}",
         )
     height = max(theme.HEIGHT - 60, 130 + 34 * len(arms))
-    texts = {
-        name: [theme.escaped(theme.shortened(one, length)) for one in arms]
-        for name, length in (("wide", 40), ("narrow", 15))
+    layouts = {
+        name: {
+            "height": height + (100 if name == "narrow" else 0),  # its legend has more lines
+            "yaxis.ticktext": [theme.escaped(theme.shortened(one, length)) for one in arms],
+            "yaxis.tickfont.size": size,
+            "xaxis.title.text": f"{theme.wrapped(metric_label, 2 * length - 30)}<br>{direction}",
+        }
+        for name, length, size in (("wide", 40, 12), ("narrow", 24, 11))
     }
     return figure.update_layout(
         height=height,
-        meta={name: {"height": height, "yaxis.ticktext": text} for name, text in texts.items()},
-        xaxis_title_text=f"{theme.escaped(metric_label)}<br>{direction}",
+        meta=layouts,
+        xaxis_title_text=layouts["wide"]["xaxis.title.text"],
         yaxis={"title": {"text": "loss"}, "range": [len(arms) - 0.5, -0.5], **ticks},
     )
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -372,11 +371,11 @@ def _described(row: Mapping[Any, Any], parameters: Sequence[str]) -> str:
     host, _, process = str(row["worker"]).rpartition(":")[0].rpartition(":")
     lines = [
         f"{row['stage']}, repeat {row['repeat']}",
-        theme.shortened(str(row["loss"]), 60),
-        *textwrap.wrap(chosen, 60),
-        *(textwrap.wrap(theme.shortened(row["error"], 300), 60) if row["error"] else [f"score {row['score']:.4g}"]),
-        *([f"tried {row['tries']} times"] if row["tries"] > 1 else []),
+        theme.shortened(str(row["loss"]), 80),
+        chosen,
+        theme.shortened(row["error"], 300) if row["error"] else f"score {row['score']:.4g}",
+        f"tried {row['tries']} times" if row["tries"] > 1 else "",
         f"{host}:{process}" if host else str(row["worker"]),
         f"{row['started']:%Y-%m-%d %H:%M:%S}",
     ]
-    return "<br>".join(theme.escaped(line) for line in lines)
+    return "<br>".join(theme.wrapped(line) for line in lines if line)
