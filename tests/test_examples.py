@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,13 @@ import polylosses
 from polylosses.torch import (
     PolyBCEWithLogitsLoss,
     PolyCrossEntropyLoss,
+    poly_binary_cross_entropy_with_logits,
     poly_cross_entropy,
     poly_from_nll,
     poly_softmax,
 )
 from polylosses.tune import study
+from polylosses.tune.plan import Plan, by_name
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -68,7 +70,7 @@ LEARNED = {
 }
 
 
-TRAINERS = ("lightning", "transformers", "monai", "trl")
+TRAINERS = ("lightning", "transformers", "monai", "trl", "lightgbm")
 
 
 def needs(name: str) -> list[pytest.MarkDecorator]:
@@ -80,7 +82,7 @@ def needs(name: str) -> list[pytest.MarkDecorator]:
 def marks_of(example: str) -> list[pytest.MarkDecorator]:
     """All examples but the plain loop are slow."""
     for trainer in TRAINERS:
-        if example.startswith(trainer):
+        if example.removeprefix("tune_").startswith(trainer):
             return needs(trainer)
     return [] if example == "plain_loop" else [pytest.mark.slow]
 
@@ -111,13 +113,74 @@ def test_the_loss_of_a_network_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None
     assert "and 497 test rows" in result.sentence
 
 
+TUNED = {"tune_cnn": 3, "tune_lightning": 3, "tune_transformers": 5, "tune_equinox": 100, "tune_lightgbm": 30}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in TUNED])
+def test_its_training_depends_on_the_loss_and_the_seed_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load(name)
+    length = next(name for name in ("EPOCHS", "STEPS", "ROUNDS") if hasattr(example, name))
+    monkeypatch.setattr(example, length, TUNED[name])
+    plan = Plan(by_name(["mean_absolute_error"]), [{}], repeats=2, most_seeds=4, seed=0)
+
+    def right(loss: str, repeat: int) -> np.ndarray:
+        scores = example.train(plan.trial("selection", loss, 0, repeat))
+        return np.concatenate([np.asarray(scores["validation"]), np.asarray(scores["test"])])
+
+    first = right("cross-entropy", 0)
+    assert np.array_equal(right("cross-entropy", 0), first)
+    assert not np.array_equal(right("mean_absolute_error", 0), first)
+    assert not np.array_equal(right("cross-entropy", 1), first)
+
+
+# A point of the parameters that the example names, and the number of test rows.
+STUDIED: dict[str, tuple[dict[str, Any], int]] = {
+    "tune_lightning": ({"lr": [0.01], "width": [32]}, 497),
+    "tune_transformers": ({"lr": [0.005], "dropout": [0.1]}, 497),
+    "tune_equinox": ({"lr": [0.01], "dropout": [0.3]}, 497),
+    "tune_lightgbm": ({"learning_rate": [0.2], "num_leaves": [8]}, 169),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in STUDIED])
+def test_the_loss_of_a_framework_is_tuned(name: str) -> None:
+    parameters, rows = STUDIED[name]
+    result = study(load(name).train, epsilons=[1.0], parameters=parameters, points=1, repeats=2)
+    assert not result.trials.error.any()
+    assert result.table.score.min() > 0.85
+    assert f"and {rows} test rows" in result.sentence
+
+
+class TestLightgbm:
+    """The objective's gradient is that of the loss; its curvature is positive, and right for cross-entropy."""
+
+    pytestmark = needs("lightgbm")
+
+    @pytest.mark.parametrize(
+        "loss", [polylosses.cross_entropy(), polylosses.poly1(2.0), polylosses.focal(2.0)], ids=str
+    )
+    def test_its_gradient(self, loss: polylosses.Polynomial) -> None:
+        margin, labels = np.linspace(-6, 6, 25), np.arange(25) % 2
+        data = SimpleNamespace(get_label=lambda: labels)
+        gradient, curvature = load("tune_lightgbm").objective(loss)(margin, data)
+        z = torch.tensor(margin, requires_grad=True)
+        (right,) = torch.autograd.grad(
+            poly_binary_cross_entropy_with_logits(z, torch.tensor(labels) * 1.0, reduction="sum", polynomial=loss), z
+        )
+        np.testing.assert_allclose(gradient, right, rtol=1e-9)
+        assert (curvature > 0).all()
+        if loss == polylosses.cross_entropy():
+            p = 1 / (1 + np.exp(-margin))
+            np.testing.assert_allclose(curvature, p * (1 - p), rtol=1e-9)
+
+
 def test_every_example_is_tested_and_says_how_to_run_it() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {*LEARNED, "skorch_grid_search", "class_sharded_head", "tune_cnn"}
+    assert names == {*LEARNED, "skorch_grid_search", "class_sharded_head", *TUNED}
     for name in names:
         text = (EXAMPLES / f"{name}.py").read_text()
         assert f"examples/{name}.py" in text
-        assert re.search(r"pip install 'polylosses\[(torch|jax|keras|tune)\]'", text)
+        assert re.search(r"pip install 'polylosses\[(torch|jax|keras|tune|jax,tune)\]'", text)
 
 
 def test_as_a_script(capsys: pytest.CaptureFixture[str]) -> None:
