@@ -57,6 +57,9 @@ HEARTBEAT, GRACE = 30, 120
 # How many trials wait at most. The storage gives all that wait whenever a worker takes one.
 QUEUE = 16
 
+# Seconds for which a worker takes trials from one look at those that wait. Reading them takes a database 10 ms.
+GLANCE = 0.5
+
 # Seconds for which a database may be away, and its errors then.
 PATIENCE = 600.0
 _AWAY = (OperationalError, InterfaceError, PendingRollbackError)
@@ -95,6 +98,8 @@ class Store:
         self._space = dict(space)
         self._without_worker_since: dict[int, float] = {}
         self._outcomes: dict[str, Outcome] = {}
+        self._waiting: list[tuple[FrozenTrial, Sequence[FrozenTrial]]] = []
+        self._looked = -math.inf
         with _quietly():
             self._study = _patiently(
                 lambda: optuna.create_study(
@@ -198,14 +203,15 @@ class Store:
         Args:
             run: is given the stage, loss, point and repeat of a trial, and returns the outcome.
         """
-        records = self.records()
-        tries = by_key(records)
-        waiting = [record for record in records if record.state == TrialState.WAITING]
-        waiting.sort(key=lambda record: tries[_key(record)][0].number == record.number)
-        record = next((record for record in waiting if self._takes(record, tries[_key(record)])), None)
+        if time.monotonic() - self._looked > GLANCE:
+            self._waiting.clear()
+        record = self._first_taken()
+        if record is None:
+            self._look()
+            record = self._first_taken()
         if record is None:
             return None
-        trial = self._trial(record)
+        trial = record._trial_id
         self._set(trial, "worker", self._presence.worker)
         started, start = datetime.now().astimezone(), time.monotonic()
         try:
@@ -218,11 +224,29 @@ class Store:
         times = {"started": started.isoformat(), "seconds": time.monotonic() - start}
         self._set(trial, "outcome", _encoded(outcome) | times)
         self._end(trial, TrialState.FAIL if outcome.error else TrialState.COMPLETE, outcome.score)
+        if outcome.error:
+            self._waiting.clear()  # its next try comes first
         return outcome
 
+    def _look(self) -> None:
+        """Reads which trials wait, each with all records of it."""
+        self._looked = time.monotonic()
+        records = self.records()
+        same = by_key(records)
+        waiting = [(record, same[_key(record)]) for record in records if record.state == TrialState.WAITING]
+        self._waiting = sorted(waiting, key=lambda pair: pair[1][0].number == pair[0].number)
+
+    def _first_taken(self) -> FrozenTrial | None:
+        """The first of the waiting trials that is this worker's now."""
+        while self._waiting:
+            record, same = self._waiting.pop(0)
+            if self._takes(record, same):
+                return record
+        return None
+
     def _takes(self, record: FrozenTrial, same: Sequence[FrozenTrial]) -> bool:
-        """Whether a waiting trial is this worker's now; ``same`` are all records of it."""
-        trial = self._trial(record)
+        """Whether a waiting trial is this worker's now; ``same`` are all records of it, as they were."""
+        trial = record._trial_id
         earlier = [other for other in same if other.number < record.number]
         if any(_is_pending(other) or outcome_of([other]) is not None for other in earlier):
             self._end(trial, TrialState.PRUNED)  # two processes have added it at once
@@ -230,9 +254,6 @@ class Store:
         with suppress(_FINISHED):
             return _patiently(lambda: self._storage.set_trial_state_values(trial, TrialState.RUNNING))
         return False
-
-    def _trial(self, record: FrozenTrial) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, record.number)
 
     def _set(self, trial: int, name: str, value: Any) -> None:
         with suppress(_FINISHED):  # others have taken this worker for dead, and run the trial again
@@ -281,14 +302,14 @@ class Store:
             if worker is None:
                 since = self._without_worker_since.setdefault(record.number, time.monotonic())
                 if time.monotonic() - since > GRACE:
-                    self._end(self._trial(record), TrialState.FAIL)
+                    self._end(record._trial_id, TrialState.FAIL)
                 continue
             process = process_of(record)
             if process in (ended or {}) or self._presence.is_dead(worker):
                 error = (ended or {}).get(process)
                 if error and "outcome" not in record.user_attrs:
-                    self._set(self._trial(record), "outcome", _encoded(Outcome(math.nan, error=error)))
-                self._end(self._trial(record), TrialState.FAIL)
+                    self._set(record._trial_id, "outcome", _encoded(Outcome(math.nan, error=error)))
+                self._end(record._trial_id, TrialState.FAIL)
         if isinstance(self._storage, RDBStorage):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
@@ -486,7 +507,7 @@ def _database(address: str) -> RDBStorage:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 return RDBStorage(
-                    address, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=HEARTBEAT, grace_period=GRACE
+                    address, heartbeat_interval=HEARTBEAT, grace_period=GRACE
                 )
         except (IntegrityError, ProgrammingError):
             # Several processes create the tables of a new database at once, and all but one fail.
