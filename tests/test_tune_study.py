@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from sklearn.linear_model import LogisticRegression
 
 import polylosses
 from polylosses.tune import StudyResult, Trial, store, study
+from polylosses.tune.plan import Outcome
+from polylosses.tune.studies import design, lead
 from polylosses.tune.trials import outcome_of_scores, revision
 from postgresql import Server, needs_postgresql
 
@@ -194,6 +197,33 @@ def test_a_function_that_always_fails_stops_the_study_at_once() -> None:
     assert study(diverges, **OPTIONS).verdict
     with pytest.raises(ValueError, match="it returned nan or infinity"):
         study(lambda trial: math.nan, **OPTIONS)
+
+
+def test_what_failed_in_another_worker_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "GLANCE", 0.1)
+    designed = design(epsilons=[1.0], repeats=5)
+    ours, theirs = designed.open(tmp_path, "study"), designed.open(tmp_path, "study")
+    seen = []
+
+    def succeeds(attributes: Mapping[str, Any]) -> Outcome:
+        seen.append(attributes["key"])
+        return Outcome(0.5)
+
+    def fails(attributes: Mapping[str, Any]) -> Outcome:
+        seen.append(attributes["key"])
+        return Outcome(math.nan, error="no luck")
+
+    lead(designed, ours)
+    ours.run_one(succeeds)
+    theirs.run_one(fails)
+    ours.run_one(succeeds)
+    lead(designed, ours)
+    time.sleep(0.2)
+    ours.run_one(succeeds)
+    assert seen[3] == seen[1]
+    assert len({*seen}) == 3
+    for one in (ours, theirs):
+        one.close()
 
 
 def test_rows_of_labels() -> None:

@@ -54,8 +54,8 @@ TRIES, DEATHS = 2, 5
 # Seconds between a worker's signs of life in a database, and after how many without one it is dead.
 HEARTBEAT, GRACE = 30, 120
 
-# How many trials wait at most. The storage gives all that wait whenever a worker takes one.
-QUEUE = 16
+# How many trials wait at most. The storage gives all of them again at every look.
+QUEUE = 32
 
 # Seconds for which a worker takes trials from one look at those that wait. Reading them takes a database 10 ms.
 GLANCE = 0.5
@@ -506,9 +506,7 @@ def _database(address: str) -> RDBStorage:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                return RDBStorage(
-                    address, heartbeat_interval=HEARTBEAT, grace_period=GRACE
-                )
+                return RDBStorage(address, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
         except (IntegrityError, ProgrammingError):
             # Several processes create the tables of a new database at once, and all but one fail.
             tries += 1
