@@ -204,7 +204,11 @@ def test_a_killed_server_loses_nothing(code: Path, tmp_path: Path, right: dict[s
         process = start(
             code, "--workers", "2", "--storage", server.address, "--out", str(tmp_path / "out"), SECONDS="0.5"
         )
-        time.sleep(6)
+        until = time.monotonic() + 60
+        while not (tmp_path / "out" / "logs" / "worker-1.log").exists():  # the command has found the database
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(3)
         for _ in range(2):
             server.kill()
             time.sleep(1.5)
