@@ -52,15 +52,14 @@ def measured(storage: str | Path, processes: int, trials: int) -> dict[str, Any]
     before = time.process_time()
     done = run(storage, processes, trials).trials
     used = time.process_time() - before
-    assert len(done) == trials
     starts = done.started.map(lambda start: start.timestamp())
     wall = (starts + done.seconds).max() - starts.min()
     return {
         "storage": "journal" if isinstance(storage, Path) else "PostgreSQL",
         "processes": processes,
-        "trials": trials,
-        "ms": 1e3 * wall / trials,
-        "cpu_ms": 1e3 * used / trials,
+        "trials": len(done),
+        "ms": 1e3 * wall / len(done),
+        "cpu_ms": 1e3 * used / len(done),
     }
 
 

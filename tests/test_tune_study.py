@@ -86,6 +86,29 @@ def test_the_same_in_postgresql(server: Server) -> None:
     assert numbers(study(train, storage=server.address, **OPTIONS)) == numbers(study(train, **OPTIONS))
 
 
+@pytest.mark.slow
+@needs_postgresql
+def test_a_database_that_stays_away_ends_the_study_and_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, calls = Server(), 0
+    monkeypatch.setattr(store, "PATIENCE", 1.0)
+    monkeypatch.setattr(store, "GRACE", 3)  # of the trial that was in work
+
+    def kills(trial: Trial) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            own.kill()
+        return train(trial)
+
+    try:
+        with pytest.raises(ConnectionError, match=r"the database has been away for 0.0166667 minutes \(.*refused"):
+            study(kills, storage=own.address, **OPTIONS)
+        own.start()
+        assert numbers(study(kills, storage=own.address, **OPTIONS)) == numbers(study(train, **OPTIONS))
+    finally:
+        own.stop()
+
+
 def test_another_plan_is_refused_with_the_difference(tmp_path: Path) -> None:
     study(train, storage=tmp_path, **OPTIONS)
     with pytest.raises(

@@ -527,14 +527,23 @@ def _quietly() -> Iterator[None]:
 
 
 def _patiently(act: Callable[[], T]) -> T:
-    """Does what needs a database, again as long as that is away."""
+    """Does what needs a database, again as long as that is away.
+
+    Raises:
+        ConnectionError: it has been away for too long.
+    """
     wait, until = 0.1, time.monotonic() + PATIENCE
     while True:
         try:
             return act()
         except (*_AWAY, StorageInternalError) as error:
-            away = isinstance(error.__cause__ if isinstance(error, StorageInternalError) else error, _AWAY)
-            if not away or time.monotonic() > until:
+            cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+            if not isinstance(cause, _AWAY):
                 raise
+            if time.monotonic() > until:
+                raise ConnectionError(
+                    f"the database has been away for {PATIENCE / 60:g} minutes ({' '.join(str(cause).split())}): start "
+                    "it, and the same call goes on."
+                ) from error
         time.sleep(wait)
         wait = min(2 * wait, 5.0)
