@@ -140,6 +140,19 @@ def test_its_simulated_studies_are_in_the_results() -> None:
         assert numbers[4] <= 12
 
 
+def test_its_costs_of_trials_are_in_the_results() -> None:
+    rows = results("study_overhead")["results"]
+    sizes = list(dict.fromkeys(row["trials"] for row in rows))
+    assert f"| trials in | {' | '.join(f'{size} trials' for size in sizes)} |" in BENCHMARKS
+    assert len(rows) == 6 * len(sizes)
+    for storage, processes in {(row["storage"], row["processes"]) for row in rows}:
+        of = [row for row in rows if (row["storage"], row["processes"]) == (storage, processes)]
+        assert [row["trials"] for row in of] == sizes
+        who = f"{processes} worker{'s' * (processes > 1)}" if processes else "this process"
+        cells = [f"{row['ms']:.0f} ({row['cpu_ms']:.1f})" for row in of]
+        assert f"| {storage}, {who} | {' | '.join(cells)} |" in BENCHMARKS
+
+
 def test_the_readmes_range_is_that_of_the_table() -> None:
     ratios = [r["time_ratio"] for r in results("losses")["results"] if (r["link"], r["loss"]) == ("softmax", "Poly-1")]
     assert f"{min(ratios):.2f} to {max(ratios):.2f} of the time" in README.read_text()
