@@ -546,7 +546,9 @@ MUTANTS = [
     Mutant("tune/batched.py", "history.append(p_t / rows)", "history.append(p_t / BATCH_ROWS)", "test_tune_batched.py"),
     Mutant("tune/experiment.py", "int(rng.integers(2**31)),", "0,", SWEEP + "test_every_repeat"),
     Mutant("tune/experiment.py", "MODELS_AT_ONCE // len(same),", "10**9,", SWEEP + "interrupt_keeps"),
-    Mutant("tune/experiment.py", "one = drawn[model * len(drawn) // len(trials)]", "one = drawn[0]", SWEEP + "how_repeats"),
+    Mutant(
+        "tune/experiment.py", "one = drawn[model * len(drawn) // len(trials)]", "one = drawn[0]", SWEEP + "how_repeats"
+    ),
     Mutant("tune/experiment.py", "(time.monotonic() - start) / steps", "time.monotonic() - start", SWEEP + "few_steps"),
     Mutant("tune/experiment.py", "len(trials) / len(batches[0])", "len(batches[0])", SWEEP + "few_steps"),
     Mutant(
@@ -567,7 +569,7 @@ MUTANTS = [
         "np.arange(len(drawn)) < most",
         SWEEP + "fewer_rows",
     ),
-    Mutant("tune/tabular.py", "and means[outer] > means[inner]", "", SWEEP + "'only_guess or agree or advised'"),
+    Mutant("tune/tabular.py", "and means[outer] > means[inner]", "", SWEEP + "no_edge"),
     Mutant("tune/tabular.py", "for _ in range(MOST_ADDED):", "for _ in range(0):", SWEEP + "learning_rate"),
     Mutant("tune/tabular.py", "UNDECIDED if edge else", "", SWEEP + "undecided"),
     Mutant("tune/tabular.py", "TRAINING_SHARE * budget / seconds", "budget / seconds", SWEEP + "budget"),

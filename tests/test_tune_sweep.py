@@ -259,6 +259,14 @@ def test_a_best_learning_rate_at_the_edge_leaves_the_verdict_undecided(monkeypat
     assert any(note.startswith("One learning rate was tried. A positive epsilon") for note in fixed.notes)
 
 
+def test_learning_rates_that_do_equally_well_are_no_edge() -> None:
+    plan = Plan({"cross-entropy": poly1(0.0), "a": poly1(1.0)}, [{"learning_rate": r} for r in (0.1, 0.2)], 2, 4, 0)
+    tied = analysis.Selection({"cross-entropy": 0, "a": 0}, "a", np.full((2, 2, 2), 0.5))
+    assert tabular._edge(plan, tied, True) is None
+    tied.scores[1, 0] = 0.6
+    assert tabular._edge(plan, tied, True) == ("a", "smallest", 0.1, 0.05)
+
+
 def test_any_losses_are_compared() -> None:
     result = small(losses=["focal(2)"], epsilons=None)
     assert result.table.loss.tolist() == ["cross-entropy", "focal(2)"]
