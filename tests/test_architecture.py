@@ -152,17 +152,19 @@ def test_the_kernels_are_entered_by_their_package() -> None:
     ("module", "allowed"),
     [
         ("polylosses.theme", set()),
+        ("polylosses.progress", set()),
         ("polylosses.plot", {"polylosses.polynomial", "polylosses.theme"}),
         ("polylosses.tune.report", {"polylosses.theme"}),
     ],
 )
-def test_figures_of_losses_and_the_page_build_on_the_theme(module: str, allowed: set[str]) -> None:
+def test_what_is_shown_builds_on_little(module: str, allowed: set[str]) -> None:
     assert IMPORTS[module] == allowed
 
 
 # For these modules, the only ones that may import them.
 MAY_IMPORT = {
     "polylosses.cli": {"polylosses.__main__"},
+    "polylosses.progress": {"polylosses.cli"},
     "polylosses.theme": {
         "polylosses.plot",
         "polylosses.tune.figures",

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -11,15 +12,17 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from polylosses import catalogue, cli
+from polylosses import catalogue, cli, progress, two_sided
 from polylosses import tune as tuning
 from polylosses.tune import Trial, batched
+from polylosses.tune.data import BUNDLED
 from polylosses.tune.result import Result
 
 COMMAND = Path(sys.executable).with_name("polylosses")
@@ -53,6 +56,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main() sets it
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # likewise
     monkeypatch.setattr(batched, "MINIMUM_STEPS", 20)
+    monkeypatch.setattr(progress, "EVERY", math.inf)  # on a busy machine, too
 
     def called(*arguments: str) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["polylosses", *arguments])
@@ -241,6 +245,9 @@ def test_an_epsilon_below_minus_1_is_warned_of(call: Call) -> None:
                 ["--group", "x"],
             )
         ),
+        pytest.param(
+            ["tune", "--losses", "poly1", "focal", "no.py:train"], "no.py:train is no training f", id="no file"
+        ),
         pytest.param(["plot", "poly1(2)"], "Missing option '--out'", id="plot without a file"),
         pytest.param(["plot", "poly2(2)", "--out", "a.html"], "'poly2\\(2\\)' is no loss", id="unknown loss"),
         pytest.param(["plot", "poly1(x)", "--out", "a.html"], "'poly1\\(x\\)' is no loss", id="no number"),
@@ -272,6 +279,53 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 7 TiB"), "polylosses: not enough memory. Unable to allocate 7 TiB\n"),
+        (
+            RuntimeError("can't allocate memory: 9 bytes"),
+            "polylosses: not enough memory. can't allocate memory: 9 bytes\n",
+        ),
+        (
+            OSError(28, "No space left"),
+            "polylosses: --out x: there is no space left for it; make room, and run it again.\n",
+        ),
+    ],
+)
+def test_a_machine_that_is_too_small_is_one_line(
+    error: Exception,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tune("x", {}, error) == 2
+    assert capsys.readouterr() == ("", said)
+    assert not tree(tmp_path)
+
+
+def test_a_table_of_the_same_name_does_not_overwrite_results(tmp_path: Path, call: Call) -> None:
+    frame = pd.DataFrame({"size": np.arange(60) % 7 / 3, "kind": ["a", "b"] * 30})
+    for name in ("a/data.csv", "b/data.csv", "a/data.tsv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        frame.to_csv(tmp_path / name, sep="\t" if name.endswith("tsv") else ",", index=False)
+
+    def tuned(*arguments: str) -> tuple[Any, str]:
+        code, _, errors = call("tune", *arguments, "--target", "kind", "--quiet", *QUICK)
+        return code or 0, errors
+
+    assert tuned("a/data.csv") == (0, "")
+    written = (tmp_path / "polylosses-data" / "results.json").read_bytes()
+    for other in ("b/data.csv", "a/data.tsv"):
+        said = "polylosses: polylosses-data has the results of a/data.csv: give another directory with --out.\n"
+        assert tuned(other) == (2, said)
+    assert tuned(str(tmp_path / "a" / "data.csv")) == (0, "")
+    assert (tmp_path / "polylosses-data" / "results.json").read_bytes() == written
+    assert tuned("b/data.csv", "--out", "polylosses-data") == (0, "")
+
+
 REPORT = {"results.csv": "epsilon\n0.0\n", "results.json": "{}\n", "report.html": "<p>"}
 
 
@@ -281,6 +335,9 @@ class Finished:
     runs = pd.DataFrame({"epsilon": [0.0]})
     sentence = "no detectable difference"
     write = Result.write
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
 
     def to_dict(self) -> dict[str, Any]:
         return {}
@@ -359,11 +416,11 @@ def tune(out: str, meanwhile: Tree, outcome: Any) -> object:
             raise outcome
         return Finished() if isinstance(outcome, tuple) else outcome
 
-    def write_or_fail(path: Path, text: str, encoding: str | None = None) -> int:
+    def write_or_fail(path: Path, text: str, encoding: str | None = None, errors: str | None = None) -> int:
         if isinstance(outcome, tuple) and next(files) == outcome[1]:
             write_text(path, "half")
             raise outcome[0]
-        return write_text(path, text, encoding)
+        return write_text(path, text, encoding, errors)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "load", lambda *_, **__: (None, None))
@@ -486,6 +543,117 @@ def test_list_shows_every_loss(tmp_path: Path) -> None:
     for name in catalogue.ALL:
         assert name in done.stdout
     assert re.search(r"-log p \+ \(1 - p\) +2, 0\.5, 0\.333", done.stdout)
+
+
+def test_list_as_json_has_every_loss_and_its_defaults(call: Call) -> None:
+    code, shown, errors = call("list", "--json")
+    assert (code or 0, errors) == (0, "")
+    found = {loss["name"]: loss for loss in json.loads(shown)}
+    assert set(found) == {*catalogue.ALL, *two_sided.ALL}
+    assert found["poly1"] == {
+        "name": "poly1",
+        "parameters": {"epsilon": 1.0},
+        "formula": "-log p + (1 - p)",
+        "series": [2.0, 0.5, 1 / 3],
+    }
+    assert found["poly_n"]["parameters"] == {"epsilons": []}
+    assert found["asymmetric"]["parameters"] == {"gamma_neg": 4.0, "gamma_pos": 1.0, "margin": 0.05}
+    assert found["asymmetric"]["positive"]["formula"] == "(1 - p) (-log p)"
+    assert found["asymmetric"]["negative"]["formula"] == "(1 - p)^4 (-log p)"
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["--help"]])
+def test_a_reader_that_has_enough_is_no_error(words: list[str], tmp_path: Path) -> None:
+    """As in ``polylosses list | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [COMMAND, *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "completed"),
+    [("tune", "i", {"iris"}), ("tune iris --losses", "poly1", {"poly1", "poly1_focal"}), ("plot", "foc", {"focal"})],
+)
+def test_words_are_completed(words: str, begun: str, completed: set[str], tmp_path: Path) -> None:
+    typed = ["polylosses", *words.split(), begun]
+    asked = {"_POLYLOSSES_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(typed), "COMP_CWORD": str(len(typed) - 1)}
+    done = subprocess.run([COMMAND], env=os.environ | asked, capture_output=True, text=True, timeout=60, check=False)
+    assert set(done.stdout.split()) == completed
+    assert set(cli.DATA_SETS) == set(BUNDLED)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("tune --losses focal(2) t.py:f", "tune --losses focal(2) t.py:f"),
+        ("tune --losses focal(2) poly_n(1,2) t.py:f", "tune --losses focal(2) --losses poly_n(1,2) t.py:f"),
+        ("tune t.py:f --losses=focal poly1 --json", "tune t.py:f --losses=focal --losses poly1 --json"),
+        ("tune focal --losses poly1 --losses focal", "tune focal --losses poly1 --losses focal"),
+        ("plot poly1 focal --out a.html", "plot poly1 focal --out a.html"),
+    ],
+)
+def test_several_losses_may_follow_one_option(words: str, expected: str) -> None:
+    assert cli._each_with_its_option(words.split()) == expected.split()
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_terminal_of_ascii_shows_everything(columns: int, tmp_path: Path) -> None:
+    size = np.arange(200) % 7 / 3
+    frame = pd.DataFrame({"gr\xf6\xdfe": np.arange(200), "size": size, "kind": np.where(size > 1, "\u9f8d", "b")})
+    frame.to_csv(tmp_path / "\xfc\u9f8d.csv", index=False)
+    environment = {**os.environ, "COLUMNS": str(columns), "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    for words in (["list"], ["tune", "\xfc\u9f8d.csv", "--target", "kind", *QUICK], ["tune", "no\xfc.csv"]):
+        done = subprocess.run(
+            [*SHORT, *words], cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False
+        )
+        shown = done.stdout.decode("ascii")
+        said = done.stderr.decode("ascii")
+        assert done.returncode == (2 if "no\xfc.csv" in words else 0), said
+        assert "Traceback" not in said
+        assert "\\u2026" not in shown
+        assert "\\xa0" not in shown
+        one_line = " ".join(shown.split())
+        if words == ["list"]:
+            assert all(name in shown for name in (*catalogue.ALL, *two_sided.ALL))
+        elif "--target" in words:
+            assert "gr\\xf6\\xdfe: left out" in one_line
+            assert ("epsilon: 2" in shown) == (columns == 40)
+            assert "calibration" in one_line
+            assert "Report: polylosses-\\xfc\\u9f8d/report.html" in shown
+        else:
+            assert "there is no file no\\xfc.csv" in said
+        # Of what is escaped, the terminal breaks the lines.
+        assert all(len(line) <= columns for line in shown.splitlines() if "\\" not in line)
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    lines: list[str] = []
+    tell = progress.Lines(lines.append)  # at 0 s
+    for second in range(1, 8):
+        tell(second / 20, f"selection: {second} of 20")
+    assert not lines
+    for second in range(8, 16):
+        tell(second / 20, f"selection: {second} of 20, 1 failed")
+    assert lines == ["selection: 10 of 20, 1 failed; 0:00:10 elapsed, 0:00:10 left"]
+    tell(0.0, "confirmation: 0 of 8")
+    assert lines[1:] == ["confirmation: 0 of 8; 0:00:16 elapsed"]
+    for _ in range(17, 36001):
+        tell(0.5, "confirmation: 4 of 8, +0.1 (-0.1 to +0.3) after 4 seeds")
+    assert lines[2] == "confirmation: 4 of 8, +0.1 (-0.1 to +0.3) after 4 seeds; 0:00:26 elapsed, 0:00:10 left"
+    assert 40 < len(lines) < 80
 
 
 def test_list_and_help_and_version_need_no_framework(tmp_path: Path) -> None:

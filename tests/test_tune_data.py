@@ -227,6 +227,12 @@ def of_parquet(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
     return pd.read_parquet(file, **options)
 
 
+def test_a_sparse_matrix_that_is_too_large_as_a_table_is_refused() -> None:
+    X = scipy.sparse.csr_matrix((1_000_000, 50_000))
+    with pytest.raises(ValueError, match=r"1000000 rows x 50000 columns.*400.0 GB, more than 2: give fewer columns"):
+        data.check(X, np.arange(1_000_000) % 2, 8)
+
+
 @pytest.mark.parametrize(
     "numbers",
     [

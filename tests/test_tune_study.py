@@ -347,7 +347,8 @@ def test_noise_is_rarely_a_difference() -> None:
         ({"labels": [0, 1] * 20, "label_noise": 1.0}, "label_noise"),
         ({"labels": [0] * 20}, "at least two classes"),
         ({"storage": "nothing"}, "the storage can't be used .* give a database's address"),
-        ({"storage": "mysql+nodriver://x/y"}, "the storage can't be used"),
+        ({"storage": "postgresql+nodriver://x/y"}, "the storage can't be used"),
+        ({"storage": "mysql+pymysql://x/y"}, "is to be a PostgreSQL database, not mysql: give another address"),
     ],
 )
 def test_mistakes_are_one_clear_error(options: dict[str, Any], error: str) -> None:

@@ -311,7 +311,7 @@ def test_a_report_comes_from_the_storage_alone(tmp_path: Path, monkeypatch: pyte
     X, y = blobs()
     frame = pd.DataFrame(X).rename(columns="column {}".format).assign(colour=["red", "", "blue"] * 80)
     given: dict[str, Any] = {"epsilons": [2.0], "losses": ["focal"], "learning_rates": [0.003, 0.03], "repeats": 2}
-    given |= {"storage": tmp_path, "name": "mine.csv", "read": ["Fields are separated by commas."]}
+    given |= {"storage": tmp_path, "name": "mine.csv", "settings": {"read": ["Fields are separated by commas."]}}
 
     def stop(done: float, stage: str) -> None:
         if done > 0.4:

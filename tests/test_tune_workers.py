@@ -3,19 +3,23 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
+from optuna.trial import FrozenTrial
+from sqlalchemy.pool import NullPool
 
-from polylosses.tune import store, study, worker
+from polylosses.tune import store, study, worker, workers
 from postgresql import Server, needs_postgresql
 
 pytestmark = pytest.mark.slow
@@ -54,21 +58,14 @@ def server() -> Iterator[Server]:
     found.stop()
 
 
-def start(code: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+def start(
+    code: Path, *options: str, command: Sequence[str] = (sys.executable, "-m", "polylosses"), **environment: str
+) -> subprocess.Popen[str]:
     """The command, as the leader of a process group of its own."""
     # A shell starts what runs in its background, perhaps these tests, with Ctrl-C ignored.
     return subprocess.Popen(
-        [
-            "env",
-            "--default-signal=INT",
-            sys.executable,
-            "-m",
-            "polylosses",
-            "tune",
-            f"{code}:train",
-            *OPTIONS,
-            *options,
-        ],
+        ["env", "--default-signal=INT", *command, "tune", f"{code}:train", *OPTIONS, *options],
+        cwd=code.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -77,14 +74,15 @@ def start(code: Path, *options: str, **environment: str) -> subprocess.Popen[str
     )
 
 
-def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, errors = process.communicate(timeout=300)
+def finished(process: subprocess.Popen[str], seconds: float = 300) -> dict[str, Any]:
+    out, errors = process.communicate(timeout=seconds)
     assert process.returncode == 0, errors
     return without_versions(json.loads(out))
 
 
 def without_versions(found: dict[str, Any]) -> dict[str, Any]:
     del found["settings"]["versions"]
+    found["settings"].pop("source", None)  # of commands
     return found
 
 
@@ -197,6 +195,203 @@ def test_a_command_that_ended_goes_on(code: Path, tmp_path: Path, right: dict[st
     assert (out / "results.json").read_bytes() == written
 
 
+def ended_with_one_line(process: subprocess.Popen[str]) -> str:
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, ""), errors
+    assert errors.count("\n") == 1, errors
+    return errors
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if shutil.which("mount") is None or not mount(path, "size=40k"):
+        pytest.skip("disks can't be mounted here")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def mount(path: Path, options: str) -> bool:
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def test_a_study_goes_on_when_a_full_disk_has_space_again(
+    code: Path, tmp_path: Path, right: dict[str, Any], disk: Path
+) -> None:
+    out = disk / "out"
+    assert "is the disk full?" in (errors := ended_with_one_line(start(code, "--workers", "2", "--out", str(out)))) or (
+        f"--out {out}: there is no space left" in errors
+    )
+    before = (out / store.JOURNAL).read_text().count('"outcome"')
+    assert before
+    assert mount(disk, "remount,size=10m")
+    assert finished(start(code, "--out", str(out))) == right
+    assert (out / store.JOURNAL).read_text().count('"outcome"') == len(trials(out)) > before
+    assert trials(out).tries.tolist() == [1] * len(trials(out))  # a full disk is no fault of a training
+
+
+def test_a_study_goes_on_when_files_may_be_larger(code: Path, tmp_path: Path, right: dict[str, Any]) -> None:
+    """The same where no disk can be mounted; at some lengths, a line of the journal is cut in two."""
+    out = tmp_path / "out"
+    python = (sys.executable, "-m", "polylosses")
+    for size in (9000, 17000, 17100):
+        limited = ("prlimit", f"--fsize={size}", *python)
+        ended_with_one_line(start(code, "--workers", "2", "--out", str(out), command=limited))
+    assert finished(start(code, "--out", str(out))) == right
+    assert trials(out).tries.tolist() == [1] * len(trials(out))
+
+
+def test_a_training_that_finds_a_full_disk_stops_the_study(code: Path, tmp_path: Path, right: dict[str, Any]) -> None:
+    out, tried = tmp_path / "out", tmp_path / "tried"
+    full = "open('/dev/full', 'wb', buffering=0).write(b'a checkpoint')"
+    errors = ended_with_one_line(start(code, "--out", str(out), FAULT=full, TRIED=str(tried)))
+    assert "is the disk full?" in errors
+    assert "No space left" in (out / "logs" / "worker-0.log").read_text()
+    assert finished(start(code, "--out", str(out))) == right
+    assert tried.read_text() == "once\n"
+
+
+def test_an_out_that_is_read_only_is_one_line(code: Path, disk: Path) -> None:
+    assert mount(disk, "remount,ro")
+    errors = ended_with_one_line(start(code, "--out", str(disk / "out")))
+    assert f"--out {disk}/out can't be written (Read-only file system): give another directory" in errors
+
+
+def test_the_verdict_is_shown_even_if_it_can_not_be_written(code: Path, tmp_path: Path, right: dict[str, Any]) -> None:
+    (tmp_path / "out" / "results.csv" / "mine").mkdir(parents=True)
+    process = start(code, "--out", str(tmp_path / "out"))
+    out, errors = process.communicate(timeout=60)
+    assert without_versions(json.loads(out)) == right
+    assert process.returncode == 2
+    assert errors.count("\n") == 1
+
+
+# A training that can't be interrupted, and has started a process.
+STUBBORN = """
+import os, signal, subprocess, time
+def train(trial):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["sleep", "1000"])
+    with open(os.environ["TRIED"], "a") as tried:
+        tried.write(f"{os.getpid()}\\n{child.pid}\\n")
+    time.sleep(1000)
+"""
+
+
+def test_the_second_ctrl_c_ends_at_once(code: Path, tmp_path: Path) -> None:
+    code.write_text(STUBBORN)
+    tried = tmp_path / "tried"
+    process = start(code, "--workers", "2", "--out", str(tmp_path / "out"), TRIED=str(tried))
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not tried.exists() or tried.read_text().count("\n") < 4):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - before < workers.GENTLY / 2
+    assert (process.returncode, errors) == (130, "polylosses: interrupted.\n")
+    pids = tried.read_text().split()
+    assert len(pids) == 4
+    states = subprocess.run(["ps", "-o", "stat=", "-p", ",".join(pids)], capture_output=True, text=True, check=False)
+    assert all(state.startswith("Z") for state in states.stdout.split())  # none, or not yet waited for
+
+
+def test_files_of_one_name_do_not_share_results(code: Path, tmp_path: Path) -> None:
+    """Nor does one go on with the trials of the other."""
+    others = code.parent.parent / "others" / "train.py"
+    others.parent.mkdir()
+    others.write_text(CODE.replace("0.02 * trial.epsilon", "0.5 - 0.02 * trial.epsilon"))
+
+    def run(file: Path, *options: str) -> subprocess.Popen[str]:
+        command = ("env", f"--chdir={tmp_path}", sys.executable, "-m", "polylosses")
+        return start(file, *options, command=command)
+
+    mine = finished(run(code))
+    assert (tmp_path / "polylosses-train" / "results.json").exists()
+    errors = ended_with_one_line(run(others))
+    assert "polylosses-train has the results of mine/train.py:train: give another directory with --out" in errors
+    assert finished(run(code)) == mine
+    theirs = finished(run(others, "--out", "polylosses-train"))
+    assert theirs["losses"][0]["score"] > mine["losses"][0]["score"] + 0.4
+
+
+# Sets the clock of a process, and has it give signs of life more often.
+CLOCK = """
+import datetime, os, time
+import optuna.storages._rdb.storage
+from polylosses.tune import store
+
+ahead, now = float(os.environ.get("AHEAD", "0")), time.time
+
+class Clock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls.fromtimestamp(now() + ahead, tz)
+
+time.time = lambda: now() + ahead
+optuna.storages._rdb.storage.datetime = store.datetime = Clock
+store.HEARTBEAT, store.GRACE = 1, 5
+"""
+CLOCKS = {
+    "an hour ahead": {"AHEAD": "3600"},
+    "of Tokyo": {"TZ": "Asia/Tokyo", "PGTZ": "Asia/Tokyo"},
+}
+
+
+@needs_postgresql
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_clocks_of_machines_may_differ(
+    code: Path, tmp_path: Path, right: dict[str, Any], server: Server, clock: str
+) -> None:
+    """No living worker is taken for dead, and no dead one for living."""
+    (code.parent / "clock.py").write_text(CLOCK)
+    code.write_text(f"import clock\n{CODE}")
+    command = (sys.executable, "-c", "import clock; from polylosses import cli; cli.main()")
+    address = server.create(clock.replace(" ", "_"))
+
+    def machine(name: str, **environment: str) -> subprocess.Popen[str]:
+        out = tmp_path / name
+        out.mkdir()
+        options = ("--storage", address, "--out", str(out))
+        # With a folder of its own for temporary files, it is not seen from elsewhere which processes are alive.
+        return start(code, *options, command=command, TMPDIR=str(out), **environment)
+
+    here, there = machine("here", SECONDS="0.5"), machine("there", SECONDS="2", **CLOCKS[clock])
+    until = time.monotonic() + 60
+    while not {"COMPLETE", "RUNNING"} <= {trial.state.name for trial in taken(there, tmp_path / "there", address)}:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    end(there)
+    assert finished(here, seconds=100) == right
+    done = trials(tmp_path / "here")
+    assert done.tries.tolist() == [1] * len(done)
+    assert done.seconds.between(0.5, 60).all()
+    records = optuna.load_study(study_name="train.py:train", storage=optuna_storage(address)).get_trials()
+    assert sum(record.state.name == "FAIL" for record in records) == 1  # what was running there
+    started = pd.to_datetime(done.started, utc=True)
+    assert (started.max() - started.min() > pd.Timedelta("50min")) == ("AHEAD" in CLOCKS[clock])
+
+
+def taken(process: subprocess.Popen[str], out: Path, address: str) -> list[FrozenTrial]:
+    """The trials in a database that workers of a command have taken."""
+    if not (out / "logs").exists():  # the command is still looking for the database
+        return []
+    study = optuna.load_study(study_name="train.py:train", storage=optuna_storage(address))
+    pids = {str(pid) for pid in children(process)}
+    return [trial for trial in study.get_trials() if store.process_of(trial).rpartition(":")[2] in pids]
+
+
+def optuna_storage(address: str) -> optuna.storages.RDBStorage:
+    """A storage that keeps no connections."""
+    return optuna.storages.RDBStorage(address, engine_kwargs={"poolclass": NullPool})
+
+
 @needs_postgresql
 def test_a_killed_server_loses_nothing(code: Path, tmp_path: Path, right: dict[str, Any]) -> None:
     server = Server()
@@ -231,7 +426,8 @@ def test_sixteen_workers_with_random_kills(code: Path, tmp_path: Path, right: di
         time.sleep(3)
         alive = [pid for command in commands for pid in children(command)]
         if alive:
-            os.kill(chance.choice(alive), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(chance.choice(alive), signal.SIGKILL)
     assert [finished(command) for command in commands] == [right] * 4
     done = trials(tmp_path / "out0")
     assert not done.duplicated(["stage", "loss", "rate", "repeat"]).any()
@@ -278,7 +474,7 @@ def test_a_failure_is_tried_again_and_then_recorded(code: Path, tmp_path: Path, 
 def test_code_that_can_not_run_is_one_line(code: Path, tmp_path: Path, text: str, name: str, error: str) -> None:
     code.write_text(text)
     process = subprocess.run(
-        [sys.executable, "-m", "polylosses", "tune", f"{code}:{name}", "--out", str(tmp_path / "out")],
+        [sys.executable, "-m", "polylosses", "tune", f"{code}:{name}", "--out", str(tmp_path / "out"), "--quiet"],
         capture_output=True,
         text=True,
         check=False,
@@ -287,7 +483,7 @@ def test_code_that_can_not_run_is_one_line(code: Path, tmp_path: Path, text: str
     assert error in process.stderr
     assert process.stderr.count("\n") == 1
     assert process.stdout == ""
-    if "is no training function" in error:
+    if not ("every loss failed" in error or "end at once" in error):  # these leave logs
         assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,8 @@
 """Command line interface."""
 
+import errno
 import inspect
+import io
 import json
 import os
 import re
@@ -16,27 +18,22 @@ from typing import Annotated, Any
 import polylosses
 from polylosses import catalogue, two_sided
 from polylosses.named import named
+from polylosses.polynomial import Polynomial
 
 try:
     import typer
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
     from rich.table import Table
+    from rich.text import Text
     from typer.exceptions import TyperException
+
+    from polylosses.progress import progress as _progress
 except ImportError as error:
     raise SystemExit(f"polylosses: the command needs {error.name}: pip install 'polylosses[tune]'") from error
 
 app = typer.Typer(
     help="PolyLoss for people who train classifiers.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,8 +45,14 @@ FUNCTION: dict[str, Any] = {"rich_help_panel": "For a training function"}
 # Options of `tune` for reading a table.
 TABLE: dict[str, Any] = {"rich_help_panel": "For a table"}
 
+# What `tune` takes by name; these are the keys of tune.data.BUNDLED, whose import takes seconds.
+DATA_SETS = ("digits", "breast_cancer", "wine", "iris")
+
 # More columns than these, with something to say about each, are left to the report.
 MOST_COLUMNS = 20
+
+# Longer words are broken in the columns of a table.
+WORD = 24
 
 INTERRUPTED = 130  # a shell's exit code for a command ended by Ctrl-C
 
@@ -57,18 +60,56 @@ INTERRUPTED = 130  # a shell's exit code for a command ended by Ctrl-C
 def main() -> None:
     """Run the command line; a user error gives one line on stderr and exit code 2."""
     warnings.showwarning = lambda message, *_: _print_error(f"warning: {message}")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files and columns, where only ASCII can be shown
     try:
-        code = app(standalone_mode=False)
+        code = app(_each_with_its_option(sys.argv[1:]), standalone_mode=False)
         if code == INTERRUPTED:  # typer catches Ctrl-C
             raise KeyboardInterrupt
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. What is left is written when Python ends, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except (TyperException, ValueError, OSError, ImportError) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         _print_error(" ".join(message.split()))
+        code = 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch says it so
+            raise
+        _print_error(" ".join(f"not enough memory. {error}".split()))
         code = 2
     except KeyboardInterrupt:
         _print_error("interrupted.")
         code = INTERRUPTED
     sys.exit(code)
+
+
+def _each_with_its_option(words: Sequence[str]) -> list[str]:
+    """Words of a command with one ``--losses`` for each loss, since the parser takes one value for it."""
+    given: list[str] = []
+    among_losses = False
+    for word in words:
+        is_loss = _is_loss(word)
+        if is_loss and among_losses and given[-1] != "--losses":
+            given.append("--losses")
+        among_losses = word == "--losses" or word.startswith("--losses=") or (is_loss and among_losses)
+        given.append(word)
+    return given
+
+
+def _is_loss(word: str) -> bool:
+    return word.partition("(")[0].strip() in {**catalogue.ALL, **two_sided.ALL}
+
+
+def _losses_that_begin(incomplete: str) -> list[str]:
+    return [name for name in catalogue.ALL if name.startswith(incomplete)]
+
+
+def _data_sets_that_begin(incomplete: str) -> list[str]:
+    return [name for name in DATA_SETS if name.startswith(incomplete)]
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -114,6 +155,7 @@ def tune(
         typer.Argument(
             help="digits, breast_cancer, wine, iris, a table's file; or your training function, as FILE.py:FUNCTION.",
             show_default=False,
+            autocompletion=_data_sets_that_begin,
         ),
     ],
     target: Annotated[str | None, typer.Option(help="The column of a file that holds the labels.")] = None,
@@ -164,7 +206,12 @@ def tune(
         str, typer.Option(help="Values to compare, separated by commas; 0 is always included.")
     ] = "-1,0,1,2,5,10",
     losses: Annotated[
-        list[str] | None, typer.Option(metavar="LOSS", help='Also compare this loss, such as "focal(2)".')
+        list[str] | None,
+        typer.Option(
+            metavar="LOSS ...",
+            help='Also compare these losses, such as "focal(2)" "taylor_cross_entropy(4)".',
+            autocompletion=_losses_that_begin,
+        ),
     ] = None,
     max_rows: Annotated[
         int | None,
@@ -270,7 +317,11 @@ def tune(
         X, y, groups, how = _load(data, target, group, options)
         name, stem = ("standard input", "stdin") if data == "-" else (Path(data).name, Path(data).stem)
         directory = Path(f"polylosses-{stem}") if out is None else out
-        with _directory(directory):
+        source = name if data in (*DATA_SETS, "-") else _seen_from(directory, Path(data))
+        if out is None:
+            _check_that_it_is_ours(directory, source)
+    with _directory(directory), _terminated_like_interrupted():
+        with _progress(silent=quiet or as_json) as progress:
             try:
                 result = tuning.sweep(
                     X,
@@ -292,7 +343,7 @@ def tune(
                     device=device,
                     storage=directory,
                     name=name,
-                    read=how,
+                    settings={"source": source, **({"read": how} if how else {})},
                     progress=progress,
                 )
             except tuning.SweepInterrupted as interrupt:
@@ -301,23 +352,7 @@ def tune(
                 kept = f"{len(interrupt.runs)} finished runs are kept in {directory}"
                 _print_error(f"interrupted; {kept}: the same command goes on.")
                 sys.exit(INTERRUPTED)
-            result.write(directory)
-
-    if as_json:
-        print(json.dumps(result.to_dict(), indent=2, allow_nan=False))
-    elif quiet:
-        print(result.sentence)
-    else:
-        _print_columns(result)
-        _print_result(result, directory)
-
-
-def _print_columns(result: Any) -> None:
-    console = Console(highlight=False)
-    console.print("[bold]How your columns were read[/bold]")
-    for line in (*result.settings.get("read", ()), *_columns(result.columns.to_dict("records"))):
-        console.print(line, markup=False)
-    console.print()
+        _deliver(result, directory, quiet, as_json)
 
 
 def _load(data: str, target: str | None, group: str | None, options: dict[str, Any]) -> tuple[Any, Any, Any, list[str]]:
@@ -403,39 +438,72 @@ def _tune_function(
             "SQLite locks the whole database for every write, and its file can't be shared by workers: leave --storage "
             "out for a file that can, or give a PostgreSQL database."
         )
-    with _progress(silent=quiet or as_json) as progress:
+    silent = quiet or as_json
+    with _progress(silent) as progress:
         progress(0.0, "loading")
         from polylosses.tune import workers as processes  # noqa: PLC0415 (takes seconds)
         from polylosses.tune.studies import Progress as Now  # noqa: PLC0415
         from polylosses.tune.studies import design, result  # noqa: PLC0415
         from polylosses.tune.worker import parted  # noqa: PLC0415
 
-        path, function = parted(code)
-        directory = Path(f"polylosses-{path.stem}") if out is None else out
-        place = directory if storage is None else storage
-        name = f"{path.name}:{function}"
+    path, function = parted(code)
+    directory = Path(f"polylosses-{path.stem}") if out is None else out
+    # In a folder, so that no other file of that name goes on with it; in a database, so that other machines do.
+    name = f"{_seen_from(directory, path) if storage is None else path.name}:{function}"
+    place = directory if storage is None else storage
+    if out is None:
+        _check_that_it_is_ours(directory, name)
 
-        def show(now: Now) -> None:
-            running = f", {now.running} running" if now.running > 1 else ""
-            failed = f", {now.failed} failed" if now.failed else ""
-            so_far = ""
-            if now.confirmation is not None:
-                end = now.confirmation.looks[-1]
-                so_far = f", {end.difference:+.3g} ({end.low:+.3g} to {end.high:+.3g}) after {end.seeds} seeds"
-            stage = f"{now.stage}: {now.done} of {now.total}{running}{failed}{so_far}"
-            progress(now.done / max(now.total, 1), stage)
+    def show(now: Now) -> None:
+        running = f", {now.running} running" if now.running > 1 else ""
+        failed = f", {now.failed} failed" if now.failed else ""
+        so_far = ""
+        if now.confirmation is not None:
+            end = now.confirmation.looks[-1]
+            so_far = f", {end.difference:+.3g} ({end.low:+.3g} to {end.high:+.3g}) after {end.seeds} seeds"
+        stage = f"{now.stage}: {now.done} of {now.total}{running}{failed}{so_far}"
+        if now.total:  # else the verdict follows
+            progress(now.done / now.total, stage)
 
-        with _directory(directory), _terminated_like_interrupted():
-            designed = design(**given)
+    with _directory(directory), _terminated_like_interrupted():
+        designed = design(**given)
+        with _progress(silent) as progress:
             state = processes.run(designed, code, place, name, workers, timeout, directory / "logs", show)
-            found = result(designed, state, name)
-            found.write(directory)
-    if as_json:
-        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
-    elif quiet:
-        print(found.sentence)
-    else:
-        _print_result(found, directory)
+        found = result(designed, state, name)
+        _deliver(found, directory, quiet, as_json)
+
+
+def _deliver(found: Any, directory: Path, quiet: bool, as_json: bool) -> None:
+    """Print a result, and then write it, in case that it can't be written."""
+    try:
+        if as_json:
+            print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+        elif quiet:
+            print(found.sentence)
+        else:
+            _print_result(found, directory)
+        sys.stdout.flush()
+    finally:  # even if the reader of a pipe has gone
+        found.write(directory)
+
+
+def _seen_from(directory: Path, path: Path) -> str:
+    """Where a file is, for what is stored in a directory: the same when both are moved."""
+    try:
+        return os.path.relpath(path.resolve(), directory.resolve())
+    except ValueError:  # another drive of Windows
+        return str(path.resolve())
+
+
+def _check_that_it_is_ours(directory: Path, source: str) -> None:
+    """Raises if a directory has the results of another source, as of a file of the same name in another folder."""
+    try:
+        theirs = str(json.loads((directory / "results.json").read_text(encoding="utf-8"))["settings"]["source"])
+    except (OSError, ValueError, LookupError, TypeError):  # there are none, or not of this command
+        return
+    if theirs != source:
+        shown = os.path.normpath(directory / theirs) if theirs.startswith(os.pardir) else theirs
+        raise ValueError(f"{directory} has the results of {shown}: give another directory with --out.")
 
 
 @app.command()
@@ -475,12 +543,16 @@ def report(
     stem = re.sub(r"[^\w.-]+", "-", kept.name.partition(".py:")[0])
     directory = out or (Path(f"polylosses-{stem}") if is_database else Path(storage))
     with _directory(directory):
-        found.write(directory)
-    _print_result(found, directory)
+        _deliver(found, directory, quiet=False, as_json=False)
 
 
 def _print_result(found: Any, directory: Path) -> None:
     console = Console(highlight=False)
+    if hasattr(found, "columns"):  # of a table
+        console.print("[bold]How your columns were read[/bold]")
+        for line in (*found.settings.get("read", ()), *_columns(found.columns.to_dict("records"))):
+            console.print(line, markup=False)
+        console.print()
     if len(found.table):
         console.print(_table({str(name): list(cells) for name, cells in found.formatted_table().items()}))
     console.print(f"\n[bold]{escape(found.sentence)}[/bold]")
@@ -504,8 +576,11 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 @app.command("list")
-def list_() -> None:
+def list_(as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all defaults.")] = False) -> None:
     """Show the named losses."""
+    if as_json:
+        print(json.dumps(_described_losses(), indent=2))
+        return
     rows: dict[str, list[str]] = {"loss": [], "formula": [], "series": []}
     for name, function in catalogue.ALL.items():
         polynomial = function()
@@ -522,6 +597,28 @@ def list_() -> None:
     console.print(_table(sides))
 
 
+def _described_losses() -> list[dict[str, Any]]:
+    """Names, parameters with their defaults, formulas and series of all named losses."""
+
+    def described(polynomial: Polynomial) -> dict[str, Any]:
+        return {"formula": str(polynomial), "series": polynomial.series(3)}
+
+    found: list[dict[str, Any]] = [
+        {"name": name, "parameters": _defaults(function), **described(function())}
+        for name, function in catalogue.ALL.items()
+    ]
+    for name, function in two_sided.ALL.items():
+        loss = function()
+        sides = {"positive": described(loss.positive), "negative": described(loss.negative)}
+        found.append({"name": name, "parameters": _defaults(function), **sides})
+    return found
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: [] if p.kind == p.VAR_POSITIONAL else p.default for p in parameters}
+
+
 def _call(name: str, function: Callable[..., Any]) -> str:
     parameters = inspect.signature(function).parameters.values()
     return f"{name}({', '.join(str(p.replace(annotation=p.empty)) for p in parameters)})"
@@ -529,7 +626,10 @@ def _call(name: str, function: Callable[..., Any]) -> str:
 
 @app.command("plot")
 def plot_(
-    losses: Annotated[list[str], typer.Argument(help='Such as "poly1(2)" "focal(2)".', show_default=False)],
+    losses: Annotated[
+        list[str],
+        typer.Argument(help='Such as "poly1(2)" "focal(2)".', show_default=False, autocompletion=_losses_that_begin),
+    ],
     out: Annotated[Path, typer.Option(help="An .html, .png, .svg or .pdf file.", show_default=False)],
 ) -> None:
     """Plot value, gradient factor and series coefficients of losses."""
@@ -543,23 +643,12 @@ def plot_(
 
 
 @contextmanager
-def _progress(silent: bool) -> Iterator[Callable[[float, str], None]]:
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=silent or not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda done, stage: bar.update(task, completed=done, description=stage)
-
-
-@contextmanager
 def _directory(path: Path) -> Iterator[None]:
-    """Create a directory and check that it is writable; directories created here are removed again if left empty."""
+    """Create a directory and check that it is writable; directories created here are removed again if left empty.
+
+    Raises:
+        ValueError: it can't be written, or what is done within leaves no space on its disk.
+    """
     made: list[Path] = []
     try:
         try:
@@ -571,25 +660,41 @@ def _directory(path: Path) -> Iterator[None]:
                 pass
         except OSError as error:
             raise ValueError(f"--out {path} can't be written ({error.strerror}): give another directory.") from error
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ValueError(f"--out {path}: there is no space left for it; make room, and run it again.") from error
     finally:
         for directory in reversed(made):
             with suppress(OSError):  # not empty: it has the report or other files
                 directory.rmdir()
 
 
-def _table(columns: dict[str, list[str]]) -> Table:
+def _table(columns: dict[str, list[str]]) -> Table | Group:
+    """A table; or, in a terminal that is too narrow for it, a block of lines for each row."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for heading, cells in columns.items():
         if all(cell[:1] in "+-0123456789" for cell in cells):
             # Wrapped headings let the table of `tune` fit into 80 columns.
-            narrow = heading.replace(" %", "\N{NO-BREAK SPACE}%").replace(" ", "\n")
-            table.add_column(narrow, justify="right", no_wrap=True, vertical="bottom")
+            narrow = re.sub(" (?!%)", "\n", heading)
+            width = max(map(len, (*narrow.split("\n"), *cells)))
+            table.add_column(Text(narrow), justify="right", no_wrap=True, vertical="bottom", min_width=width)
         else:
-            table.add_column(heading, overflow="fold")
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    return table
+            words = " ".join((heading, *cells)).split()
+            table.add_column(Text(heading), overflow="fold", min_width=min(max(map(len, words)), WORD))
+    rows = list(zip(*columns.values(), strict=True))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    if console.measure(table, options=console.options.update(width=1000)).minimum <= console.width:
+        return table
+    blocks = []
+    for row in rows:
+        first, *others = [f"{heading}: {cell}" for heading, cell in zip(columns, row, strict=True) if cell]
+        blocks += [Text(first, "bold"), *map(Text, others), Text("")]
+    return Group(*blocks[:-1])
 
 
 def _print_error(message: Any) -> None:

@@ -34,6 +34,9 @@ BUNDLED = {
     "iris": sklearn.datasets.load_iris,
 }
 
+# In GB, for sparse matrices.
+LARGEST_DENSE = 2.0
+
 _MISSING = "(missing)"
 _OTHER = "(other)"
 
@@ -253,6 +256,12 @@ def _frame(X: Any) -> pd.DataFrame:
     if isinstance(X, pd.DataFrame):
         return X.infer_objects().copy(deep=False)
     if scipy.sparse.issparse(X):
+        size = X.shape[0] * X.shape[1] * X.dtype.itemsize / 1e9
+        if size > LARGEST_DENSE:
+            raise ValueError(
+                f"X is sparse, {X.shape[0]} rows x {X.shape[1]} columns. The network takes a dense table, here of "
+                f"{size:.1f} GB, more than {LARGEST_DENSE:g}: give fewer columns, such as those of a TruncatedSVD."
+            )
         return pd.DataFrame(X.toarray())
     known = isinstance(X, np.ndarray | pd.Series) or not hasattr(X, "__array__")
     return pd.DataFrame(X if known else np.asarray(X)).infer_objects()

@@ -14,6 +14,10 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 
+# The folder of the files by which workers are known to be alive.
+WORKERS = "workers"
+
+
 def journal_lock(path: str) -> Any:
     """The lock on a journal file, for Optuna's ``JournalFileBackend``; None, which is Optuna's own, on Windows."""
     return _JournalLock(path) if fcntl else None
@@ -60,7 +64,7 @@ class Presence:
         self._shared = folder is None
         if folder is None:
             folder = Path(tempfile.gettempdir()) / f"polylosses-{os.getuid() if hasattr(os, 'getuid') else ''}"
-        self._folder = folder / "workers"
+        self._folder = folder / WORKERS
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path(self.worker), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if fcntl is not None:

@@ -27,7 +27,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import create_engine, inspect, make_url
+from sqlalchemy import create_engine, event, inspect, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     IntegrityError,
@@ -217,7 +217,7 @@ class Store:
         try:
             with self._heartbeat(trial):
                 outcome = run(record.user_attrs["trial"])
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):  # a full disk
             self._set(trial, "interrupted", True)
             self._end(trial, TrialState.FAIL)
             raise
@@ -487,6 +487,10 @@ def _storage(storage: str | Path | None) -> BaseStorage:
         path = str(storage / JOURNAL)
         return JournalStorage(JournalFileBackend(path, lock_obj=journal_lock(path)))
     try:
+        kind = make_url(storage).get_backend_name()
+        if kind not in ("postgresql", "sqlite"):
+            # MySQL's columns of text hold 64 KB, the scores of some 8000 rows.
+            raise ValueError(f"the storage is to be a PostgreSQL database, not {kind}: give another address.")
         return _database(storage)
     except _UNUSABLE as error:
         raise _unusable(error) from error
@@ -506,13 +510,26 @@ def _database(address: str) -> RDBStorage:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                return RDBStorage(address, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+                storage = RDBStorage(address, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+            if storage.engine.dialect.name == "postgresql":
+                event.listen(storage.engine, "connect", _in_utc)
+                storage.engine.dispose()
+            return storage
         except (IntegrityError, ProgrammingError):
             # Several processes create the tables of a new database at once, and all but one fail.
             tries += 1
             if tries == 10:
                 raise
         time.sleep(random.uniform(0.1, 1.0))
+
+
+def _in_utc(connection: Any, _: Any) -> None:
+    """Optuna compares signs of life by PostgreSQL's clock, but in the time zone of each connection (``PGTZ``), where
+    workers seem to be dead, too, when summer time begins.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -330,7 +330,7 @@ class StudyResult:
             "points": len(self.settings["points"]),
         }
         return report.page(
-            title=f"{self.name}: does another loss beat cross-entropy?",
+            title=f"{PurePath(self.name).name}: does another loss beat cross-entropy?",
             verdict=self.verdict,
             sentence=self.sentence,
             table=self.formatted_table(),
@@ -504,6 +504,7 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
         confirmation=confirmation or Confirmation(math.nan, math.nan, math.nan, math.nan, (), 0),
         notes=_notes(design, state, verdict, failed),
         settings={
+            "source": name,
             **design.identity,
             "versions": dict(state.outcomes[trials[0].key].software) if trials else {},
         },

@@ -95,7 +95,7 @@ def sweep(
     device: str | None = None,
     storage: Path | None = None,
     name: str = "your data",
-    read: Sequence[str] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     progress: Callable[[float, str], None] = lambda done, stage: None,
 ) -> Result:
     """Does a loss beat cross-entropy on a table, at the same tuning budget?
@@ -138,7 +138,7 @@ def sweep(
         device: torch device that the networks are trained on. Default: ``"cuda"`` if there is one, else ``"cpu"``.
         storage: a folder where the runs are kept as they finish. The same call goes on where it stopped. Default: none.
         name: name of the data in the report.
-        read: sentences on how the data were read, for the report.
+        settings: more to keep with :attr:`Result.settings`, in JSON types, such as how the data were read.
         progress: callback with the share of the work done, 0 to 1, and the stage; first, where it takes over a minute,
             with 0 and about how long.
 
@@ -186,7 +186,7 @@ def sweep(
         label_noise=float(label_noise),
         device=_device(device),
         name=name,
-        read=list(read),
+        settings=settings,
     )
     if max_rows is not None:
         table = table.of_rows(int(max_rows))
@@ -207,7 +207,7 @@ class _Table:
     label_noise: float
     device: str
     name: str
-    read: list[str]
+    settings: Mapping[str, Any]
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -267,7 +267,7 @@ class _Table:
                     "torch": torch.__version__,
                     "scikit-learn": sklearn.__version__,
                 },
-                **({"read": self.read} if self.read else {}),
+                **self.settings,
             },
         }
 

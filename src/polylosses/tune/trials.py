@@ -3,6 +3,7 @@
 Nothing slow is imported here, since every worker process does.
 """
 
+import errno
 import inspect
 import math
 import os
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 # Seconds between two looks into the storage for trials that others have added or finished.
 PAUSE = 0.5
 
+# A full disk is no fault of the loss whose training finds it so: the study stops.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 # The error of a training that diverged. It may be the point's fault, so that it does not stop a study alone.
 NOT_FINITE = "it returned nan or infinity"
 
@@ -43,6 +47,9 @@ def run(
         train: the user's function.
         attributes: those of the trial in the storage.
         labelled: labels and metric, if the study draws the splits.
+
+    Raises:
+        OSError: the disk is full.
     """
     trial = plan.trial(*(attributes[name] for name in ("stage", "loss", "point", "repeat")))
     process = os.getpid()
@@ -58,6 +65,8 @@ def run(
     except BaseException as error:
         if os.getpid() != process:
             os._exit(1)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         outcome = Outcome(math.nan, error=_described(error))
     return replace(outcome, software=software() | revision(Path(inspect.getsourcefile(train) or ".").parent))
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,8 +15,8 @@ from polylosses.tune.plan import Plan, Trial
 from polylosses.tune.store import Store
 from polylosses.tune.trials import work
 
-# The exit code of a worker that could not load the training function.
-NOT_LOADED = 97
+# The exit codes of a worker that could not load the training function, and of one that could not write.
+NOT_LOADED, NOT_WRITTEN = 97, 98
 
 
 def parted(code: str) -> tuple[Path, str]:
@@ -74,14 +75,19 @@ def main() -> None:
     identity, storage = described["identity"], described["storage"]
     in_folder = "folder" in storage
     place = Path(storage["folder"]) if in_folder else storage["address"]
-    # The process that has started this one has found the database.
-    store = Store(place, described["name"], identity, {}, identity["maximize"], patient=not in_folder)
     try:
-        work(Plan.from_json(identity), train, store, stopped=lambda: os.getppid() != parent)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        store.close()
+        # The process that has started this one has found the database.
+        store = Store(place, described["name"], identity, {}, identity["maximize"], patient=not in_folder)
+        try:
+            work(Plan.from_json(identity), train, store, stopped=lambda: os.getppid() != parent)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            store.close()
+    except OSError as error:
+        with suppress(OSError):  # the log may be on the same disk
+            print(error, flush=True)
+        os._exit(NOT_WRITTEN)  # an ordinary end writes, too
 
 
 if __name__ == "__main__":

@@ -15,16 +15,21 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from polylosses.tune.store import process_of
+from polylosses.tune.locks import WORKERS
+from polylosses.tune.store import JOURNAL, process_of
 from polylosses.tune.studies import Design, Progress, State, TrainingError, lead
 from polylosses.tune.trials import PAUSE
-from polylosses.tune.worker import NOT_LOADED
+from polylosses.tune.worker import NOT_LOADED, NOT_WRITTEN
 
 # Seconds that a worker has to end in order.
 GENTLY = 10.0
 
 # As many workers one after another that end before they take a trial never will take one.
 IN_VAIN = 3
+
+
+class NotLoadedError(TrainingError):
+    """The training function can't be loaded."""
 
 
 @dataclass
@@ -63,8 +68,11 @@ def run(
         progress: callback several times a second.
 
     Raises:
-        TrainingError: the training function can't be loaded, or fails with every loss.
+        NotLoadedError: the training function can't be loaded. Nothing is left behind.
+        TrainingError: it fails with every loss.
+        OSError: a worker could not write, as on a full disk. The same call goes on.
     """
+    new = not logs.exists() and not (isinstance(storage, Path) and (storage / JOURNAL).exists())
     store = design.open(storage, name)
     described = {
         "code": code,
@@ -76,6 +84,7 @@ def run(
     pool: list[_Worker] = []
     devices, threads = _devices(), max(1, (os.cpu_count() or 1) // workers)
     in_vain = 0
+    in_use = True
     try:
         while True:
             before = list(pool)
@@ -83,7 +92,8 @@ def run(
             for worker in before:
                 in_vain = 0 if worker.began else in_vain + bool(ended.get(worker.name))
             if in_vain >= IN_VAIN:
-                raise TrainingError(f"the processes that are to run it end at once: {next(iter(ended.values()), '')}")
+                why = next(iter(ended.values()), "")
+                raise TrainingError(f"the processes that are to run it end at once: {why}. What they say is in {logs}.")
             state = lead(design, store, ended)
             progress(state.progress)
             if state.finished:
@@ -93,9 +103,24 @@ def run(
                 device = devices[number % len(devices)] if devices else None
                 pool.append(_started(described, number, threads, device, logs))
             time.sleep(PAUSE)
+    except NotLoadedError:
+        in_use = not new or any(record.state != TrialState.WAITING for record in store.records())
+        raise
     finally:
         _stop(pool)
         store.close()
+        if not in_use:
+            _remove(storage, logs)
+
+
+def _remove(storage: str | Path, logs: Path) -> None:
+    """Takes away what a study leaves in which nothing has run."""
+    with suppress(OSError):
+        if isinstance(storage, Path) and not (storage / WORKERS).exists():  # no other command has begun there
+            (storage / JOURNAL).unlink()
+        for log in logs.glob("worker-*.log"):
+            log.unlink()
+        logs.rmdir()
 
 
 def _started(described: Mapping[str, Any], number: int, threads: int, device: str | None, logs: Path) -> _Worker:
@@ -141,10 +166,15 @@ def _ended(pool: list[_Worker], records: Sequence[FrozenTrial], timeout: float |
         if code is None:
             continue
         pool.remove(worker)
-        if code == NOT_LOADED:
-            lines = (logs / f"worker-{worker.number}.log").read_text(errors="replace").strip().splitlines()
-            raise TrainingError(lines[-1] if lines else "the training function can't be loaded.")
         _kill(worker, signal.SIGKILL)  # what it has started
+        log = logs / f"worker-{worker.number}.log"
+        if code == NOT_LOADED:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise NotLoadedError(lines[-1] if lines else "the training function can't be loaded.")
+        if code == NOT_WRITTEN:
+            raise OSError(
+                f"a worker can't write; is the disk full? ({log} may say.) When it can, run it again to go on."
+            )
         if late:
             found[worker.name] = f"it took longer than {timeout:g} s"
         elif code == -signal.SIGKILL:
@@ -174,6 +204,7 @@ def _stop(pool: Sequence[_Worker]) -> None:
     finally:
         for worker in pool:
             _kill(worker, signal.SIGKILL)
+        for worker in pool:
             worker.process.wait()
 
 
