@@ -541,6 +541,7 @@ MUTANTS = [
     Mutant("tune/splits.py", "rng.integers(1, classes,", "rng.integers(0, classes,", "test_tune_splits.py"),
     Mutant("tune/splits.py", "(len(order) - 1)", "len(order)", "test_tune_splits.py"),
     Mutant("tune/splits.py", "return rows[rest], rows[part]", "return rest, part", "test_tune_splits.py"),
+    Mutant("tune/batched.py", "if number >= steps:", "if number == steps:", "test_tune_batched.py"),
     Mutant("tune/batched.py", "square.mul_(0.999)", "square.mul_(0.99)", "test_tune_batched.py"),
     Mutant("tune/batched.py", "rates * (1 - number / (epochs * len(batches)))", "rates", "test_tune_batched.py"),
     Mutant("tune/batched.py", "history.append(p_t / rows)", "history.append(p_t / BATCH_ROWS)", "test_tune_batched.py"),
@@ -580,6 +581,7 @@ MUTANTS = [
     Mutant(
         "tune/tabular.py", "math.inf if math.isnan(e := epsilon_of(losses[name])) else e", "0.0", SWEEP + "any_losses"
     ),
+    Mutant("tune/analysis.py", "> sign * guessing + 1e-9", "> sign * guessing - 1e-9", "test_tune_study.py -k guess"),
     Mutant("tune/statistics.py", " - scores.mean() * (sizes - sizes.mean())", "", "test_tune_statistics.py"),
     Mutant("tune/sequential.py", "1 / (test_rows or rows)", "1 / rows", "test_tune_statistics.py"),
     Mutant(

@@ -1,6 +1,7 @@
 """Batched training gives the same models as a plain torch loop."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,23 @@ def test_mean_p_t_is_that_of_the_training_labels(monkeypatch: pytest.MonkeyPatch
     p = torch.softmax(trained.logits(0, X[0]), 1)
     assert trained.mean_p_t.shape == (1, batched.MINIMUM_EPOCHS)
     torch.testing.assert_close(trained.mean_p_t[0], p[range(40), labels[0]].mean().expand(batched.MINIMUM_EPOCHS))
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(0, 0), (3, 3), (7, 7), (math.inf, 10)])
+def test_training_ends_after_so_many_steps(steps: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the epochs that would follow; here each has two steps."""
+    monkeypatch.setattr(batched, "MINIMUM_STEPS", 10)
+    monkeypatch.setattr(batched, "MINIMUM_EPOCHS", 5)
+    step = batched.AdamW.step
+    seen: list[Any] = []
+
+    def counted(*given: Any) -> None:
+        seen.append(given)
+        step(*given)
+
+    monkeypatch.setattr(batched.AdamW, "step", counted)
+    batched.train(torch.randn(1, 100, 4), torch.randint(3, (1, 100)), 3, [poly1(1.0)], [0.1], [0], steps=steps)
+    assert len(seen) == taken
 
 
 def test_training_leaves_torchs_random_state_alone() -> None:

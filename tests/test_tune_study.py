@@ -311,6 +311,24 @@ def test_groups_stay_together() -> None:
         study(classifier, epsilons=[1.0], labels=y, groups=groups[:5], repeats=2)
 
 
+@pytest.mark.parametrize("right", [0, 1])
+def test_trainings_that_only_guess_are_told(right: int) -> None:
+    y = np.repeat([0, 0, 0, 1], 50)
+
+    def guesses(trial: Trial) -> np.ndarray:
+        assert trial.score_rows is not None
+        predicted = np.zeros(len(trial.score_rows), int)
+        predicted[np.flatnonzero(y[trial.score_rows])[:right]] = 1
+        return np.eye(2)[predicted]
+
+    result = study(guesses, epsilons=[1.0], labels=y, repeats=2)
+    told = (
+        "Neither cross-entropy nor poly1(1) is better than always guessing the largest class (accuracy 0.75): the "
+        "verdict is about nothing."
+    )
+    assert (told in result.notes) == (right == 0)
+
+
 def test_notes() -> None:
     fixed = study(lambda trial: 0.5 + trial.seed % 7 / 100, epsilons=[1.0], repeats=3)
     assert any("larger steps, by 1 + epsilon p" in note for note in fixed.notes)

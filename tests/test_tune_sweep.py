@@ -386,7 +386,8 @@ def test_how_long_it_takes_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(experiment.Experiment, "seconds", lambda *_: 300.0)
     seen: list[tuple[float, str]] = []
     small(learning_rates=[0.01], progress=lambda *given: seen.append(given))
-    assert seen[0] == (0.0, "about 5 min")
+    assert seen[0] == (0.0, "selection: about 5 min in all")
+    assert seen[-1][1] == "confirmation: about 5 min in all"
 
 
 def test_a_few_steps_tell_how_long_all_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """From outcomes to a verdict: which loss and parameters were chosen, and what the confirmation found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,18 @@ def sentence_of(
             f"could have seen is {confirmation.smallest_detectable:.3g}."
         )
     return f"{names[0]} is {verdict} than {names[1]}: {evidence}."
+
+
+def about_nothing(candidate: str, means: Sequence[float], guessing: float, metric: str, shown: str) -> str:
+    """A note if neither the candidate nor cross-entropy is better than guessing, which scores ``shown``; else empty."""
+    sign = -1 if metric == "log_loss" else 1
+    # As good as guessing, up to rounding, is not better.
+    if max(sign * mean for mean in means) > sign * guessing + 1e-9:
+        return ""
+    what = "giving the shares of the classes" if metric == "log_loss" else "guessing the largest class"
+    return (
+        f"Neither {CROSS_ENTROPY} nor {candidate} is better than always {what} ({shown}): the verdict is about nothing."
+    )
 
 
 def select(plan: Plan, outcomes: Mapping[str, Outcome], maximize: bool) -> Selection:

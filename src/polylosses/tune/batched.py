@@ -66,7 +66,7 @@ def train(
     learning_rates: Sequence[float],
     seeds: Sequence[int],
     after_epoch: Callable[[], None] = lambda: None,
-    steps: int | None = None,
+    steps: float = math.inf,
 ) -> Trained:
     """Train one model for each repeat and arm with AdamW (torch's defaults), all models in the same steps.
 
@@ -82,7 +82,7 @@ def train(
         learning_rates: learning rate of each arm, in the same order.
         seeds: seed of each repeat, for its initial weights and orders of rows.
         after_epoch: callback after every epoch.
-        steps: end after so many steps, to find out how long they take. Default: none.
+        steps: end after so many steps, to find out how long they take. Default: none left out.
     """
     repeats, rows, features = X.shape
     arms, device = len(losses), X.device
@@ -106,7 +106,7 @@ def train(
         orders = torch.stack([order(rows, epoch, seed) for seed in seeds]).to(device)
         batches = torch.split(orders, BATCH_ROWS, dim=1)
         for number, batch in enumerate(batches, start=epoch * len(batches)):
-            if number == steps:
+            if number >= steps:
                 break
             x, y = (part[repeat, batch].repeat_interleave(arms, dim=0) for part in (X, labels))
             logits = _logits(parameters, x)

@@ -1,5 +1,6 @@
 """Training and evaluation of the small network of a sweep, many trials at once."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -175,7 +176,7 @@ class Experiment:
         trials: Sequence[Trial],
         drawn: Sequence["_Drawn"],
         after_epoch: Callable[[int], None],
-        steps: int | None = None,
+        steps: float = math.inf,
     ) -> batched.Trained:
         arms = trials[: len(trials) // len(drawn)]
         rows = len(drawn[0].train_rows)

@@ -51,7 +51,13 @@ class Labelled:
             "rows": len(self.labels),
             "labels": zlib.crc32(self.labels.tobytes()),
             "groups": None if self.groups is None else zlib.crc32(self.groups.tobytes()),
+            "always_guessing": self.always_guessing,
         }
+
+    @property
+    def always_guessing(self) -> float:
+        """The metric of always guessing the largest class on the test rows, see :mod:`polylosses.tune.statistics`."""
+        return statistics.always_guessing(self.labels[self._held_out[1]], self.metric)
 
     @cached_property
     def _held_out(self) -> tuple[np.ndarray, np.ndarray]:

@@ -64,6 +64,20 @@ def row_scores(metric: str, y: np.ndarray, probabilities: np.ndarray) -> np.ndar
     return np.asarray(np.mean(values) + influence * len(y) / len(values))
 
 
+def always_guessing(labels: np.ndarray, metric: str) -> float:
+    """The metric of always guessing the largest class; for the log loss, of always giving the shares of the classes."""
+    _, rows = np.unique(labels, return_counts=True)
+    shares = rows / len(labels)
+    largest = float(shares.max())
+    return {
+        "accuracy": largest,
+        "balanced_accuracy": 1 / len(shares),
+        # Precision is the share and recall is 1; the F1 of all other classes is 0.
+        "macro_f1": 2 * largest / (1 + largest) / len(shares),
+        "log_loss": -float(shares @ np.log(shares)),
+    }[metric]
+
+
 def group_scores(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Contribution of each group to a metric, from that of its rows: their mean is the metric.
 

@@ -474,6 +474,7 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
     plan, selection, confirmation = design.plan, state.selection, state.confirmation
     trials = [trial for trial in analysis.trials(plan, selection) if trial.key in state.outcomes]
     failed = sum(bool(outcome.error) for outcome in state.outcomes.values())
+    notes: list[str] = []
     if state.finished and selection is not None and confirmation is not None:
         seeds = analysis.seeds_of(confirmation)
         pair = analysis.paired(plan, state.outcomes, selection, seeds)
@@ -485,6 +486,10 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
             rows = f"{test_rows} test rows of {pair[0].shape[1]} groups"
         names = (selection.candidate, CROSS_ENTROPY)
         sentence = analysis.sentence_of(verdict, confirmation, names, means, rows)
+        if (guessing := design.data.get("always_guessing")) is not None:
+            metric = design.data["metric"]
+            shown = f"{metric.replace('_', ' ')} {guessing:.4g}"
+            notes += filter(None, [analysis.about_nothing(selection.candidate, means, guessing, metric, shown)])
     else:
         verdict, now = analysis.NOT_FINISHED, state.progress
         sentence = f"Not finished: {now.done} of {now.total} trainings of the {now.stage} are done."
@@ -502,7 +507,7 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
         candidate="" if selection is None else selection.candidate,
         parameters={} if selection is None else {k: dict(plan.points[point]) for k, point in selection.chosen.items()},
         confirmation=confirmation or Confirmation(math.nan, math.nan, math.nan, math.nan, (), 0),
-        notes=_notes(design, state, verdict, failed),
+        notes=[*notes, *_notes(design, state, verdict, failed)],
         settings={
             "source": name,
             **design.identity,

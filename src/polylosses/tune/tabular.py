@@ -139,8 +139,8 @@ def sweep(
         storage: a folder where the runs are kept as they finish. The same call goes on where it stopped. Default: none.
         name: name of the data in the report.
         settings: more to keep with :attr:`Result.settings`, in JSON types, such as how the data were read.
-        progress: callback with the share of the work done, 0 to 1, and the stage; first, where it takes over a minute,
-            with 0 and about how long.
+        progress: callback with the share of the work done, 0 to 1, and the stage; and, where it takes over a minute,
+            about how long.
 
     Raises:
         TypeError, ValueError: an argument or the data are invalid; ``time_budget`` is too short for the fewest rows; or
@@ -254,7 +254,7 @@ class _Table:
                 "validation_rows": len(validation),
                 "test_rows": len(test),
                 "metric": self.metric,
-                "always_guessing": _guessing(checked.labels[test], self.metric),
+                "always_guessing": self.experiment.labelled.always_guessing,
                 "repeats": self.plan.repeats,
                 "confirmation_repeats": self.plan.most_seeds,
                 "imbalance": self.imbalance,
@@ -321,8 +321,10 @@ class _Table:
     def _run(self, outcomes: dict[str, Outcome], store: stores.Store, progress: Callable[[float, str], None]) -> None:
         """Adds the outcomes of all that is yet to be run."""
         share, done = 0.0, float(len(outcomes))
+        about = ""
         if (seconds := self._long(self._models(outcomes))) is not None:
-            progress(0.0, f"about {seconds / 60:.0f} min")
+            about = f": about {seconds / 60:.0f} min in all"
+            progress(0.0, f"{SELECTION}{about}")
         while True:
             plan = widened(self.plan, outcomes, self.design.maximize)
             trials = analysis.next_trials(plan, outcomes, self.design.maximize, fixed=True)[0]
@@ -335,7 +337,7 @@ class _Table:
                     nonlocal share, done
                     done += len(batch) / epochs
                     share = max(share, min(done / total, 1.0))  # learning rates that are added are more work
-                    progress(share, batch[0].stage)
+                    progress(share, f"{batch[0].stage}{about}")
 
                 for trial, outcome in self.experiment.run(batch, advance):
                     store.add(trial, outcome)
@@ -438,13 +440,8 @@ def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]
     }
     table = _table(selected, metric)
     notes = list(about["notes"])
-    if max(means) <= guessing + 1e-9 if maximize else min(means) >= guessing - 1e-9:  # up to rounding
-        what = "giving the shares of the classes" if metric == "log_loss" else "guessing the largest class"
-        notes.insert(
-            0,
-            f"Neither cross-entropy nor {_label(candidate, plan)} is better than always {what} "
-            f"({score(metric, guessing)}): the verdict is about nothing.",
-        )
+    if note := analysis.about_nothing(_label(candidate, plan), means, guessing, metric, score(metric, guessing)):
+        notes.insert(0, note)
     if added:
         notes.append(
             f"Learning rates beyond those given were needed, and tried with every loss: {', '.join(map(shown, added))}."
@@ -643,17 +640,3 @@ def _sentence(
             f"The smallest that this run could have seen is {size(metric, confirmation.smallest_detectable)}."
         )
     return f"{label} is {verdict} than plain cross-entropy: {evidence}."
-
-
-def _guessing(labels: np.ndarray, metric: str) -> float:
-    """The metric of always guessing the largest class; for the log loss, of always giving the shares of the classes."""
-    _, rows = np.unique(labels, return_counts=True)
-    shares = rows / len(labels)
-    largest = float(shares.max())
-    return {
-        "accuracy": largest,
-        "balanced_accuracy": 1 / len(shares),
-        # Precision is the share and recall is 1; the F1 of all other classes is 0.
-        "macro_f1": 2 * largest / (1 + largest) / len(shares),
-        "log_loss": -float(shares @ np.log(shares)),
-    }[metric]
