@@ -541,6 +541,7 @@ MUTANTS = [
     Mutant("tune/splits.py", "rng.integers(1, classes,", "rng.integers(0, classes,", "test_tune_splits.py"),
     Mutant("tune/splits.py", "(len(order) - 1)", "len(order)", "test_tune_splits.py"),
     Mutant("tune/splits.py", "return rows[rest], rows[part]", "return rest, part", "test_tune_splits.py"),
+    Mutant("tune/batched.py", "math.ceil(rows / MOST_STEPS)", "0", "test_tune_batched.py"),
     Mutant("tune/batched.py", "if number >= steps:", "if number == steps:", "test_tune_batched.py"),
     Mutant("tune/batched.py", "square.mul_(0.999)", "square.mul_(0.99)", "test_tune_batched.py"),
     Mutant("tune/batched.py", "rates * (1 - number / (epochs * len(batches)))", "rates", "test_tune_batched.py"),
@@ -573,7 +574,9 @@ MUTANTS = [
     Mutant("tune/tabular.py", "and means[outer] > means[inner]", "", SWEEP + "no_edge"),
     Mutant("tune/tabular.py", "for _ in range(MOST_ADDED):", "for _ in range(0):", SWEEP + "learning_rate"),
     Mutant("tune/tabular.py", "UNDECIDED if edge else", "", SWEEP + "undecided"),
-    Mutant("tune/tabular.py", "TRAINING_SHARE * budget / seconds", "budget / seconds", SWEEP + "budget"),
+    Mutant(
+        "tune/tabular.py", "total * TRAINING_SHARE * budget / seconds", "2 * total * budget / seconds", SWEEP + "budget"
+    ),
     Mutant("tune/tabular.py", "if before is not None:", "if False:", SWEEP + "budget"),
     Mutant("tune/tabular.py", "if trial.key not in outcomes]):", "]):", SWEEP + "not_trained_again"),
     Mutant("tune/tabular.py", "zlib.crc32(features.numbers.tobytes())", "0", SWEEP + "not_trained_again"),

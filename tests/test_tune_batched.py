@@ -18,10 +18,10 @@ def alone(
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     loss = PolyCrossEntropyLoss(epsilon=epsilon)
     epochs = batched.epochs_for(len(X))
-    steps = epochs * math.ceil(len(X) / batched.BATCH_ROWS)
+    steps = epochs * math.ceil(len(X) / batched.batch_rows(len(X)))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for epoch in range(epochs):
-        for rows in torch.split(batched.order(len(X), epoch, seed), batched.BATCH_ROWS):
+        for rows in torch.split(batched.order(len(X), epoch, seed), batched.batch_rows(len(X))):
             optimizer.zero_grad()
             loss(model(X[rows]), labels[rows]).backward()
             optimizer.step()
@@ -33,6 +33,7 @@ def alone(
 def test_weights_are_those_of_one_model_alone(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Rounding errors grow from step to step, so the runs are short.
     monkeypatch.setattr(batched, "MINIMUM_STEPS", 30)
+    monkeypatch.setattr(batched, "MOST_STEPS", 2)
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(2, rows, 7, generator=generator)
     labels = torch.randint(3, (2, rows), generator=generator)
@@ -55,6 +56,11 @@ def test_weights_are_those_of_one_model_alone(rows: int, monkeypatch: pytest.Mon
             torch.testing.assert_close(
                 trained.logits(index, X[repeat]), model(X[repeat]).detach(), rtol=1e-4, atol=1e-4
             )
+
+
+def test_large_tables_have_larger_batches() -> None:
+    assert [batched.batch_rows(rows) for rows in (10, 25_600, 52_500, 176_800)] == [64, 64, 132, 442]
+    assert batched.steps_for(176_800) == 10 * 400
 
 
 def test_mean_p_t_is_that_of_the_training_labels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,19 +289,20 @@ class _Table:
         """The same for as many rows as can be trained on in ``budget`` seconds; ``before``, if it has been begun."""
         if before is not None:
             return self.of_rows(before)
-        seconds, total = self.experiment.seconds(self._models()), len(self.checked.labels)
-        if seconds <= TRAINING_SHARE * budget:
-            return self
-        rows = int(total * TRAINING_SHARE * budget / seconds)
-        # With fewer rows, there are more epochs, and as many steps.
-        fewest = total * batched.fewest_rows() / len(self.experiment.labelled.split(SELECTION, 0)[0])
-        if rows < fewest:
-            least = seconds * min(1.0, fewest / total) / TRAINING_SHARE
-            raise ValueError(
-                f"time_budget {budget:g} is too short: about {least:.0f} s are needed, for however few rows. Give "
-                "more, or fewer losses, learning_rates or repeats."
-            )
-        return self.of_rows(rows)
+        table = self
+        while (seconds := table.experiment.seconds(table._models())) > TRAINING_SHARE * budget:
+            total = len(table.checked.labels)
+            # With fewer rows, there are more epochs, and as many steps.
+            fewest = math.ceil(total * batched.fewest_rows() / len(table.experiment.labelled.split(SELECTION, 0)[0]))
+            # Steps of fewer rows are not as much faster: again until it fits.
+            table = self.of_rows(max(fewest, int(total * TRAINING_SHARE * budget / seconds)))
+            if len(table.checked.labels) >= total:
+                least = seconds / TRAINING_SHARE
+                raise ValueError(
+                    f"time_budget {budget:g} is too short: about {least:.0f} s are needed, for however few rows. Give "
+                    "more, or fewer losses, learning_rates or repeats."
+                )
+        return table
 
     def run(self, storage: Path | None, progress: Callable[[float, str], None]) -> Result:
         self.experiment.labelled.check(self.plan.repeats + self.plan.most_seeds)
@@ -331,9 +332,13 @@ class _Table:
             if not trials:
                 return
             total = len(plan.selection()) + 2 * plan.most_seeds
+            if added := len(plan.points) - len(self.plan.points):
+                about = f": {added} learning rate{'s' if added > 1 else ''} added"
             for batch in self.experiment.batches([trial for trial in trials if trial.key not in outcomes]):
 
-                def advance(epochs: int, batch: Sequence[Trial] = batch, total: int = total) -> None:
+                def advance(
+                    epochs: int, batch: Sequence[Trial] = batch, total: int = total, about: str = about
+                ) -> None:
                     nonlocal share, done
                     done += len(batch) / epochs
                     share = max(share, min(done / total, 1.0))  # learning rates that are added are more work
