@@ -584,6 +584,7 @@ MUTANTS = [
     Mutant(
         "tune/tabular.py", "math.inf if math.isnan(e := epsilon_of(losses[name])) else e", "0.0", SWEEP + "any_losses"
     ),
+    Mutant("tune/analysis.py", "np.sqrt(1 / n + overlap)", "np.sqrt(1 / n)", PLANNED),
     Mutant("tune/analysis.py", "> sign * guessing + 1e-9", "> sign * guessing - 1e-9", "test_tune_study.py -k guess"),
     Mutant("tune/statistics.py", " - scores.mean() * (sizes - sizes.mean())", "", "test_tune_statistics.py"),
     Mutant("tune/sequential.py", "1 / (test_rows or rows)", "1 / rows", "test_tune_statistics.py"),

@@ -142,6 +142,16 @@ def test_every_loss_takes_its_best_point() -> None:
     assert table.difference.tolist() == pytest.approx([0, 0.05, -0.3])
 
 
+def test_intervals_count_on_splits_that_overlap() -> None:
+    shape = len(PLAN.losses), len(PLAN.points), PLAN.repeats
+    found = analysis.Selection(dict.fromkeys(PLAN.losses, 0), "focal(2)", np.random.default_rng(0).normal(size=shape))
+    half, wider = (
+        (one.difference_high - one.difference)[1:]
+        for one in (analysis.table(PLAN, found), analysis.table(PLAN, found, overlap=1 / 3))
+    )
+    np.testing.assert_allclose(wider / half, np.sqrt(1 + PLAN.repeats / 3))
+
+
 def test_failures_are_left_out_on_both_sides() -> None:
     def score(loss: str, point: int, repeat: int) -> float | None:
         if point == 1 and repeat > 0:

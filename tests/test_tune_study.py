@@ -303,6 +303,11 @@ def test_groups_stay_together() -> None:
 
     found = study(classifier, epsilons=[1.0], labels=y, groups=groups, repeats=2, label_noise=0.1, imbalance=2.0)
     count = len(max(parts, key=len))
+    scores = found.trials[found.trials.stage == "selection"].pivot(index="repeat", columns="loss", values="score")
+    differences = scores["poly1(1)"] - scores["cross-entropy"]
+    row = found.table.set_index("loss").loc["poly1(1)"]
+    half = 12.706 * differences.std() * math.sqrt(1 / 2 + found.settings["overlap"])  # of Student's t, one degree
+    assert row.difference_high - row.difference == pytest.approx(half, rel=1e-4)
     assert re.search(rf"fresh seeds and \d+ test rows of {count} groups", found.sentence)
     assert len({frozenset(part) for part in parts}) >= 3
     with pytest.raises(ValueError, match="all test rows are of one group"):
@@ -327,6 +332,7 @@ def test_trainings_that_only_guess_are_told(right: int) -> None:
         "verdict is about nothing."
     )
     assert (told in result.notes) == (right == 0)
+    assert result.settings["overlap"] == 35 / 105
 
 
 def test_notes() -> None:

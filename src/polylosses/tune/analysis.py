@@ -218,14 +218,21 @@ def _pair(plan: Plan, selection: Selection, seed: int) -> list[Trial]:
     return [plan.trial(CONFIRMATION, loss, point, plan.repeats + seed) for loss, point in chosen.items()]
 
 
-def table(plan: Plan, selection: Selection) -> pd.DataFrame:
-    """One row for every loss: the chosen parameters, the mean score, and the paired difference to cross-entropy."""
+def table(plan: Plan, selection: Selection, overlap: float = 0.0) -> pd.DataFrame:
+    """One row for every loss: the chosen parameters, the mean score, and the paired difference to cross-entropy.
+
+    Args:
+        plan: the study's.
+        selection: what was chosen.
+        overlap: validation rows by training rows, if all repeats split the same rows. Their scores are dependent then:
+            the variance has the factor 1/repeats + overlap (Nadeau and Bengio, Machine Learning 52, 2003, section 3.3).
+    """
     baseline = selection.scores[0, selection.chosen[CROSS_ENTROPY]]
     rows = []
     for loss, point in selection.chosen.items():
         scores = selection.scores[list(plan.losses).index(loss), point]
         both = np.isfinite(scores) & np.isfinite(baseline)
-        low, high = _interval((scores - baseline)[both])
+        low, high = _interval((scores - baseline)[both], overlap)
         rows.append(
             {
                 "loss": loss,
@@ -240,11 +247,11 @@ def table(plan: Plan, selection: Selection) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _interval(differences: np.ndarray) -> tuple[float, float]:
+def _interval(differences: np.ndarray, overlap: float) -> tuple[float, float]:
     n = len(differences)
     if n < 2:
         return np.nan, np.nan
-    half = float(stdtrit(n - 1, (1 + sequential.LEVEL) / 2)) * float(differences.std(ddof=1)) / np.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + sequential.LEVEL) / 2)) * float(differences.std(ddof=1)) * np.sqrt(1 / n + overlap)
     return float(differences.mean()) - half, float(differences.mean()) + half
 
 

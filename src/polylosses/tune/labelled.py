@@ -44,6 +44,7 @@ class Labelled:
     @property
     def identity(self) -> dict[str, Any]:
         """What tells these from others, in JSON types."""
+        train, _, validation, _ = self.split(SELECTION, 0)
         return {
             "metric": self.metric,
             "imbalance": self.imbalance,
@@ -52,6 +53,7 @@ class Labelled:
             "labels": zlib.crc32(self.labels.tobytes()),
             "groups": None if self.groups is None else zlib.crc32(self.groups.tobytes()),
             "always_guessing": self.always_guessing,
+            "overlap": len(validation) / len(train),
         }
 
     @property

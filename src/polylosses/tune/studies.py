@@ -475,6 +475,7 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
     trials = [trial for trial in analysis.trials(plan, selection) if trial.key in state.outcomes]
     failed = sum(bool(outcome.error) for outcome in state.outcomes.values())
     notes: list[str] = []
+    overlap = float(design.data.get("overlap", 0.0))
     if state.finished and selection is not None and confirmation is not None:
         seeds = analysis.seeds_of(confirmation)
         pair = analysis.paired(plan, state.outcomes, selection, seeds)
@@ -497,7 +498,7 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
             with suppress(ValueError):  # nothing can be chosen yet
                 selection = analysis.select(plan, state.outcomes, design.maximize)
     return StudyResult(
-        table=pd.DataFrame(columns=analysis.COLUMNS) if selection is None else analysis.table(plan, selection),
+        table=pd.DataFrame(columns=analysis.COLUMNS) if selection is None else analysis.table(plan, selection, overlap),
         trials=pd.DataFrame(
             [_row(trial, state.outcomes[trial.key]) for trial in trials],
             columns=[*COLUMNS[:3], *design.parameters, *COLUMNS[3:]],
