@@ -312,7 +312,9 @@ def test_groups_stay_together() -> None:
     assert len({frozenset(part) for part in parts}) >= 3
     with pytest.raises(ValueError, match="all test rows are of one group"):
         study(classifier, epsilons=[1.0], labels=y, groups=np.repeat([0, 1, 2], 100), repeats=2)
-    with pytest.raises(ValueError, match="one value for each label"):
+    with pytest.raises(ValueError, match="2 of 300 groups are missing, the first at index 7"):
+        study(classifier, epsilons=[1.0], labels=y, groups=[*"abcdefg", " ", *["x"] * 291, None], repeats=2)
+    with pytest.raises(ValueError, match="groups has 5 values"):
         study(classifier, epsilons=[1.0], labels=y, groups=groups[:5], repeats=2)
 
 

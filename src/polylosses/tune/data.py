@@ -280,6 +280,28 @@ def series(y: Any) -> pd.Series:
     return pd.Series(y)
 
 
+def group_numbers(groups: Any, total: int, rows: np.ndarray) -> np.ndarray:
+    """The groups of ``rows``, as numbers; ``total`` is the number of rows before any were left out.
+
+    Raises:
+        ValueError: there is not one group for each row.
+    """
+    if np.ndim(groups) != 1:
+        raise ValueError(f"groups must be an array of one value per row; got {np.ndim(groups)} dimensions.")
+    if len(groups) != total:
+        raise ValueError(f"groups has {len(groups)} values and y has {total}: they must be the same.")
+    given = pd.Series(groups).iloc[rows]
+    numbers, _ = pd.factorize(given.map(lambda group: (group.strip() or None) if isinstance(group, str) else group))
+    missing = numbers < 0
+    if missing.any():
+        first = f"{given.index.name or 'index'} {given.index[int(missing.argmax())]}"
+        raise ValueError(
+            f"{missing.sum()} of {len(rows)} groups are missing, the first at {first}: give every row a group, such as "
+            "one of its own."
+        )
+    return np.asarray(numbers)
+
+
 def classes_of(
     labels: pd.Series, minimum_rows: int, drop_missing: bool = False, rare: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:

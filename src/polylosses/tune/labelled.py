@@ -132,9 +132,7 @@ def labelled_by(labels: Any, groups: Any, metric: str, imbalance: float, label_n
         raise ValueError(f"metric must be one of {', '.join(statistics.METRICS)}; got {metric!r}.")
     splits.check(imbalance, label_noise)
     _, indices, classes, _ = data.classes_of(data.series(labels), splits.MINIMUM_ROWS)
-    found = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if found is not None and found.shape != indices.shape:
-        raise ValueError(f"groups must have one value for each label, {indices.shape}; got {found.shape}.")
+    found = None if groups is None else data.group_numbers(groups, len(indices), np.arange(len(indices)))
     return Labelled(indices, classes, found, metric, float(imbalance), float(label_noise), seed)
 
 

@@ -179,7 +179,7 @@ def sweep(
     repeats, seed = int(repeats), int(seed)
     table = _Table(
         checked=checked,
-        groups=None if groups is None else _numbered(groups, len(y), checked.rows),
+        groups=None if groups is None else data.group_numbers(groups, len(y), checked.rows),
         plan=Plan(compared, [{"learning_rate": r} for r in rates], repeats, CONFIRMATION_FACTOR * repeats, seed),
         metric=metric,
         imbalance=float(imbalance),
@@ -545,24 +545,6 @@ def _rows_before(storage: Path | None, name: str) -> int | None:
         with suppress(ValueError):
             return int(stores.read(storage, name).plan["rows"])
     return None
-
-
-def _numbered(groups: Any, total: int, rows: np.ndarray) -> np.ndarray:
-    """The groups of ``rows``, as numbers; ``total`` is the number of rows before any were left out."""
-    if np.ndim(groups) != 1:
-        raise ValueError(f"groups must be an array of one value per row; got {np.ndim(groups)} dimensions.")
-    if len(groups) != total:
-        raise ValueError(f"groups has {len(groups)} values and y has {total}: they must be the same.")
-    given = pd.Series(groups).iloc[rows]
-    numbers, _ = pd.factorize(given.map(lambda group: (group.strip() or None) if isinstance(group, str) else group))
-    missing = numbers < 0
-    if missing.any():
-        first = f"{given.index.name or 'index'} {given.index[int(missing.argmax())]}"
-        raise ValueError(
-            f"{missing.sum()} of {len(rows)} groups are missing, the first at {first}: give every row a group, such as "
-            "one of its own."
-        )
-    return np.asarray(numbers)
 
 
 def _ordered(losses: Mapping[str, Polynomial]) -> dict[str, Polynomial]:
