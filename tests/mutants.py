@@ -638,7 +638,8 @@ MUTANTS = [
     Mutant("tune/locks.py", "            os.ftruncate(self._file, end)\n", "            pass\n", STUDY),
     Mutant("tune/store.py", 'self._set(trial, "interrupted", True)', "pass", STUDY),
     Mutant("tune/store.py", "raise ConnectionError(", "raise RuntimeError(", "test_tune_study.py -k stays_away"),
-    Mutant("tune/store.py", "if stored.get(key) != plan.get(key)", "if False", STUDY),
+    Mutant("tune/store.py", "elif there != here:", "elif False:", STUDY),
+    Mutant("tune/store.py", "and len(there) != len(here):", "and False:", STUDY),
     Mutant("tune/store.py", "pair[1][0].number == pair[0].number)", "False)", STUDY),
     Mutant("tune/store.py", "            self._waiting.clear()  # its next try comes first", "            pass", STUDY),
     Mutant(

@@ -115,8 +115,13 @@ def test_another_plan_is_refused_with_the_difference(tmp_path: Path) -> None:
         ValueError, match="another plan: repeats is 4 there, and 5 here; most_seeds is 8 there, and 10 here"
     ):
         study(train, storage=tmp_path, **OPTIONS | {"repeats": 5})
-    with pytest.raises(ValueError, match=r"losses is .*focal.* there, and"):
+    with pytest.raises(
+        ValueError,
+        match=r"plan: losses focal\(2\) is .* there, and nothing here; losses focal\(1\) is nothing there, and",
+    ):
         study(train, storage=tmp_path, **OPTIONS | {"losses": ["focal(1)"]})
+    with pytest.raises(ValueError, match="points are 3 there, and 2 here"):
+        study(train, storage=tmp_path, **OPTIONS | {"points": 2})
     assert study(train, storage=tmp_path, name="another", **OPTIONS | {"repeats": 2}).settings["repeats"] == 2
 
 

@@ -69,6 +69,9 @@ _AWAY = (OperationalError, InterfaceError, PendingRollbackError)
 _UNUSABLE = (ArgumentError, NoSuchModuleError, ImportError, OperationalError, InterfaceError)
 
 
+_NOTHING = "nothing"
+
+
 class Store:
     """A study in a storage.
 
@@ -118,15 +121,11 @@ class Store:
         if stored is None:
             self._study.set_user_attr("plan", plan)
             return
-        differences = [
-            f"{key} is {stored.get(key)!r} there, and {plan.get(key)!r} here"
-            for key in dict.fromkeys([*stored, *plan])
-            if stored.get(key) != plan.get(key)
-        ]
-        if differences:
+        if differences := list(_differences(stored, plan)):
+            more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
             raise ValueError(
-                f"the study {self._study.study_name!r} exists, with another plan: {'; '.join(differences)}. Give the "
-                "same plan to go on with it, or another storage to start anew."
+                f"the study {self._study.study_name!r} exists, with another plan: {'; '.join(differences[:5])}{more}. "
+                "Give the same plan to go on with it, or another storage (--out or --storage) to start anew."
             )
 
     def alone(self) -> None:
@@ -406,6 +405,21 @@ def _existing(storage: str | Path) -> BaseStorage:
 def _attributes(trial: Trial) -> dict[str, Any]:
     """What a trial is, as one attribute, since each takes a database 2 ms."""
     return {name: getattr(trial, name) for name in ("key", "stage", "loss", "point", "repeat", "seed")}
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """What differs between two plans in JSON types."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*there, *here]):
+            yield from _differences(there.get(key, _NOTHING), here.get(key, _NOTHING), f"{name} {key}".strip())
+    elif isinstance(there, list) and isinstance(here, list) and len(there) != len(here):
+        yield f"{name} are {len(there)} there, and {len(here)} here"
+    elif isinstance(there, list) and isinstance(here, list):
+        for number, (one, other) in enumerate(zip(there, here, strict=True), start=1):
+            yield from _differences(one, other, f"{name} {number}")
+    elif there != here:
+        first, second = (one if one is _NOTHING else repr(one) for one in (there, here))
+        yield f"{name} is {first} there, and {second} here"
 
 
 def process_of(record: FrozenTrial) -> str:
