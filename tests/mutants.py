@@ -55,6 +55,7 @@ SOFT_TRITON = "test_torch_soft_targets.py -k triton"
 TOOLS = "test_torch_derivative_tools.py"
 
 PLANNED = "test_tune_plan.py"
+BOOSTING = "test_boosting.py"
 SEQUENTIAL = "test_tune_sequential.py -k 'not rare and not power'"
 STUDY = "test_tune_study.py -k 'not noise and not postgresql'"
 PAGE = "test_study_page.py -k 'not database'"
@@ -471,6 +472,40 @@ MUTANTS = [
     Mutant("jax/softmax.py", "shifted * (1.0 / classes)", "shifted", "test_jax.py -k infinity"),
     Mutant("jax/softmax.py", "shifted = jnp.where(excluded, 0.0, shifted)", "pass", "test_jax.py -k masked_classes"),
     Mutant("jax/softmax.py", "(target_weight == 0.0) & (shifted", "(shifted", "test_jax.py -k impossible"),
+    Mutant(
+        "boosting/derivatives.py", "shifted - np.log1p(rest), relative", "shifted - np.log(total), relative", BOOSTING
+    ),
+    Mutant("boosting/derivatives.py", "np.where(top, rest, total - relative)", "(total - relative)", BOOSTING),
+    Mutant(
+        "boosting/derivatives.py", "result[labels, rows] = slope * q\n", "result[labels, rows] += slope\n", BOOSTING
+    ),
+    Mutant("boosting/derivatives.py", "spread * at.q**2 +", "spread * at.q +", BOOSTING),
+    Mutant(
+        "boosting/derivatives.py", "at.p**2 * _sum_of_others(spread)", "at.p**2 * (spread.sum(0) - spread)", BOOSTING
+    ),
+    Mutant("boosting/derivatives.py", "mixed - mixed.T", "2 * mixed", BOOSTING),
+    Mutant("boosting/derivatives.py", "bend * q**2 - slope * p * q", "bend * q**2 + slope * p * q", BOOSTING),
+    Mutant("boosting/derivatives.py", "return np.maximum(result, 0.0)", "return result", BOOSTING),
+    Mutant("boosting/derivatives.py", "np.maximum(bend, 0.0)", "bend", BOOSTING),
+    Mutant("boosting/derivatives.py", "np.exp(log_posterior(polynomial, at)) *", "at.p *", BOOSTING),
+    Mutant("boosting/derivatives.py", "(slope < 0).all()", "True", BOOSTING),
+    Mutant("boosting/derivatives.py", "np.abs(log_force(logp) - level).max() < 1e-6 and ", "", BOOSTING),
+    Mutant("boosting/derivatives.py", "np.log(weights) - _log_density", "-_log_density", BOOSTING),
+    Mutant("boosting/derivatives.py", "(q - (gamma - 1.0) * p)", "(q + (gamma - 1.0) * p)", BOOSTING),
+    Mutant("boosting/derivatives.py", "-(q**polynomial.gamma) * steepness", "-steepness", BOOSTING),
+    Mutant("boosting/derivatives.py", "- polynomial.gamma * np.log(q)", "", BOOSTING),
+    Mutant("boosting/objectives.py", '"exact" else weight *', '"expected" else weight *', BOOSTING),
+    Mutant("boosting/objectives.py", "return 2.0\n", "return 1.0\n", BOOSTING),
+    Mutant("boosting/objectives.py", "return classes / (classes - 1)", "return 1.0", BOOSTING),
+    Mutant("boosting/objectives.py", "-np.stack(self.derivatives(", "np.stack(self.derivatives(", BOOSTING),
+    Mutant("boosting/objectives.py", "(-matrix).tolist()", "matrix.tolist()", BOOSTING),
+    Mutant("boosting/objectives.py", "return float(logp[1] - logp[0])", "return float(logp[1])", BOOSTING),
+    Mutant("boosting/objectives.py", "np.average(losses, weights=weight)", "np.average(losses)", BOOSTING),
+    Mutant("boosting/objectives.py", "if weight is None or len(weight) == 0 else", "if weight is None else", BOOSTING),
+    Mutant("boosting/objectives.py", "factor * self.class_weight[indices]", "self.class_weight[indices]", BOOSTING),
+    Mutant("boosting/objectives.py", "(indices < 0)", "(indices < -1)", BOOSTING),
+    Mutant("boosting/objectives.py", "not (first and polynomial.gamma)", "not first", BOOSTING),
+    Mutant("boosting/objectives.py", "[:2]) < version", "[:2]) < (0,)", "test_boosting_libraries.py -k missing"),
     Mutant("jax/sigmoid.py", "(1.0 - alpha) * negative", "alpha * negative", BINARY.format("jax")),
     Mutant(
         "jax/sigmoid.py",

@@ -69,7 +69,9 @@ def inner():
     }
 
 
-BACKENDS = [name for name in ("torch", "jax", "keras") if f"polylosses.{name}" in MODULES]
+# Each with the package that it is for.
+FRAMEWORKS = {"torch": "torch", "jax": "jax", "keras": "keras", "boosting": "numpy"}
+BACKENDS = [name for name in FRAMEWORKS if f"polylosses.{name}" in MODULES]
 CORE = {"polylosses.polynomial", "polylosses.catalogue", "polylosses.two_sided", "polylosses.named"}
 
 
@@ -104,6 +106,10 @@ cross_entropy binary_cross_entropy
 linear
 modules
 """
+BOOSTING_LAYERS = """
+derivatives
+objectives
+"""
 KERNEL_LAYERS = """
 internals layout native_library triton_kernels
 native triton
@@ -129,7 +135,13 @@ tabular
 
 
 @pytest.mark.parametrize(
-    ("folder", "layers"), [("torch", TORCH_LAYERS), ("torch.kernels", KERNEL_LAYERS), ("tune", TUNE_LAYERS)]
+    ("folder", "layers"),
+    [
+        ("torch", TORCH_LAYERS),
+        ("torch.kernels", KERNEL_LAYERS),
+        ("boosting", BOOSTING_LAYERS),
+        ("tune", TUNE_LAYERS),
+    ],
 )
 def test_files_import_from_the_layers_below(folder: str, layers: str) -> None:
     package = f"polylosses.{folder}"
@@ -197,17 +209,20 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_importing_the_package_imports_no_framework() -> None:
-    code = "import sys; before = set(sys.modules); import polylosses; print(*(set(sys.modules) - before))"
+@pytest.mark.parametrize(("module", "needs"), [("polylosses", set()), ("polylosses.boosting", {"numpy"})])
+def test_importing_the_package_imports_no_framework(module: str, needs: set[str]) -> None:
+    code = f"import sys; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"
     result = run(code)
     assert result.returncode == 0, result.stderr
     roots = {name.split(".")[0] for name in result.stdout.split()}
-    assert roots - set(sys.stdlib_module_names) == {"polylosses"}
+    assert roots - set(sys.stdlib_module_names) == {"polylosses"} | needs
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_missing_framework_is_named_with_the_line_that_installs_it(backend: str) -> None:
-    result = run(f"import sys; sys.modules[{backend!r}] = None; import polylosses; import polylosses.{backend}")
+    result = run(
+        f"import sys; sys.modules[{FRAMEWORKS[backend]!r}] = None; import polylosses; import polylosses.{backend}"
+    )
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: ")

@@ -37,8 +37,15 @@ def test_the_first_commands_set_up_and_run_the_tuner_and_the_tests() -> None:
 
 WITH_CODE = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("torch", "jax", "keras", "tuning", "tune-your-code", "language-models")),
+    *(
+        f"docs/{name}.md"
+        for name in ("torch", "jax", "keras", "boosting", "tuning", "tune-your-code", "language-models")
+    ),
 ]
+# What the code of a page needs beside [dev].
+NEEDS = {"docs/language-models.md": ("trl",), "docs/boosting.md": ("xgboost", "lightgbm", "catboost")}
+# CatBoost warns that numba, which it does not depend on, is missing.
+IGNORED = ["-W", "ignore:Failed to import numba"]
 
 
 def test_the_pages_with_code_are_known() -> None:
@@ -50,12 +57,13 @@ def test_the_pages_with_code_are_known() -> None:
     "name", [pytest.param(name, marks=[] if name == "README.md" else pytest.mark.slow) for name in WITH_CODE]
 )
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path) -> None:
-    if "language-models" in name and importlib.util.find_spec("trl") is None:
-        pytest.skip("trl is not installed")
+    for package in NEEDS.get(name, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     quick = "import polylosses.tune.batched as _batched; _batched.MINIMUM_STEPS = 20"
     code = "\n".join([quick if "tuning" in name else "", *blocks(ROOT / name, "python")])
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", *IGNORED, "-c", code],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,

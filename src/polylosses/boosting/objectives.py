@@ -1,0 +1,450 @@
+"""PolyLoss as the objective of a boosting library: of any, and by the conventions of XGBoost, LightGBM and CatBoost."""
+
+import importlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from polylosses.boosting.derivatives import (
+    Array,
+    Softmax,
+    constant_optimum,
+    exact_curvature,
+    expected_curvature,
+    expected_hessian,
+    gradient,
+    log_posterior,
+    softmax,
+)
+from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, unchecked
+
+CURVATURES = ("expected", "exact", "cross-entropy")
+
+
+class PolyObjective:
+    """PolyLoss of margins (raw scores): gradient, curvature, starting score, probabilities and log loss.
+
+    Margins of shape ``(rows,)`` are those of the class 1 against the class 0; margins of shape ``(rows, classes)`` go
+    through a softmax, or through a sigmoid each with ``one_vs_all``. Everything is computed in float64.
+
+    The curvature takes the place of the second derivative, which boosting divides by. It is never negative:
+
+    * ``"expected"``: the expected second derivative where the margins are right, that is, where they minimize the
+      expected loss. For cross-entropy it is ``p (1 - p)``. Where the loss is not convex in ``p``, as all are that do
+      not warn, it is taken as 0.
+    * ``"exact"``: the second derivative, with 0 in the place of negative ones. Those are common: with Poly-1 for
+      ``p < (epsilon - 1) / (2 epsilon)``, of two classes.
+    * ``"cross-entropy"``: ``p (1 - p)``, for every loss.
+
+    Args:
+        epsilon, gamma, polynomial: as for every loss of the library; numbers.
+        one_vs_all: whether each of several classes has a sigmoid, and is a problem of two classes.
+        curvature: ``"expected"``, ``"exact"`` or ``"cross-entropy"``.
+        class_weight: a factor of each class's rows; None for none.
+
+    Raises:
+        TypeError: as for every loss of the library.
+        ValueError: as for every loss of the library; ``curvature`` is none of the three, or is ``"expected"`` for a
+            loss that is linear in ``p``, where it is 0; a class weight is negative or not finite.
+
+    Warns:
+        UserWarning: an epsilon is below its bound, such as -1, as :class:`polylosses.Polynomial`. The loss is not
+            monotone then: there is no posterior for some margins, and there may be no starting score.
+
+    Example:
+        >>> objective = PolyObjective(epsilon=2.0)
+        >>> labels = np.array([0, 0, 0, 1])
+        >>> start = objective.starting_score(labels)
+        >>> objective.probabilities(np.full(4, start)).round(4)
+        array([0.25, 0.25, 0.25, 0.25])
+        >>> gradient, curvature = objective.derivatives(np.full(4, start), labels)
+        >>> bool(abs(gradient.sum()) < 1e-12)
+        True
+    """
+
+    def __init__(
+        self,
+        epsilon: Any = DEFAULT_EPSILON,
+        gamma: Any = 0.0,
+        polynomial: Polynomial | None = None,
+        *,
+        one_vs_all: bool = False,
+        curvature: str = "expected",
+        class_weight: ArrayLike | None = None,
+    ) -> None:
+        self.polynomial = _of_numbers(from_arguments(epsilon, gamma, polynomial))
+        if curvature not in CURVATURES:
+            raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}; got {curvature!r}.")
+        if curvature == "expected" and _is_linear(self.polynomial):
+            raise ValueError(
+                f"the expected curvature of {self.polynomial}, which is linear in p, is 0: "
+                'give curvature="cross-entropy".'
+            )
+        self.curvature = curvature
+        self.one_vs_all = one_vs_all
+        self.class_weight = None if class_weight is None else _weights("class_weight", class_weight)
+
+    def derivatives(
+        self, margins: ArrayLike, labels: ArrayLike, weight: ArrayLike | None = None
+    ) -> tuple[Array, Array]:
+        """The gradient and the curvature by the margins.
+
+        Args:
+            margins: shape ``(rows,)`` or ``(rows, classes)``.
+            labels: the class of each row, from 0 on; integers of any dtype.
+            weight: a factor of each row; None for 1.
+
+        Returns:
+            Two arrays of the margins' shape, in float32 if the margins are, else in float64.
+
+        Raises:
+            ValueError: a label is no class; a margin or a weight is nan, or a weight negative or infinite; shapes do
+                not fit.
+        """
+        margins, classes, dtype = _margins(margins)
+        labels, weight = self._rows(labels, weight, margins, classes)
+        if margins.ndim == 2 and not self.one_vs_all:
+            at = softmax(margins.T)
+            scale = weight if self.curvature == "exact" else weight * self._softmax_factor(classes)
+            first = (weight * gradient(self.polynomial, at, labels)).T
+            second = (scale * self._curvature(at, labels)).T
+        else:
+            yes = labels if margins.ndim == 1 else (labels[:, None] == np.arange(classes)).astype(np.intp).ravel()
+            by_row = weight if margins.ndim == 1 else weight[:, None]
+            at = _against_zero(margins)
+            first = gradient(self.polynomial, at, yes)[1].reshape(margins.shape) * by_row
+            second = self._curvature(at, yes)[1].reshape(margins.shape) * by_row
+        return np.ascontiguousarray(first, dtype), np.ascontiguousarray(second, dtype)
+
+    def starting_score(self, labels: ArrayLike, weight: ArrayLike | None = None) -> Any:
+        """The constant margins that minimize the loss on these labels: where boosting should start.
+
+        With ``epsilon=0`` these are the log odds, or the logarithms of the classes' frequencies. (The frequencies are
+        also the probabilities of the starting score, for every polynomial.)
+
+        Args:
+            labels: the class of each row: 0 to ``classes - 1``, each at least once.
+            weight: a factor of each row; None for 1.
+
+        Returns:
+            A float for two classes, and an array of shape ``(classes,)`` for more.
+
+        Raises:
+            ValueError: as :meth:`derivatives`; there is one class alone, or a class has no row; or the minimum is at
+                infinity, as it is for losses without a logarithm on unbalanced labels.
+        """
+        labels = np.asarray(labels)
+        classes = int(labels.max()) + 1 if labels.size and np.isfinite(labels).all() else 2
+        indices, factors = self._rows(labels, weight, np.zeros(labels.shape), max(classes, 2))
+        counts = np.bincount(indices, weights=factors, minlength=classes)
+        if np.count_nonzero(np.bincount(indices)) < 2:
+            raise ValueError(f"labels must be of two classes at least; got {classes - 1} alone.")
+        if not (counts > 0).all():
+            raise ValueError(
+                f"labels must be 0 to classes - 1, each with some weight; none of {classes} classes is "
+                f"{int(np.flatnonzero(counts <= 0)[0])}."
+            )
+        if classes == 2 or not self.one_vs_all:
+            logp = self._optimum(counts)
+            return float(logp[1] - logp[0]) if classes == 2 else logp
+        pairs = [self._optimum(np.array([counts.sum() - one, one])) for one in counts]
+        return np.array([yes - no for no, yes in pairs])
+
+    def probabilities(self, margins: ArrayLike) -> Array:
+        """The class probabilities of margins; with ``epsilon=0`` their sigmoid or softmax.
+
+        Another polynomial is no proper loss: the probabilities are not the sigmoid of the margins, but proportional to
+        ``p / -slope(p)``, as those of :func:`polylosses.torch.poly_softmax` are.
+
+        Args:
+            margins: shape ``(rows,)`` or ``(rows, classes)``; with the starting score, if the library leaves it out.
+
+        Returns:
+            An array of the margins' shape, in their dtype as :meth:`derivatives`; for margins of shape ``(rows,)``, the
+            probability of the class 1. With ``one_vs_all``, those of a row do not sum to 1.
+
+        Raises:
+            ValueError: a margin is nan, or there are more than two dimensions.
+        """
+        margins, _, dtype = _margins(margins)
+        result: Array = np.exp(self._log_probabilities(margins)[0]).astype(dtype)
+        return result
+
+    def log_loss(self, margins: ArrayLike, labels: ArrayLike, weight: ArrayLike | None = None) -> float:
+        """The mean log loss of :meth:`probabilities`: a proper score, to stop early by.
+
+        The arguments are those of :meth:`derivatives`. With ``one_vs_all`` it is the mean over rows and classes.
+        """
+        margins, classes, _ = _margins(margins)
+        labels, weight = self._rows(labels, weight, margins, classes)
+        yes, no = self._log_probabilities(margins)
+        if margins.ndim == 1:
+            losses = -np.where(labels == 1, yes, no)
+        elif self.one_vs_all:
+            losses = -np.where(labels[:, None] == np.arange(classes), yes, no).mean(1)
+        else:
+            losses = -yes[np.arange(len(labels)), labels]
+        return float(np.average(losses, weights=weight))
+
+    def _softmax_factor(self, classes: int) -> float:
+        """By what the library's own softmax objective multiplies ``p (1 - p)``, which stands for the whole matrix."""
+        return 1.0
+
+    def _curvature(self, at: Softmax, labels: Array) -> Array:
+        if self.curvature == "exact":
+            return exact_curvature(self.polynomial, at, labels)
+        return at.p * at.q if self.curvature == "cross-entropy" else expected_curvature(self.polynomial, at)
+
+    def _log_probabilities(self, margins: Array) -> tuple[Array, Array]:
+        """The logarithms of the posterior of every margin's class, and (but for a softmax) of what it is against."""
+        if margins.ndim == 2 and not self.one_vs_all:
+            yes = log_posterior(self.polynomial, softmax(margins.T)).T
+            return yes, yes
+        no, yes = log_posterior(self.polynomial, _against_zero(margins))
+        return yes.reshape(margins.shape), no.reshape(margins.shape)
+
+    def _optimum(self, weights: Array) -> Array:
+        found = constant_optimum(self.polynomial, weights / weights.sum())
+        if found is None:
+            raise ValueError(
+                f"{self.polynomial} has no finite starting score on these labels: "
+                "start from cross-entropy's, that of epsilon=0."
+            )
+        return found
+
+    def _rows(self, labels: Any, weight: Any, margins: Array, classes: int) -> tuple[Array, Array]:
+        """Checked labels as indices, and the factor of each row."""
+        labels = np.asarray(labels)
+        rows = len(margins)
+        if labels.shape != (rows,):
+            raise ValueError(f"labels must have shape ({rows},), one for each row; got {labels.shape}.")
+        with np.errstate(invalid="ignore"):
+            indices = labels.astype(np.intp)
+        wrong = (indices != labels) | (indices < 0) | (indices >= classes)
+        if wrong.any():
+            raise ValueError(f"labels must be classes from 0 to {classes - 1}; got {labels[wrong][0]}.")
+        factor = np.ones(rows) if weight is None else _weights("weight", weight)
+        if factor.shape != (rows,):
+            raise ValueError(f"weight must have shape ({rows},), one for each row; got {factor.shape}.")
+        if self.class_weight is not None:
+            if len(self.class_weight) != classes:
+                raise ValueError(f"class_weight must have {classes} numbers; got {len(self.class_weight)}.")
+            factor = factor * self.class_weight[indices]
+        return indices, factor
+
+
+class _OfDataset(PolyObjective):
+    """The objective and metric of XGBoost and LightGBM, whose functions have the same arguments."""
+
+    def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> tuple[Array, Array]:
+        """The gradient and the curvature, of ``(margins, data)`` or of scikit-learn's ``(labels, margins, weight)``."""
+        return self.derivatives(*_given(first, second, sample_weight))
+
+
+class XGBoostObjective(_OfDataset):
+    """PolyLoss for XGBoost 2.1 or later: ``obj`` of ``xgboost.train``, ``objective`` of ``XGBClassifier``.
+
+    The arguments are those of :class:`PolyObjective`. Weights of the DMatrix are used. For a softmax the curvature is
+    twice the expected one, as that of ``multi:softprob`` is: with ``epsilon=0`` the model is that of XGBoost's own
+    objective.
+
+    Give the starting score as ``base_score``; from XGBoost 3.1 on that may be a list, before it give ``base_margin`` to
+    every DMatrix. XGBoost adds it back. The ``XGBClassifier`` takes the sigmoid of it for two classes. Its own
+    ``predict_proba`` is that of cross-entropy; ask for ``output_margin=True`` and call :meth:`probabilities`.
+
+    Raises:
+        ImportError: XGBoost is missing or older than 2.1.
+
+    Example:
+        >>> import xgboost
+        >>> X, y = np.arange(20.0).reshape(-1, 1), np.repeat([0, 1], 10)
+        >>> objective = XGBoostObjective(epsilon=1.0)
+        >>> parameters = {"base_score": objective.starting_score(y), "disable_default_eval_metric": True}
+        >>> model = xgboost.train(
+        ...     parameters, xgboost.DMatrix(X, y), 20, obj=objective, custom_metric=objective.metric
+        ... )
+        >>> margins = model.predict(xgboost.DMatrix(X), output_margin=True)
+        >>> bool(((objective.probabilities(margins) > 0.5) == y).all())
+        True
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        _require("xgboost", (2, 1))
+        super().__init__(*arguments, **options)
+
+    def metric(self, first: Any, second: Any, sample_weight: Any = None) -> Any:
+        """The log loss of the posterior: ``custom_metric`` of ``xgboost.train``, ``eval_metric`` of the classifier."""
+        loss = self.log_loss(*_given(first, second, sample_weight))
+        return ("posterior_log_loss", loss) if hasattr(second, "get_label") else loss
+
+    def _softmax_factor(self, classes: int) -> float:
+        return 2.0
+
+
+class LightGBMObjective(_OfDataset):
+    """PolyLoss for LightGBM 4 or later: the parameter ``objective`` of ``lightgbm.train`` or ``LGBMClassifier``.
+
+    The arguments are those of :class:`PolyObjective`. Weights of the Dataset are used. For a softmax the curvature is
+    ``classes / (classes - 1)`` times the expected one, as that of ``multiclass`` is: with ``epsilon=0`` the model is
+    that of LightGBM's own objective.
+
+    Give the starting score as ``init_score`` of every Dataset, for each row. LightGBM does not add it back: do so
+    before :meth:`probabilities`.
+
+    Raises:
+        ImportError: LightGBM is missing or older than 4.
+
+    Example:
+        >>> import lightgbm
+        >>> X, y = np.arange(80.0).reshape(-1, 1), np.repeat([0, 1], 40)
+        >>> objective = LightGBMObjective(epsilon=1.0)
+        >>> start = objective.starting_score(y)
+        >>> data = lightgbm.Dataset(X, y, init_score=np.full(80, start))
+        >>> model = lightgbm.train({"objective": objective, "verbosity": -1}, data, 20, feval=objective.metric)
+        >>> margins = model.predict(X) + start
+        >>> bool(((objective.probabilities(margins) > 0.5) == y).all())
+        True
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        _require("lightgbm", (4, 0))
+        super().__init__(*arguments, **options)
+
+    def metric(self, first: Any, second: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
+        """The log loss of the posterior: ``feval`` of ``lightgbm.train``, ``eval_metric`` of ``LGBMClassifier.fit``."""
+        return "posterior_log_loss", self.log_loss(*_given(first, second, sample_weight)), False
+
+    def _softmax_factor(self, classes: int) -> float:
+        return classes / (classes - 1)
+
+
+class CatBoostObjective(PolyObjective):
+    """PolyLoss for CatBoost 1.2 or later: both ``loss_function`` and ``eval_metric`` of ``CatBoostClassifier``.
+
+    The arguments are those of :class:`PolyObjective`. CatBoost maximizes, so that it gets both derivatives with a
+    minus. For a softmax it gets the whole matrix. Weights are used. With ``epsilon=0``,
+    ``leaf_estimation_method="Newton"`` and the same number of iterations of it, the model is that of CatBoost's own
+    objective.
+
+    Of several classes, CatBoost asks for the derivatives of one row at a time, which takes most of the time of
+    training; it wants ``classes_count``.
+
+    Give the starting score as ``baseline`` of every Pool that is trained with, and add it to the model afterwards:
+    ``model.set_scale_and_bias(1.0, start)``.
+
+    Raises:
+        ImportError: CatBoost is missing or older than 1.2.
+
+    Example:
+        >>> import catboost
+        >>> X, y = np.arange(20.0).reshape(-1, 1), np.repeat([0, 1], 10)
+        >>> objective = CatBoostObjective(epsilon=1.0)
+        >>> start = objective.starting_score(y)
+        >>> model = catboost.CatBoostClassifier(
+        ...     iterations=20,
+        ...     loss_function=objective,
+        ...     eval_metric=objective,
+        ...     leaf_estimation_method="Newton",
+        ...     verbose=False,
+        ...     allow_writing_files=False,
+        ... )
+        >>> model = model.fit(catboost.Pool(X, y, baseline=np.full(20, start)))
+        >>> model.set_scale_and_bias(1.0, start)
+        >>> margins = model.predict(X, prediction_type="RawFormulaVal")
+        >>> bool(((objective.probabilities(margins) > 0.5) == y).all())
+        True
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        _require("catboost", (1, 2))
+        super().__init__(*arguments, **options)
+
+    def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> Array:
+        """Both derivatives of minus the loss, of shape ``(rows, 2)``: CatBoost's for one margin a row."""
+        return -np.stack(self.derivatives(np.asarray(approxes), np.asarray(targets), weights), axis=1)
+
+    def calc_ders_multi(self, approxes: Any, target: float, weight: float) -> tuple[list[float], list[list[float]]]:
+        """The gradient and the matrix of second derivatives of minus the loss: CatBoost's for one row of margins."""
+        margins, labels = np.asarray(approxes, float)[None], np.array([target])
+        first, second = self.derivatives(margins, labels, np.array([weight]))
+        if self.one_vs_all or self.curvature == "exact":
+            matrix = np.diag(second[0])
+        else:
+            of = Polynomial() if self.curvature == "cross-entropy" else self.polynomial
+            matrix = self._rows(labels, [weight], margins, margins.shape[1])[1] * expected_hessian(
+                of, softmax(margins.T)
+            )
+        return (-first[0]).tolist(), (-matrix).tolist()
+
+    def evaluate(self, approxes: Sequence[Array], target: Array, weight: Array | None) -> tuple[float, float]:
+        """The sum of the log losses of the posterior, and of the weights: CatBoost's for a metric."""
+        margins = np.asarray(approxes[0]) if len(approxes) == 1 else np.stack(approxes, axis=1)
+        total = float(len(target) if weight is None else np.sum(weight))
+        return self.log_loss(margins, np.asarray(target), weight) * total, total
+
+    def get_final_error(self, error: float, weight: float) -> float:
+        """The mean: CatBoost's for a metric."""
+        return error / weight
+
+    def is_max_optimal(self) -> bool:
+        """False: less is better."""
+        return False
+
+
+def _of_numbers(polynomial: Polynomial) -> Polynomial:
+    coefficients = tuple(float(c) for c in polynomial.coefficients)
+    return unchecked(coefficients, float(polynomial.gamma), float(polynomial.log_weight))
+
+
+def _is_linear(polynomial: Polynomial) -> bool:
+    """Whether the loss is linear in ``p``, a constant included."""
+    _, *higher = polynomial.coefficients or (0.0,)
+    first = bool(polynomial.coefficients) and polynomial.coefficients[0] != 0.0
+    return polynomial.log_weight == 0.0 and not any(higher) and not (first and polynomial.gamma)
+
+
+def _weights(name: str, values: Any) -> Array:
+    result = np.asarray(values, dtype=float)
+    wrong = ~(np.isfinite(result) & (result >= 0))
+    if result.ndim != 1 or wrong.any():
+        got = f"shape {result.shape}" if result.ndim != 1 else result[wrong][0]
+        raise ValueError(f"{name} must be a sequence of finite numbers of at least 0; got {got}.")
+    return result
+
+
+def _margins(margins: Any) -> tuple[Array, int, type[np.floating[Any]]]:
+    """Checked margins in float64, their number of classes, and the dtype of what is computed from them."""
+    margins = np.asarray(margins)
+    if margins.ndim not in (1, 2) or (margins.ndim == 2 and margins.shape[1] < 2):
+        raise ValueError(f"margins must have shape (rows,) or (rows, classes), of at least 2; got {margins.shape}.")
+    if np.isnan(margins).any():
+        raise ValueError(f"margins must be numbers; {np.isnan(margins).sum()} of {margins.size} are nan.")
+    dtype = np.float32 if margins.dtype == np.float32 else np.float64
+    return margins.astype(np.float64, copy=False), 2 if margins.ndim == 1 else margins.shape[1], dtype
+
+
+def _against_zero(margins: Array) -> Softmax:
+    """Every margin as two classes: 0 and itself."""
+    flat = margins.ravel()
+    return softmax(np.stack([np.zeros_like(flat), flat]))
+
+
+def _given(first: Any, second: Any, weight: Any) -> tuple[Any, Any, Any]:
+    """Margins, labels and weights, of either signature of XGBoost and LightGBM."""
+    if not hasattr(second, "get_label"):
+        return second, first, weight
+    weight = second.get_weight()
+    return first, second.get_label(), None if weight is None or len(weight) == 0 else weight
+
+
+def _require(name: str, version: tuple[int, int]) -> None:
+    least = ".".join(map(str, version))
+    try:
+        found = str(importlib.import_module(name).__version__)
+    except ImportError as error:
+        raise ImportError(f"this objective needs {name} {least} or later: pip install '{name}>={least}'") from error
+    if tuple(int(number) for number in re.findall(r"\d+", found)[:2]) < version:
+        raise ImportError(f"this objective needs {name} {least} or later, not {found}: pip install '{name}>={least}'")
