@@ -36,12 +36,13 @@ def objective(loss: Polynomial, **options: Any) -> PolyObjective:
     return PolyObjective(polynomial=loss, **options)
 
 
-class Seconds(NamedTuple):
-    """For each label and each of the first three margins, d^2 L / dz_k^2 and the size of the terms that cancel in it.
+class Known(NamedTuple):
+    """For each label and each of the first three margins, the derivatives and the terms that cancel in the second.
 
     And the probabilities of the labels under which these margins are optimal, with the expectation under these.
     """
 
+    first: Array
     exact: Array
     terms: Array
     posterior: Array
@@ -49,8 +50,8 @@ class Seconds(NamedTuple):
 
 
 @cache
-def second_derivatives(name: str, margins: tuple[float, ...]) -> Seconds:
-    """Differentiated numerically, at 160 digits."""
+def known(name: str, margins: tuple[float, ...]) -> Known:
+    """The second derivatives are computed numerically, at 160 digits."""
     loss = LOSSES[name]
     with mp.workdps(160):
         exponentials = [mp.exp(mp.mpf(z)) for z in margins]
@@ -73,7 +74,9 @@ def second_derivatives(name: str, margins: tuple[float, ...]) -> Seconds:
         table = [[bend(y, k) for k in range(min(3, len(margins)))] for y in range(len(margins))]
         expected = [mp.fsum(w * row[k] for w, row in zip(posterior, table, strict=True)) for k in range(len(table[0]))]
         terms = [[-s * pk * (1 - pk) for pk in p[:3]] for s in slopes]
-        return Seconds(
+        first = [[s * ((1 if k == y else 0) - pk) for k, pk in enumerate(p[:3])] for y, s in enumerate(slopes)]
+        return Known(
+            first=np.array([floats(row) for row in first]),
             exact=np.array([floats(row) for row in table]),
             terms=np.array([floats(row) for row in terms]),
             posterior=floats(posterior),
@@ -91,17 +94,20 @@ def test_gradients_are_the_oracles(name: str) -> None:
     for margins in MARGINS:
         classes = len(margins)
         logits, labels = np.tile(margins, (classes, 1)), np.arange(classes)
-        exact = reference.cross_entropy(loss, logits, labels, reduction="none")
         for dtype in (np.float64, np.float32):
             found = objective(loss, **options).derivatives(logits.astype(dtype), labels)[0]
             assert found.dtype == dtype
-            known = reference.cross_entropy(loss, logits.astype(dtype).astype(float), labels, reduction="none")
+            oracle = reference.cross_entropy(loss, logits.astype(dtype).astype(float), labels, reduction="none")
             rounding = np.finfo(dtype).eps * np.abs(found) + np.finfo(dtype).tiny
-            allowed = 4 * np.finfo(float).eps * known.gradient_scale + rounding
-            assert (np.abs(found - known.gradient) <= allowed).all()
+            allowed = 4 * np.finfo(float).eps * oracle.gradient_scale + rounding
+            assert (np.abs(found - oracle.gradient) <= allowed).all()
+        # In float64 also the smallest ones have their digits.
+        first = known(name, margins).first
+        found = objective(loss, **options).derivatives(logits, labels)[0]
+        np.testing.assert_allclose(found[:, :3], first, rtol=1e-9, atol=1e-300)
         if classes == 2:
             one = objective(loss, **options).derivatives(logits[:, 1] - logits[:, 0], labels)[0]
-            np.testing.assert_allclose(one, exact.gradient[:, 1], rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(one, first[:, 1], rtol=1e-9, atol=1e-300)
     weighted = objective(loss, class_weight=[1.0, 3.0], **options)
     plain = objective(loss, **options).derivatives(np.array([1.0, 1.0]), np.array([0, 1]))
     for found, one in zip(weighted.derivatives(np.array([1.0, 1.0]), np.array([0, 1]), [2.0, 0.5]), plain, strict=True):
@@ -112,10 +118,10 @@ def test_gradients_are_the_oracles(name: str) -> None:
 def test_the_exact_curvature_is_the_second_derivative_or_0(name: str) -> None:
     for margins in MARGINS:
         labels = np.arange(len(margins))
-        known = second_derivatives(name, margins)
+        expected = known(name, margins)
         found = objective(LOSSES[name], curvature="exact").derivatives(np.tile(margins, (len(margins), 1)), labels)[1]
-        error = np.abs(found[:, :3] - np.maximum(known.exact, 0))
-        assert (error <= 1e-12 * (np.abs(known.exact) + known.terms)).all()
+        error = np.abs(found[:, :3] - np.maximum(expected.exact, 0))
+        assert (error <= 1e-12 * (np.abs(expected.exact) + expected.terms)).all()
         if len(margins) == 2:
             one = objective(LOSSES[name], curvature="exact").derivatives(np.full(2, margins[1] - margins[0]), labels)[1]
             np.testing.assert_allclose(one, found[:, 1])
@@ -124,7 +130,7 @@ def test_the_exact_curvature_is_the_second_derivative_or_0(name: str) -> None:
 @pytest.mark.parametrize("name", CURVED)
 def test_the_expected_curvature_is_the_expectation(name: str) -> None:
     for margins in MARGINS:
-        expected = second_derivatives(name, margins).expected
+        expected = known(name, margins).expected
         found = objective(LOSSES[name]).derivatives(np.array([margins]), np.array([0]))[1]
         assert (found >= 0).all()
         np.testing.assert_allclose(found[0, :3], np.maximum(expected, 0), rtol=1e-9, atol=1e-300)
@@ -184,7 +190,7 @@ def test_no_margin_is_too_large(name: str, curvature: str) -> None:
 def test_probabilities_are_the_posterior(name: str) -> None:
     loss = objective(LOSSES[name], curvature="cross-entropy")
     for margins in MARGINS:
-        expected = second_derivatives(name, margins).posterior
+        expected = known(name, margins).posterior
         found = loss.probabilities(np.array([margins]))
         np.testing.assert_allclose(found[0], expected, rtol=1e-9, atol=1e-30)
         np.testing.assert_allclose(found.sum(), 1.0)
@@ -193,6 +199,11 @@ def test_probabilities_are_the_posterior(name: str) -> None:
             one = np.array([margins[1] - margins[0]])
             np.testing.assert_allclose(loss.probabilities(one), expected[1], rtol=1e-9, atol=1e-30)
     assert loss.probabilities(np.zeros(1, np.float32)).dtype == np.float32
+    weighted = objective(LOSSES[name], curvature="cross-entropy", class_weight=[1.0, 3.0])
+    two = np.array([-0.5, 2.0])
+    no, yes = 1 - loss.probabilities(two)[0], loss.probabilities(two)[1]
+    expected_loss = -(0.5 * np.log(no) + 2.0 * 3.0 * np.log(yes)) / 6.5
+    assert weighted.log_loss(two, [0, 1], [0.5, 2.0]) == pytest.approx(expected_loss)
 
 
 PROPER_STARTS = [poly1(0.0), poly1(2.0), poly1(-1.0), poly1(40.0), focal(2.0), focal(0.5), poly_n(1.0, -0.4, 0.2)]
