@@ -28,14 +28,13 @@ class Softmax(NamedTuple):
 
 def softmax(margins: Array) -> Softmax:
     """Log-probabilities, probabilities and their complements of margins of any size, infinite ones included."""
-    z = np.clip(margins, -1e300, 1e300)
-    top = _is_largest(z)
+    z = np.clip(np.ascontiguousarray(margins), -1e300, 1e300)
     with np.errstate(under="ignore"):
         shifted = z - z.max(0)
         relative = np.exp(shifted)
-        rest = np.where(top, 0.0, relative).sum(0)
-        total = 1.0 + rest
-        return Softmax(shifted - np.log1p(rest), relative / total, np.where(top, rest, total - relative) / total)
+        others = _sum_of_others(relative)
+        rest = others.min(0)  # beside the largest, which is 1
+        return Softmax(shifted - np.log1p(rest), relative / (1.0 + rest), others / (1.0 + rest))
 
 
 def gradient(polynomial: Polynomial, at: Softmax, labels: Array) -> Array:
@@ -93,8 +92,7 @@ def log_posterior(polynomial: Polynomial, at: Softmax) -> Array:
     with np.errstate(under="ignore"):
         density = _log_density(polynomial, at)
         shifted: Array = density - density.max(0)
-        rest = np.where(_is_largest(density), 0.0, np.exp(shifted)).sum(0)
-        result: Array = shifted - np.log1p(rest)
+        result: Array = shifted - np.log1p(_sum_of_others(np.exp(shifted)).min(0))
     return result
 
 
@@ -153,8 +151,8 @@ def _log_density(polynomial: Polynomial, at: Softmax) -> Array:
         density = logp
     # As for poly_softmax: a slope that is 0 or positive is taken as 0 from below.
     least = 2.0 * np.finfo(float).tiny ** 0.5
-    result: Array = density - np.log(np.maximum(steepness, least)) - polynomial.gamma * np.log(q)
-    return result
+    result: Array = density - np.log(np.maximum(steepness, least))
+    return result - polynomial.gamma * np.log(q) if polynomial.gamma else result
 
 
 def _slope(polynomial: Polynomial, logp: Array, p: Array, q: Array) -> Array:
@@ -190,7 +188,9 @@ def _spread(polynomial: Polynomial, at: Softmax) -> Array:
     if gamma:
         over_q, steepness = _value_over_q(polynomial, logp, q), _steepness(polynomial, logp, at.p, q)
         bend = bend + gamma * q ** (gamma - 1.0) * at.p * ((gamma - 1.0) * at.p * over_q + 2.0 * steepness)
-    result: Array = np.exp(log_posterior(polynomial, at)) * np.maximum(bend, 0.0)
+    density = _log_density(polynomial, at)
+    posterior = np.exp(density - density.max(0))
+    result: Array = posterior / posterior.sum(0) * np.maximum(bend, 0.0)
     return result
 
 
@@ -237,14 +237,13 @@ def _finite(logp: Array) -> Array:
     return np.maximum(logp, -1e300)
 
 
-def _is_largest(values: Array) -> Array:
-    """Whether a value is the largest of its row; of several, the first is."""
-    result: Array = np.arange(len(values))[:, None] == values.argmax(0)
-    return result
-
-
 def _sum_of_others(values: Array) -> Array:
-    """The sum of the other classes' values, all of one sign, without a subtraction from one that is much larger."""
-    top = _is_largest(values)
-    result: Array = np.where(top, np.where(top, 0.0, values).sum(0), values.sum(0) - values)
+    """The sum of the other classes' values, those before and those after, without a subtraction."""
+    result, after = np.zeros_like(values), np.zeros_like(values[0])
+    # A loop over the classes: cumsum takes several times as long along the first axis.
+    for k in range(1, len(values)):
+        result[k] = result[k - 1] + values[k - 1]
+    for k in reversed(range(len(values))):
+        result[k] += after
+        after += values[k]
     return result
