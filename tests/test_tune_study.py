@@ -88,7 +88,7 @@ def test_the_same_in_postgresql(server: Server) -> None:
 
 @pytest.mark.slow
 @needs_postgresql
-def test_a_database_that_stays_away_ends_the_study_and_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postgresql_that_stays_away_ends_the_study_and_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     own, calls = Server(), 0
     monkeypatch.setattr(store, "PATIENCE", 1.0)
     monkeypatch.setattr(store, "GRACE", 3)  # of the trial that was in work
