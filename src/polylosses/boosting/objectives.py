@@ -33,8 +33,8 @@ class PolyObjective:
     The curvature takes the place of the second derivative, which boosting divides by. It is never negative:
 
     * ``"expected"``: the expected second derivative where the margins are right, that is, where they minimize the
-      expected loss. For cross-entropy it is ``p (1 - p)``. Where the loss is not convex in ``p``, as all are that do
-      not warn, it is taken as 0.
+      expected loss. For cross-entropy it is ``p (1 - p)``. Losses that don't warn are convex in ``p``; where one is
+      not, it is taken as 0.
     * ``"exact"``: the second derivative, with 0 in the place of negative ones. Those are common: with Poly-1 for
       ``p < (epsilon - 1) / (2 epsilon)``, of two classes.
     * ``"cross-entropy"``: ``p (1 - p)``, for every loss.
