@@ -166,3 +166,4 @@ def test_the_interval_is_for_new_groups() -> None:
     same = of_groups(np.full((6, 40), 0.1), np.arange(40) // 7)
     assert (same.high - same.low) / 2 == pytest.approx(2.5706 / 40, rel=1e-4)
     assert same.difference == pytest.approx(0.1)
+    np.testing.assert_allclose(statistics.group_scores(np.full(40, 0.1), np.arange(40) // 7), 0.1)

@@ -281,6 +281,14 @@ def test_any_losses_are_compared() -> None:
 
 def test_what_is_stored_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Result) -> None:
     monkeypatch.setattr(experiment, "MODELS_AT_ONCE", 6)
+    run, trained = experiment.Experiment.run, list[str]()
+
+    def noted(*given: Any) -> Any:
+        found = run(*given)
+        trained.extend(trial.key for trial, _ in found)
+        return found
+
+    monkeypatch.setattr(experiment.Experiment, "run", noted)
     seen: list[str] = []
 
     def stop(done: float, stage: str) -> None:
@@ -296,6 +304,7 @@ def test_what_is_stored_is_not_trained_again(tmp_path: Path, monkeypatch: pytest
     assert again.verdict == result.verdict
     before = len(seen)
     assert before > first
+    assert len(trained) == len(set(trained)) == len(again.runs)
     finished = small(storage=tmp_path, progress=lambda done, stage: seen.append(stage))
     assert len(seen) == before
     assert finished.to_dict() == again.to_dict()
