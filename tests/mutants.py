@@ -614,7 +614,7 @@ MUTANTS = [
     Mutant("tune/tabular.py", "zlib.crc32(features.numbers.tobytes())", "0", SWEEP + "not_trained_again"),
     Mutant("tune/tabular.py", "store.alone()", "pass", SWEEP + "one_sweep_at_a_time"),
     Mutant(
-        "tune/tabular.py", "math.inf if math.isnan(e := epsilon_of(losses[name])) else e", "0.0", SWEEP + "any_losses"
+        "tune/tabular.py", "math.inf if (e := epsilon_of(losses[name])) is None else e", "0.0", SWEEP + "any_losses"
     ),
     Mutant("tune/analysis.py", "np.sqrt(1 / n + overlap)", "np.sqrt(1 / n)", PLANNED),
     Mutant("tune/analysis.py", "> sign * guessing + 1e-9", "> sign * guessing - 1e-9", "test_tune_study.py -k guess"),

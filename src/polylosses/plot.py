@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from polylosses.polynomial import Polynomial
+from polylosses.polynomial import Polynomial, epsilon_of
 
 try:
     from plotly.graph_objects import Figure
@@ -43,7 +43,7 @@ def styles(losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()) 
     """
     distinct = [theme.COLOURS[epsilon] for epsilon in (10, -1, 40, 1, 5, 0.3, 2, 200, -5)]
     shown = [name for name in losses if not highlighted or name in highlighted]
-    epsilons = {name: poly1_epsilon(losses[name]) for name in shown}
+    epsilons = {name: epsilon_of(losses[name]) for name in shown}
     used = {theme.colour(epsilon) for epsilon in epsilons.values() if epsilon is not None}
     unused = itertools.cycle(
         itertools.product(("solid", "dashdot", "dot"), [c for c in distinct if c not in used] or distinct)
@@ -56,13 +56,6 @@ def styles(losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()) 
             dash, colour = "dash" if epsilon == 0 else "solid", theme.colour(epsilon)
         found[name] = Style(colour, dash, True)
     return found
-
-
-def poly1_epsilon(polynomial: Polynomial) -> float | None:
-    """Epsilon of Poly-1 (0 for cross-entropy), None for any other loss."""
-    if float(polynomial.gamma) != 0 or float(polynomial.log_weight) != 1 or len(polynomial.coefficients) > 1:
-        return None
-    return float(sum(polynomial.coefficients))
 
 
 def polynomials(named: Mapping[str, Polynomial], highlighted: Collection[str] = ()) -> Figure:

@@ -229,6 +229,18 @@ def _coefficients(epsilon: Any) -> tuple[Any, ...]:
     return (as_number("epsilon", epsilon),) if dimensions == 0 else as_numbers("epsilon", epsilon)
 
 
+def epsilon_of(polynomial: Polynomial) -> float | None:
+    """The epsilon of a Poly-1, 0 for cross-entropy; None for any other loss.
+
+    Example:
+        >>> epsilon_of(Polynomial((2.0,))), epsilon_of(Polynomial()), epsilon_of(Polynomial(gamma=2.0))
+        (2.0, 0.0, None)
+    """
+    if polynomial.gamma != 0 or polynomial.log_weight != 1 or len(polynomial.coefficients) > 1:
+        return None
+    return float(sum(polynomial.coefficients))
+
+
 def unchecked(coefficients: tuple[Any, ...], gamma: Any, log_weight: Any) -> Polynomial:
     """Builds a :class:`Polynomial` without checks or warnings: for one that is derived from a checked one."""
     polynomial = object.__new__(Polynomial)

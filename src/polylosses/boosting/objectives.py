@@ -65,6 +65,9 @@ class PolyObjective:
         True
     """
 
+    # The library, and its least version.
+    _needs: tuple[str, tuple[int, int]] | None = None
+
     def __init__(
         self,
         epsilon: Any = DEFAULT_EPSILON,
@@ -75,6 +78,8 @@ class PolyObjective:
         curvature: str = "expected",
         class_weight: ArrayLike | None = None,
     ) -> None:
+        if self._needs:
+            _require(*self._needs)
         self.polynomial = _of_numbers(from_arguments(epsilon, gamma, polynomial))
         if curvature not in CURVATURES:
             raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}; got {curvature!r}.")
@@ -271,9 +276,7 @@ class XGBoostObjective(_OfDataset):
         True
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        _require("xgboost", (2, 1))
-        super().__init__(*arguments, **options)
+    _needs = "xgboost", (2, 1)
 
     def metric(self, first: Any, second: Any, sample_weight: Any = None) -> Any:
         """The log loss of the posterior: ``custom_metric`` of ``xgboost.train``, ``eval_metric`` of the classifier."""
@@ -309,9 +312,7 @@ class LightGBMObjective(_OfDataset):
         True
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        _require("lightgbm", (4, 0))
-        super().__init__(*arguments, **options)
+    _needs = "lightgbm", (4, 0)
 
     def metric(self, first: Any, second: Any, sample_weight: Any = None) -> tuple[str, float, bool]:
         """The log loss of the posterior: ``feval`` of ``lightgbm.train``, ``eval_metric`` of ``LGBMClassifier.fit``."""
@@ -358,9 +359,7 @@ class CatBoostObjective(PolyObjective):
         True
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        _require("catboost", (1, 2))
-        super().__init__(*arguments, **options)
+    _needs = "catboost", (1, 2)
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> Array:
         """Both derivatives of minus the loss, of shape ``(rows, 2)``: CatBoost's for one margin a row."""

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from polylosses.tune.analysis import Comparison, compare
     from polylosses.tune.data import load
     from polylosses.tune.plan import Trial
-    from polylosses.tune.result import Result, write_runs
+    from polylosses.tune.result import Result
     from polylosses.tune.studies import StudyResult, study
     from polylosses.tune.tabular import SweepInterrupted, sweep
 
@@ -21,14 +21,13 @@ __all__ = [
     "load",
     "study",
     "sweep",
-    "write_runs",
 ]
 
 _MODULES = {
     "analysis": ("Comparison", "compare"),
     "data": ("load",),
     "plan": ("Trial",),
-    "result": ("Result", "write_runs"),
+    "result": ("Result",),
     "studies": ("StudyResult", "study"),
     "tabular": ("SweepInterrupted", "sweep"),
 }

@@ -12,7 +12,7 @@ import torch
 from polylosses.tune import batched, statistics
 from polylosses.tune.data import Encoded
 from polylosses.tune.labelled import Labelled
-from polylosses.tune.plan import Outcome, Trial, epsilon_of
+from polylosses.tune.plan import Outcome, Trial
 
 # Approximate batch size, rounded to whole repeats. Larger batches gain little speed, and an interrupt discards the
 # unfinished batch.
@@ -91,7 +91,7 @@ class Run:
             "stage": self.trial.stage,
             "repeat": self.repeat,
             "loss": self.loss,
-            "epsilon": epsilon_of(self.trial.polynomial),
+            "epsilon": getattr(self.trial, "epsilon", math.nan),
             "learning_rate": self.learning_rate,
             **self.scores,
             "mean_p_t": float(self.mean_p_t[-1]),

@@ -15,7 +15,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from polylosses import plot, theme
-from polylosses.polynomial import Polynomial
+from polylosses.polynomial import Polynomial, epsilon_of
 from polylosses.tune import statistics
 from polylosses.tune.plan import CROSS_ENTROPY
 
@@ -51,14 +51,14 @@ class Arm:
 
 def kind_of(losses: Mapping[str, Polynomial]) -> str:
     """``"epsilon"`` if all losses are Poly-1 or cross-entropy and differ in it, else ``"loss"``."""
-    epsilons = [plot.poly1_epsilon(polynomial) for polynomial in losses.values()]
+    epsilons = [epsilon_of(polynomial) for polynomial in losses.values()]
     return "loss" if None in epsilons or len(set(epsilons)) < len(epsilons) else "epsilon"
 
 
 def arms_of(losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()) -> dict[str, Arm]:
     """How each loss is drawn, in this order: that of epsilon, or else that of ``losses``."""
     styles, kind = plot.styles(losses, highlighted), kind_of(losses)
-    epsilons = {name: plot.poly1_epsilon(polynomial) or 0.0 for name, polynomial in losses.items()}
+    epsilons = {name: epsilon_of(polynomial) or 0.0 for name, polynomial in losses.items()}
     arms = {}
     for name in sorted(losses, key=epsilons.__getitem__) if kind == "epsilon" else losses:
         if kind == "epsilon":

@@ -12,7 +12,7 @@ import numpy as np
 
 from polylosses.catalogue import cross_entropy, poly1
 from polylosses.named import named
-from polylosses.polynomial import Polynomial, unchecked
+from polylosses.polynomial import Polynomial, epsilon_of, unchecked
 
 CROSS_ENTROPY = "cross-entropy"
 
@@ -58,7 +58,7 @@ class Trial:
             AttributeError: the loss is another polynomial.
         """
         epsilon = epsilon_of(self.polynomial)
-        if math.isnan(epsilon):
+        if epsilon is None:
             raise AttributeError(f"{self.loss} has no single epsilon: use trial.polynomial")
         return epsilon
 
@@ -171,13 +171,6 @@ def arms(
         if losses is None and not any(map(float, numbers)):
             raise ValueError(f"epsilons need at least one number other than 0, to compare with it; got {epsilons!r}.")
     return by_name(found)
-
-
-def epsilon_of(polynomial: Polynomial) -> float:
-    """The epsilon of a Poly-1, 0 for cross-entropy; nan for any other."""
-    if polynomial.gamma != 0.0 or polynomial.log_weight != 1.0 or len(polynomial.coefficients) > 1:
-        return math.nan
-    return float(polynomial.coefficients[0]) if polynomial.coefficients else 0.0
 
 
 def shown(number: float) -> str:

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +124,6 @@ class Result:
         }
         Path(directory).mkdir(parents=True, exist_ok=True)
         write_files(files, Path(directory))
-
-
-def write_runs(runs: pd.DataFrame, directory: str | Path) -> Path:
-    """Write the runs of an interrupted sweep to the first unused of ``interrupted.csv``, ``interrupted-2.csv``, ..."""
-    names = chain(["interrupted.csv"], (f"interrupted-{number}.csv" for number in count(2)))
-    name = next(name for name in names if not (Path(directory) / name).exists())
-    write_files({name: runs.to_csv(index=False)}, Path(directory))
-    return Path(directory) / name
 
 
 def describe(confirmation: Confirmation, metric: str, candidate: float, baseline: float) -> str:

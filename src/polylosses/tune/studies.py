@@ -490,7 +490,8 @@ def result(design: Design, state: State, name: str = "polylosses") -> StudyResul
         if (guessing := design.data.get("always_guessing")) is not None:
             metric = design.data["metric"]
             shown = f"{metric.replace('_', ' ')} {guessing:.4g}"
-            notes += filter(None, [analysis.about_nothing(selection.candidate, means, guessing, metric, shown)])
+            if note := analysis.about_nothing(selection.candidate, means, guessing, metric, shown):
+                notes.append(note)
     else:
         verdict, now = analysis.NOT_FINISHED, state.progress
         sentence = f"Not finished: {now.done} of {now.total} trainings of the {now.stage} are done."

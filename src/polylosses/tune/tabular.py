@@ -20,9 +20,8 @@ from optuna.distributions import FloatDistribution
 from plotly.graph_objects import Figure
 
 import polylosses
-from polylosses.polynomial import Polynomial
+from polylosses.polynomial import Polynomial, epsilon_of
 from polylosses.tune import analysis, batched, data, figures, splits, statistics, studies, study_figures
-from polylosses.tune import store as stores
 from polylosses.tune.analysis import Selection
 from polylosses.tune.columns import Column
 from polylosses.tune.experiment import RUN_COLUMNS, Experiment, Run
@@ -36,11 +35,11 @@ from polylosses.tune.plan import (
     Plan,
     Trial,
     arms,
-    epsilon_of,
     shown,
 )
 from polylosses.tune.result import Result, describe, score, size
 from polylosses.tune.sequential import Confirmation
+from polylosses.tune.store import Store, Stored, read
 from polylosses.tune.studies import Design, StudyResult
 
 EPSILONS = (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
@@ -234,7 +233,6 @@ class _Table:
         rates = FloatDistribution(SMALLEST, LARGEST, log=True)
         return Design(self.plan, {"learning_rate": rates}, labelled.maximize, fixed=True, data=data)
 
-    @cached_property
     def about(self) -> dict[str, Any]:
         """What a report needs besides the runs, in JSON types."""
         checked, labelled = self.checked, self.experiment.labelled
@@ -254,7 +252,7 @@ class _Table:
                 "validation_rows": len(validation),
                 "test_rows": len(test),
                 "metric": self.metric,
-                "always_guessing": self.experiment.labelled.always_guessing,
+                "always_guessing": labelled.always_guessing,
                 "repeats": self.plan.repeats,
                 "confirmation_repeats": self.plan.most_seeds,
                 "imbalance": self.imbalance,
@@ -310,7 +308,7 @@ class _Table:
         outcomes: dict[str, Outcome] = {}
         try:
             store.alone()
-            about = store.describe(self.about)
+            about = store.describe(self.about())
             outcomes |= store.outcomes(store.records())
             self._run(outcomes, store, progress)
         except KeyboardInterrupt:
@@ -319,7 +317,7 @@ class _Table:
             store.close()
         return result(about, self.plan, outcomes)
 
-    def _run(self, outcomes: dict[str, Outcome], store: stores.Store, progress: Callable[[float, str], None]) -> None:
+    def _run(self, outcomes: dict[str, Outcome], store: Store, progress: Callable[[float, str], None]) -> None:
         """Adds the outcomes of all that is yet to be run."""
         share, done = 0.0, float(len(outcomes))
         about = ""
@@ -349,7 +347,7 @@ class _Table:
                     outcomes[trial.key] = outcome
 
     def _models(self, outcomes: Mapping[str, Outcome] = MappingProxyType({})) -> list[Trial]:
-        """All trials that are planned and not done; of the confirmation, any."""
+        """What is planned and not done, to estimate its time: which two losses are confirmed is not known yet."""
         some = self.plan.selection()
         fresh = [
             self.plan.trial(CONFIRMATION, loss, 0, self.plan.repeats + k)
@@ -367,7 +365,7 @@ class _Table:
         return seconds if seconds > 60 else None
 
 
-def stored(kept: stores.Stored) -> Result | StudyResult:
+def stored(kept: Stored) -> Result | StudyResult:
     """The result of a sweep as it was read from its storage; of one that has not finished, that of any study."""
     plan, maximize = Plan.from_json(kept.plan), not statistics.lower_is_better(kept.plan["metric"])
     wide = widened(plan, kept.outcomes, maximize)
@@ -456,7 +454,7 @@ def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]
             "One learning rate was tried. A positive epsilon also makes larger steps, by 1 + epsilon p: a difference "
             "may be that of another learning rate."
         )
-    epsilons = sorted(epsilon for loss in plan.losses.values() if not math.isnan(epsilon := epsilon_of(loss)))
+    epsilons = sorted(epsilon for loss in plan.losses.values() if (epsilon := epsilon_of(loss)) is not None)
     best = epsilon_of(plan.losses[candidate])
     score_of = {float(row["epsilon"]): row["score"] for row in table.to_dict("records")}
     if best == epsilons[-1] and score_of[best] != score_of[epsilons[-2]]:
@@ -471,7 +469,7 @@ def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]
         verdict=verdict,
         sentence=_sentence(verdict, confirmation, plan, candidate, edge, means, settings),
         candidate=candidate,
-        best_epsilon=best,
+        best_epsilon=math.nan if best is None else best,
         confirmation=confirmation,
         notes=notes,
         settings=settings,
@@ -543,14 +541,14 @@ def _rows_before(storage: Path | None, name: str) -> int | None:
     """The number of rows of a sweep that was begun."""
     if storage is not None:
         with suppress(ValueError):
-            return int(stores.read(storage, name).plan["rows"])
+            return int(read(storage, name).plan["rows"])
     return None
 
 
 def _ordered(losses: Mapping[str, Polynomial]) -> dict[str, Polynomial]:
     """Cross-entropy first, then the closest to it, since ties go to the first."""
     distance = {
-        name: (math.inf, 0.0) if math.isnan(epsilon := epsilon_of(loss)) else (abs(epsilon), -epsilon)
+        name: (math.inf, 0.0) if (epsilon := epsilon_of(loss)) is None else (abs(epsilon), -epsilon)
         for name, loss in losses.items()
     }
     return dict(sorted(losses.items(), key=lambda pair: distance[pair[0]]))
@@ -558,12 +556,12 @@ def _ordered(losses: Mapping[str, Polynomial]) -> dict[str, Polynomial]:
 
 def _displayed(losses: Mapping[str, Polynomial]) -> list[str]:
     """The names of the losses: those with an epsilon by it, then the others."""
-    return sorted(losses, key=lambda name: math.inf if math.isnan(e := epsilon_of(losses[name])) else e)
+    return sorted(losses, key=lambda name: math.inf if (e := epsilon_of(losses[name])) is None else e)
 
 
 def _label(loss: str, plan: Plan) -> str:
     epsilon = epsilon_of(plan.losses[loss])
-    return loss if math.isnan(epsilon) else f"epsilon = {shown(epsilon)}"
+    return loss if epsilon is None else f"epsilon = {shown(epsilon)}"
 
 
 def _records(plan: Plan, outcomes: Mapping[str, Outcome], maximize: bool) -> pd.DataFrame:
