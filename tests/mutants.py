@@ -770,6 +770,7 @@ MUTANTS = [
     Mutant("progress.py", "(done - before)", "done", "test_cli.py -k 'now_and_then'"),
     Mutant("tune/data.py", "if size > LARGEST_DENSE:", "if False:", "test_tune_data.py -k sparse"),
     Mutant("tune/store.py", 'if kind not in ("postgresql", "sqlite"):', "if False:", "test_tune_study.py -k mysql"),
+    Mutant("tune/store.py", "since > UNNAMED:", "since > 100 * UNNAMED:", "test_tune_study.py -k signing"),
     Mutant("tune/store.py", "SET TIME ZONE 'UTC'", "SELECT 1", WORKERS + "'clocks and Tokyo'"),
     Mutant("tune/trials.py", "error.errno in DISK_FULL", "False", WORKERS + "'training_that_finds'"),
     Mutant("tune/worker.py", "os._exit(NOT_WRITTEN)", "raise", WORKERS + "'training_that_finds'"),

@@ -81,6 +81,22 @@ def test_the_same_in_memory_in_a_folder_and_resumed_from_any_point(tmp_path: Pat
     assert numbers(study(None, storage=tmp_path / "parts", **OPTIONS)) == numbers(right)  # type: ignore[arg-type]
 
 
+def test_a_worker_that_dies_between_taking_a_trial_and_signing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+
+        def dies(self: store.Store, trial: int, name: str, value: Any) -> None:
+            assert name == "worker"
+            raise KeyboardInterrupt
+
+        patched.setattr(store.Store, "_set", dies)
+        with pytest.raises(KeyboardInterrupt):
+            study(train, storage=tmp_path, **OPTIONS)
+    monkeypatch.setattr(store, "UNNAMED", 0.5)
+    assert numbers(study(train, storage=tmp_path, **OPTIONS)) == numbers(study(train, **OPTIONS))
+
+
 @needs_postgresql
 def test_the_same_in_postgresql(server: Server) -> None:
     assert numbers(study(train, storage=server.address, **OPTIONS)) == numbers(study(train, **OPTIONS))

@@ -55,6 +55,9 @@ TRIES, DEATHS = 2, 5
 # Seconds between a worker's signs of life in a database, and after how many without one it is dead.
 HEARTBEAT, GRACE = 30, 120
 
+# Seconds after which a running trial is dead that has no worker's name yet, which follows within milliseconds.
+UNNAMED = 10
+
 # How many trials wait at most. The storage gives all of them again at every look.
 QUEUE = 32
 
@@ -301,7 +304,7 @@ class Store:
             worker = record.user_attrs.get("worker")
             if worker is None:
                 since = self._without_worker_since.setdefault(record.number, time.monotonic())
-                if time.monotonic() - since > GRACE:
+                if time.monotonic() - since > UNNAMED:
                     self._end(record._trial_id, TrialState.FAIL)
                 continue
             process = process_of(record)
