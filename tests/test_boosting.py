@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 import reference
 from cases import CATALOGUE, HARD, Array
 from polylosses import Polynomial, focal, mean_absolute_error, poly1, poly_n, taylor_cross_entropy
-from polylosses.boosting import CatBoostObjective, LightGBMObjective, PolyObjective, XGBoostObjective
+from polylosses.boosting import CatBoostObjective, LightGBMObjective, PolyObjective, XGBoostObjective, objectives
 
 LOSSES = {name: loss for name, loss in {**CATALOGUE, **HARD}.items() if name != "nothing"}
 CURVED = [name for name in LOSSES if name != "mean_absolute_error"]
@@ -206,6 +206,28 @@ def test_probabilities_are_the_posterior(name: str) -> None:
     assert weighted.log_loss(two, [0, 1], [0.5, 2.0]) == pytest.approx(expected_loss)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("options", [{}, {"one_vs_all": True}, {"curvature": "exact"}])
+def test_many_rows_are_as_each_alone(order: Any, dtype: Any, options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    rows, loss = objectives.BLOCK + 3, PolyObjective(2.0, **options)
+    labels, weight = rng.integers(0, 3, rows), rng.uniform(0, 2, rows)
+    for shape in ((rows,), (rows, 3)):
+        margins, y = np.asarray(rng.normal(0, 3, shape), dtype, order=order), labels % (2 if len(shape) == 1 else 3)
+        found, some = loss.derivatives(margins, y, weight), rng.choice(rows, 500)
+        for whole, part in zip(found, loss.derivatives(margins[some], y[some], weight[some]), strict=True):
+            assert whole.dtype == dtype
+            np.testing.assert_allclose(whole[some], part, rtol=1e-6 if dtype == np.float32 else 1e-14)
+        of_double = loss.derivatives(margins.astype(float), y, weight)
+        for one, other in zip(found, of_double, strict=True):
+            np.testing.assert_array_equal(one, other.astype(dtype))
+        np.testing.assert_allclose(loss.probabilities(margins)[some], loss.probabilities(margins[some]), rtol=1e-6)
+        parts = [loss.log_loss(margins[part], y[part], weight[part]) for part in (slice(0, 7), slice(7, None))]
+        expected = np.average(parts, weights=[weight[:7].sum(), weight[7:].sum()])
+        assert loss.log_loss(margins, y, weight) == pytest.approx(expected)
+
+
 PROPER_STARTS = [poly1(0.0), poly1(2.0), poly1(-1.0), poly1(40.0), focal(2.0), focal(0.5), poly_n(1.0, -0.4, 0.2)]
 
 
@@ -286,7 +308,8 @@ def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
     gradient, second = plain.derivatives(THREE, LABELS, weight)
     for row in range(2):
         one = 1.0 if weight is None else weight[row]
-        first, matrix = theirs.calc_ders_multi(THREE[row], float(LABELS[row]), one)
+        first, rows = theirs.calc_ders_multi(THREE[row], float(LABELS[row]), one)
+        matrix = np.array(list(rows))
         np.testing.assert_allclose(first, -gradient[row])
         np.testing.assert_allclose(np.diag(matrix), -second[row])
         if curvature == "exact":
@@ -300,11 +323,33 @@ def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
     assert size == (2.0 if weight is None else 2.5)
     assert theirs.evaluate([TWO], LABELS, weight)[0] == pytest.approx(size * plain.log_loss(TWO, LABELS, weight))
     assert not theirs.is_max_optimal()
+    by_class = CatBoostObjective(2.0, curvature=curvature, class_weight=[1.0, 3.0, 1.0])
+    (first, rows), (one, others) = (o.calc_ders_multi(THREE[0], 1.0, w) for o, w in ((by_class, 2.0), (theirs, 6.0)))
+    np.testing.assert_allclose(first, one)
+    np.testing.assert_allclose(list(rows), list(others))
+    weighted = CatBoostObjective(2.0, curvature=curvature, class_weight=[1.0, 3.0])
+    found = weighted.calc_ders_range(TWO, LABELS.astype(np.float32), weight)
+    np.testing.assert_allclose(found, theirs.calc_ders_range(TWO, LABELS, weight) * np.array([[3.0], [1.0]]))
     with_sigmoids = CatBoostObjective(2.0, curvature=curvature, one_vs_all=True)
-    first, matrix = with_sigmoids.calc_ders_multi(THREE[0], 1.0, 2.0)
+    first, rows = with_sigmoids.calc_ders_multi(THREE[0], 1.0, 2.0)
     gradient, second = with_sigmoids.derivatives(THREE[:1], [1], [2.0])
     np.testing.assert_allclose(first, -gradient[0])
-    np.testing.assert_allclose(matrix, -np.diag(second[0]))
+    np.testing.assert_allclose(list(rows), -np.diag(second[0]))
+
+
+@pytest.mark.usefixtures("libraries")
+def test_catboost_is_told_what_is_wrong() -> None:
+    theirs = CatBoostObjective(2.0)
+    for labels in ([0.0, 2.0], [0.5, 1.0], [-1.0, 0.0]):
+        with pytest.raises(ValueError, match=f"labels must be classes from 0 to 1; got ({labels[0]}|{labels[1]})"):
+            theirs.calc_ders_range(TWO, np.array(labels), None)
+    with pytest.raises(ValueError, match="some are nan"):
+        theirs.calc_ders_range(np.array([0.0, np.nan]), LABELS, None)
+    for label in (3.0, -1.0, 0.5):
+        with pytest.raises(ValueError, match=f"labels must be classes from 0 to 2; got {label}"):
+            theirs.calc_ders_multi(THREE[0], label, 1.0)
+    with pytest.raises(ValueError, match="class_weight must have 3 numbers; got 2"):
+        CatBoostObjective(2.0, class_weight=[1.0, 2.0]).calc_ders_multi(THREE[0], 1.0, 1.0)
 
 
 def wrong(**options: Any) -> Any:
