@@ -384,6 +384,9 @@ class CatBoostObjective(PolyObjective):
 
     _needs = "catboost", (1, 2)
 
+    # CatBoost would try to compile the methods with Numba, which can't, and warn.
+    no_jit = True
+
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> Array:
         """Both derivatives of minus the loss, of shape ``(rows, 2)``: CatBoost's for one margin a row."""
         # Some 500 rows at once, whose derivatives take 30 us, so that checks are to take no longer.
