@@ -352,7 +352,8 @@ def main() -> None:
     tasks: list[Any] = [(curves_of, library, data) for library in ("XGBoost", "LightGBM") for data in reversed(DATA)]
     tasks += [(curves_of, "CatBoost", data) for data in ("breast cancer", "diabetes, above the median", "titanic")]
     tasks += [(errors, library, classes) for library in ("XGBoost", "LightGBM") for classes in (2, 4)]
-    trainings, known = [], []
+    trainings: list[dict[str, Any]] = []
+    known: list[dict[str, Any]] = []
     with multiprocessing.Pool(2) as pool:
         for done, (name, rows) in enumerate(pool.imap_unordered(run, tasks), start=1):
             (trainings if name == "curves_of" else known).extend(rows)

@@ -664,7 +664,8 @@ def page(results: Results) -> str:
         "# Coming from another PolyLoss",
         "What to write instead, and what changes in the numbers. `python docs/coming_from.py` installs every peer at "
         f"the version named here, runs it beside this library (torch {results['torch']} on a CPU) and writes this "
-        "page. Tests recompute our numbers and all formulas.",
+        "page. Tests recompute our numbers and all formulas. For XGBoost and LightGBM, there is "
+        "[another page](coming-from-boosting.md#coming-from-another-focal-loss-for-boosting).",
         "## At a glance",
         glance(results, "softmax", SOFTMAX),
         glance(results, "sigmoid", SIGMOID),

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def drawn(classes: int) -> tuple[Array, Array]:
     return features, scores.argmax(1)
 
 
-DATA = {
+DATA: dict[str, Callable[[], tuple[Array, Array]]] = {
     "two classes": lambda: drawn(2),
     "three classes": lambda: drawn(3),
     "breast cancer": lambda: load_breast_cancer(return_X_y=True),
