@@ -148,6 +148,54 @@ def test_its_simulated_studies_are_in_the_results() -> None:
         assert numbers[4] <= 12
 
 
+def curvatures() -> list[str]:
+    """The lines of the tables of boosting: of curvatures, and of known probabilities."""
+    found = results("boosting_curvature")
+    rows, names = found["results"], list(dict.fromkeys(row["curvature"] for row in found["results"]))
+    lines = []
+    for library, loss in dict.fromkeys((row["library"], row["loss"]) for row in rows):
+        of = {row["curvature"]: row for row in rows if (row["library"], row["loss"]) == (library, loss)}
+
+        def line(what: str, cell: Any, of: dict[str, Any] = of) -> str:
+            return " | ".join([f"| {what}", *(cell(of[name]) if name in of else "" for name in names)]) + " |"
+
+        who = f"{library}, all losses" if loss == "all" else f"{library}, {loss}"
+        lines.append(line(who, lambda row: f"{row['best']:.2f} ({row['final']:.2f})"))
+        if loss == "all":
+            size = next(iter(of.values()))["trainings"]
+            lines.append(line(f"better, worse; of {size}", lambda row: f"{row['better']}, {row['worse']}"))
+            lines.append(
+                line("as good as the first column, after", lambda row: f"{row['reached']:.0%}, {row['rounds']:.0f}")
+            )
+            lines.append(line("training loss rose", lambda row: f"{row['rises']}"))
+    for loss in dict.fromkeys(row["loss"] for row in found["known"]):
+        of_loss = [row for row in found["known"] if row["loss"] == loss]
+        plain = [row for row in found["known"] if row["loss"] == "cross-entropy"]
+        least = {(row["library"], row["classes"]): row["posterior"] for row in plain}
+        order = sorted(of_loss, key=lambda row: (row["library"] != "XGBoost", row["classes"]))
+        cells = [(row, least[row["library"], row["classes"]]) for row in order]
+        shown = [f"{row['posterior'] / by:.2f} ({row['softmax'] / by:.2f})" for row, by in cells]
+        lines.append(f"| {loss} | {' | '.join(shown)} |")
+    return lines
+
+
+def test_its_curvatures_of_boosting_are_in_the_results() -> None:
+    lines = curvatures()
+    assert len(lines) >= 30
+    for line in lines:
+        assert line in BENCHMARKS
+    everywhere = {
+        (r["library"], r["curvature"]): r for r in results("boosting_curvature")["results"] if r["loss"] == "all"
+    }
+    for library, lower in (("XGBoost", "2 % (XGBoost)"), ("LightGBM", "10 % (LightGBM)")):
+        larger = everywhere[library, "larger"]
+        assert larger["rises"] == 0
+        assert f"{1 - larger['final']:.0%}".replace("%", f" % ({library})") == lower
+        assert lower in BENCHMARKS
+    expected = everywhere["LightGBM", "expected"]
+    assert f"{expected['rises']} of {expected['trainings']} training losses rose" in BENCHMARKS
+
+
 def test_its_costs_of_trials_are_in_the_results() -> None:
     rows = results("study_overhead")["results"]
     sizes = list(dict.fromkeys(row["trials"] for row in rows))
