@@ -7,8 +7,7 @@ curvature alone. Two of them are no options of the objectives:
 
 * "gradient": the gradient's absolute value, which XGBoost takes for a softmax from its pull request 12537 on. Elsewhere
   it is halved, so that for cross-entropy it is what the library divides by on average, as it is there.
-* "larger": the expected curvature or, where that is larger, the gradient expected under the posterior. For a class it
-  is ``posterior * -slope * (1 - p)``. Both are ``p (1 - p)`` for cross-entropy.
+* "second derivative": the expected one alone, where "expected" is the larger of it and half the expected gradient.
 
 A held-out log loss is that of the posterior.
 """
@@ -19,7 +18,6 @@ import io
 import json
 import multiprocessing
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,8 @@ from sklearn.model_selection import train_test_split
 from measuring import machine
 from polylosses import Polynomial, focal, poly1, poly1_focal, symmetric_cross_entropy, taylor_cross_entropy
 from polylosses.boosting import CatBoostObjective, LightGBMObjective, PolyObjective, XGBoostObjective
+from polylosses.boosting.derivatives import _second_derivative, _spread
+from polylosses.boosting.derivatives import softmax as softmax_of
 
 Array = np.ndarray
 
@@ -49,8 +49,8 @@ LOSSES: dict[str, Polynomial] = {
     "symmetric cross-entropy": symmetric_cross_entropy(),
     "Taylor cross-entropy, order 6": taylor_cross_entropy(6),
 }
-CURVATURES = ("cross-entropy", "exact", "expected", "gradient", "larger")
-OPTIONS = {"gradient": "exact", "larger": "expected"}
+CURVATURES = ("cross-entropy", "exact", "expected", "gradient", "second derivative")
+OPTIONS = {"gradient": "exact", "second derivative": "expected"}
 ROUNDS, RATE = 50, 0.3
 WORST = 10.0  # a log loss above counts as this
 
@@ -146,14 +146,13 @@ def derivatives(objective: Any, curvature: str, scale: float) -> Any:
     """The objective, also with the curvatures that it doesn't have."""
 
     def of_the_gradient(margins: Array, data: Any) -> tuple[Array, Array]:
-        first, second = objective(margins, data)
+        first, _ = objective(margins, data)
         if curvature == "gradient":
             return first, scale * np.abs(first)
         both = np.stack([np.zeros(len(margins)), margins], 1) if margins.ndim == 1 else margins
-        logp = both - np.logaddexp.reduce(both, axis=1, keepdims=True)
-        q = -np.expm1(logp)
-        force = -objective.probabilities(both) * objective.polynomial.slope(logp, q) * q
-        return first, np.maximum(second, 2 * scale * (force[:, 1] if margins.ndim == 1 else force))
+        at = softmax_of(both.T)
+        second = _second_derivative(_spread(objective.polynomial, at)[0], at).T
+        return first, 2 * scale * (second[:, 1] if margins.ndim == 1 else second)
 
     return of_the_gradient if curvature in OPTIONS else objective
 
@@ -337,7 +336,6 @@ def errors(library: str, classes: int) -> list[dict[str, Any]]:
 
 
 def run(task: tuple[Callable[..., list[dict[str, Any]]], str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    warnings.filterwarnings("ignore", message="Failed to import numba")
     function, *arguments = task
     return function.__name__, function(*arguments)
 

@@ -37,8 +37,8 @@ class PolyObjective:
     The curvature takes the place of the second derivative, which boosting divides by. It is never negative:
 
     * ``"expected"``: the expected second derivative where the margins are right, that is, where they minimize the
-      expected loss. For cross-entropy it is ``p (1 - p)``. Losses that don't warn are convex in ``p``; where one is
-      not, it is taken as 0.
+      expected loss; or half the expected absolute gradient there, where that is larger, so that no step is too long.
+      For cross-entropy both are ``p (1 - p)``.
     * ``"exact"``: the second derivative, with 0 in the place of negative ones. Those are common: with Poly-1 for
       ``p < (epsilon - 1) / (2 epsilon)``, of two classes.
     * ``"cross-entropy"``: ``p (1 - p)``, for every loss.
@@ -51,8 +51,8 @@ class PolyObjective:
 
     Raises:
         TypeError: as for every loss of the library.
-        ValueError: as for every loss of the library; ``curvature`` is none of the three, or is ``"expected"`` for a
-            loss that is linear in ``p``, where it is 0; a class weight is negative or not finite.
+        ValueError: as for every loss of the library; ``curvature`` is none of the three; a class weight is negative or
+            not finite.
 
     Warns:
         UserWarning: an epsilon is below its bound, such as -1, as :class:`polylosses.Polynomial`. The loss is not
@@ -87,11 +87,6 @@ class PolyObjective:
         self.polynomial = _of_numbers(from_arguments(epsilon, gamma, polynomial))
         if curvature not in CURVATURES:
             raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}; got {curvature!r}.")
-        if curvature == "expected" and _is_linear(self.polynomial):
-            raise ValueError(
-                f"the expected curvature of {self.polynomial}, which is linear in p, is 0: "
-                'give curvature="cross-entropy".'
-            )
         self.curvature = curvature
         self.one_vs_all = one_vs_all
         self.class_weight = None if class_weight is None else _weights("class_weight", class_weight)
@@ -442,13 +437,6 @@ class CatBoostObjective(PolyObjective):
 def _of_numbers(polynomial: Polynomial) -> Polynomial:
     coefficients = tuple(float(c) for c in polynomial.coefficients)
     return unchecked(coefficients, float(polynomial.gamma), float(polynomial.log_weight))
-
-
-def _is_linear(polynomial: Polynomial) -> bool:
-    """Whether the loss is linear in ``p``, a constant included."""
-    _, *higher = polynomial.coefficients or (0.0,)
-    first = bool(polynomial.coefficients) and polynomial.coefficients[0] != 0.0
-    return polynomial.log_weight == 0.0 and not any(higher) and not (first and polynomial.gamma)
 
 
 def _weights(name: str, values: Any) -> Array:
