@@ -109,6 +109,8 @@ modules
 BOOSTING_LAYERS = """
 derivatives
 objectives
+estimators
+catboost_classifier lightgbm_classifier xgboost_classifier
 """
 KERNEL_LAYERS = """
 internals layout native_library triton_kernels

@@ -475,11 +475,13 @@ def _given(first: Any, second: Any, weight: Any) -> tuple[Any, Any, Any]:
     return first, second.get_label(), None if weight is None or len(weight) == 0 else weight
 
 
-def _require(name: str, version: tuple[int, int]) -> None:
+def _require(name: str, version: tuple[int, int], by: str = "this objective") -> None:
+    package = "scikit-learn" if name == "sklearn" else name
     least = ".".join(map(str, version))
+    needed, line = f"{by} needs {package} {least} or later", f"pip install '{package}>={least}'"
     try:
         found = str(importlib.import_module(name).__version__)
     except ImportError as error:
-        raise ImportError(f"this objective needs {name} {least} or later: pip install '{name}>={least}'") from error
+        raise ImportError(f"{needed}: {line}") from error
     if tuple(int(number) for number in re.findall(r"\d+", found)[:2]) < version:
-        raise ImportError(f"this objective needs {name} {least} or later, not {found}: pip install '{name}>={least}'")
+        raise ImportError(f"{needed}, not {found}: {line}")
