@@ -1,4 +1,4 @@
-"""What the classifiers of the three libraries share: labels, the objective, its start and posterior."""
+"""What the classifiers of the three libraries share: labels, weights, the objective, its start and its posterior."""
 
 from typing import Any, TypeVar
 
@@ -18,10 +18,10 @@ LOSS = ("epsilon", "gamma", "polynomial", "one_vs_all", "curvature", "class_weig
 
 
 def refuse(estimator: Any, parameters: dict[str, Any], refused: dict[str, str]) -> None:
-    """Raises for a parameter of the library that would be ignored or take the loss's place.
+    """Raises for a parameter of the library that would take the loss's place, or be ignored beside it.
 
     Raises:
-        TypeError: one of ``parameters`` is ``refused``, which says what to do instead.
+        TypeError: one of ``parameters`` is in ``refused``, which says what to do instead.
     """
     for name, instead in refused.items():
         if parameters.get(name) is not None:
@@ -32,16 +32,20 @@ def encoded(y: Any) -> tuple[Array, Array]:
     """The classes, sorted, and the index of every label among them.
 
     Raises:
-        ValueError: a label is missing, labels are continuous or have more than one column, or are of one class.
+        ValueError: a label is missing, labels are continuous or have several columns, or are of one class.
     """
     y = column_or_1d(y, warn=True)
+    if len(y) < 2:
+        raise ValueError(f"y must have labels of two classes at least; got n_samples = {len(y)}.")
     assert_all_finite(y, input_name="y")
     if any(label is None for label in y):
         raise ValueError("Input y contains None: every row needs a label.")
     check_classification_targets(y)
     encoder = LabelEncoder().fit(y)
     if len(encoder.classes_) < 2:
-        raise ValueError(f"y must have labels of two classes at least; got the class {y[0]!r} alone.")
+        raise ValueError(
+            f"y must have labels of two classes at least; got one class, {encoder.classes_.tolist()[0]!r}."
+        )
     return encoder.classes_, encoder.transform(y)
 
 
@@ -52,47 +56,72 @@ def encoded_as(classes: Array, y: Any) -> Array:
         ValueError: a label is none of the classes that are trained with.
     """
     y = column_or_1d(y, warn=True)
-    known = np.isin(y, classes)
-    if not known.all():
-        raise ValueError(f"eval_set has the label {y[~known][0]!r}, which is not in y: {classes.tolist()}.")
-    return np.searchsorted(classes, y)
+    unknown = y[~np.isin(y, classes)]
+    if len(unknown):
+        raise ValueError(f"the evaluation set has the label {unknown[0]!r}, which y has not: {classes.tolist()}.")
+    indices: Array = np.searchsorted(classes, y)
+    return indices
 
 
-def objective_of(
-    estimator: Any, kind: type[Objective], classes: Array | None = None, labels: Array | None = None
-) -> Objective:
-    """The objective of an estimator's arguments; without labels its class weights, which training needs, are left out.
+def class_factors(class_weight: Any, classes: Array, labels: Array) -> Array | None:
+    """The weight of every class, or None for ones.
 
     Raises:
-        TypeError, ValueError: as the objective; or ``class_weight`` is wrong, or leaves out some classes and names
-            others.
+        ValueError: ``class_weight`` is none of None, ``"balanced"`` and a dict, or names labels that are not there.
     """
-    factors = None
-    if labels is not None and classes is not None and estimator.class_weight is not None:
-        factors = compute_class_weight(estimator.class_weight, classes=classes, y=classes[labels])
+    if class_weight is None:
+        return None
+    if isinstance(class_weight, dict):
+        unknown = [label for label in class_weight if label not in classes.tolist()]
+        if unknown:
+            raise ValueError(f"class_weight has the label {unknown[0]!r}, which y has not: {classes.tolist()}.")
+    factors: Array = compute_class_weight(class_weight, classes=classes, y=classes[labels])
+    return factors
+
+
+def weighted(factors: Array | None, labels: Array, sample_weight: Any) -> Any:
+    """The weight of every row: that of its class times its own; None for ones.
+
+    Raises:
+        ValueError: there is not one weight for each label, or a product is negative or not finite.
+    """
+    if factors is None and sample_weight is None:
+        return None
+    result = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
+    if result.shape != labels.shape:
+        raise ValueError(f"sample_weight.shape == {result.shape}, expected {labels.shape}, one for each row.")
+    if factors is not None:
+        result = result * factors[labels]
+    wrong = result[~(np.isfinite(result) & (result >= 0))]
+    if wrong.size:
+        raise ValueError(f"sample_weight and class_weight must be finite numbers of at least 0; got {wrong[0]}.")
+    return result
+
+
+def objective_of(estimator: Any, kind: type[Objective]) -> Objective:
+    """The objective of an estimator's arguments; their errors and warnings are those of the objective."""
     return kind(
         estimator.epsilon,
         estimator.gamma,
         estimator.polynomial,
         one_vs_all=estimator.one_vs_all,
         curvature=estimator.curvature,
-        class_weight=factors,
     )
 
 
-def starting_score(objective: PolyObjective, labels: Array, sample_weight: Any) -> Any:
+def starting_score(objective: PolyObjective, classes: Array, labels: Array, weight: Any) -> Any:
     """:meth:`PolyObjective.starting_score`, or that of cross-entropy where the loss has none that is finite.
 
     Raises:
-        ValueError: a weight is negative or not finite, weights do not fit the labels, or a class has no weight.
+        ValueError: all weights of a class are zero.
     """
-    start = PolyObjective(0.0, one_vs_all=objective.one_vs_all, class_weight=objective.class_weight).starting_score(
-        labels, sample_weight
-    )
+    totals = np.bincount(labels, weights=weight)
+    if not totals.all():
+        raise ValueError(f"the weight of every row of the class {classes[totals == 0].tolist()[0]!r} is zero.")
     try:
-        return objective.starting_score(labels, sample_weight)
-    except ValueError:  # labels and weights are right
-        return start
+        return objective.starting_score(labels, weight)
+    except ValueError:  # labels and weights have been checked
+        return PolyObjective(0.0, one_vs_all=objective.one_vs_all).starting_score(labels, weight)
 
 
 def for_rows(start: Any, rows: int) -> Array:
@@ -110,4 +139,13 @@ def posterior(objective: PolyObjective, margins: Any) -> Array:
         return np.column_stack([objective.probabilities(-margins), objective.probabilities(margins)])
     probabilities = np.maximum(objective.probabilities(margins), np.finfo(float).tiny)
     result: Array = probabilities / probabilities.sum(1, keepdims=True)
+    return result
+
+
+def decided(classes: Array, margins: Any) -> Array:
+    """The label of the largest margin, which has the largest posterior too.
+
+    The margins are asked since a posterior may be the same for all classes: that of a loss linear in ``p`` is.
+    """
+    result: Array = classes[np.asarray(margins > 0, np.intp) if np.ndim(margins) == 1 else np.argmax(margins, axis=1)]
     return result
