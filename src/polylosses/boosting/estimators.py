@@ -58,7 +58,9 @@ def encoded_as(classes: Array, y: Any) -> Array:
     y = column_or_1d(y, warn=True)
     unknown = y[~np.isin(y, classes)]
     if len(unknown):
-        raise ValueError(f"the evaluation set has the label {unknown[0]!r}, which y has not: {classes.tolist()}.")
+        raise ValueError(
+            f"the evaluation set has the label {unknown.tolist()[0]!r}, which y has not: {classes.tolist()}."
+        )
     indices: Array = np.searchsorted(classes, y)
     return indices
 

@@ -132,11 +132,11 @@ class PolyLGBMClassifier(LGBMClassifier):
             eval_set: pairs ``(X, y)``; or ``eval_X`` and ``eval_y``, from LightGBM 4.7 on.
             eval_sample_weight: a sequence of weights for each evaluation set.
             eval_class_weight, eval_init_score: those of LightGBM.
-            eval_metric: reported after ``posterior_log_loss``, the log loss of the posterior. A function gets labels
+            eval_metric: reported beside ``posterior_log_loss``, the log loss of the posterior. A function gets labels
                 and posterior, as with LightGBM's own objectives. Of LightGBM's own metrics, those that are the same of
                 margins as of probabilities.
-            callbacks: such as ``lightgbm.early_stopping(10)``, which watches ``posterior_log_loss`` and, but for
-                ``first_metric_only``, the others.
+            callbacks: such as ``lightgbm.early_stopping(10)``, which watches ``posterior_log_loss`` and all others
+                (with ``first_metric_only``, the first of LightGBM's own, if there are any).
             init_model: a model to go on from, whose starting score stays.
             options: the others.
 
@@ -158,6 +158,8 @@ class PolyLGBMClassifier(LGBMClassifier):
         if factors is not None and eval_class_weight is None:
             given = eval_sample_weight or [None] * len(evaluated)
             eval_sample_weight = [weighted(factors, indices, of) for indices, of in zip(evaluated, given, strict=True)]
+        if options.get("eval_y") is not None:  # LightGBM 4.7 encodes the labels of eval_set alone
+            options["eval_y"] = tuple(evaluated) if isinstance(options["eval_y"], tuple) else evaluated[0]
         adds = init_score is None and init_model is None
         if adds:
             init_score = for_rows(start, len(labels))
