@@ -1,7 +1,7 @@
 """CatBoost: labels that are words, columns of categories, and class weights.
 
-    pip install 'polylosses[boosting]' scikit-learn catboost
-    python examples/catboost_categories.py
+pip install 'polylosses[boosting]' scikit-learn catboost
+python examples/catboost_categories.py
 """
 
 import pandas as pd
@@ -30,7 +30,9 @@ def main() -> float:
         allow_writing_files=False,
     ).fit(X, y)
     accuracy = model.score(X_test, y_test)
-    shown = ", ".join(f"{label} {p:.3f}" for label, p in zip(model.classes_, model.predict_proba(X_test)[0], strict=True))
+    shown = ", ".join(
+        f"{label} {p:.3f}" for label, p in zip(model.classes_, model.predict_proba(X_test)[0], strict=True)
+    )
     print(f"accuracy: {accuracy:.3f}; the first row: {shown}")
     return float(accuracy)
 

@@ -1,7 +1,7 @@
 """XGBoost: training that stops early by the log loss of the posterior.
 
-    pip install 'polylosses[boosting]' scikit-learn xgboost
-    python examples/xgboost_early_stopping.py
+pip install 'polylosses[boosting]' scikit-learn xgboost
+python examples/xgboost_early_stopping.py
 """
 
 from sklearn.datasets import load_digits

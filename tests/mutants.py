@@ -56,6 +56,7 @@ TOOLS = "test_torch_derivative_tools.py"
 
 PLANNED = "test_tune_plan.py"
 BOOSTING = "test_boosting.py"
+ESTIMATORS = "test_boosting_estimators.py -k "
 SEQUENTIAL = "test_tune_sequential.py -k 'not rare and not power'"
 STUDY = "test_tune_study.py -k 'not noise and not postgresql'"
 PAGE = "test_study_page.py -k 'not database'"
@@ -546,6 +547,109 @@ MUTANTS = [
     Mutant("boosting/objectives.py", "if weight is None or len(weight) == 0 else", "if weight is None else", BOOSTING),
     Mutant("boosting/objectives.py", "(indices < 0)", "(indices < -1)", BOOSTING),
     Mutant("boosting/objectives.py", "[:2]) < version", "[:2]) < (0,)", "test_boosting_libraries.py -k missing"),
+    Mutant(
+        "boosting/estimators.py",
+        "result = result * factors[labels]",
+        "pass",
+        ESTIMATORS + "'class_weights and 2-xgboost'",
+    ),
+    Mutant(
+        "boosting/estimators.py",
+        "probabilities / probabilities.sum(1, keepdims=True)",
+        "probabilities",
+        ESTIMATORS + "'saved_model and True-xgboost'",
+    ),
+    Mutant(
+        "boosting/estimators.py",
+        "np.asarray(margins > 0, np.intp)",
+        "np.asarray(margins < 0, np.intp)",
+        ESTIMATORS + "'saved_model and 2-False-xgboost'",
+    ),
+    Mutant(
+        "boosting/estimators.py",
+        "objective.probabilities(-margins), objective",
+        "1.0 - margins, objective",
+        ESTIMATORS + "'saved_model and 2-False-xgboost'",
+    ),
+    Mutant(
+        "boosting/estimators.py",
+        "PolyObjective(0.0, one_vs_all",
+        "objective.__class__(0.5, one_vs_all",
+        ESTIMATORS + "'without_a_finite and xgboost'",
+    ),
+    Mutant("boosting/estimators.py", "if not totals.all():", "if False:", ESTIMATORS + "'wrong and zero and xgboost'"),
+    Mutant(
+        "boosting/xgboost_classifier.py",
+        "if name not in LOSS}",
+        'if name != "epsilon"}',
+        ESTIMATORS + "'scikit_learns_tools and xgboost'",
+    ),
+    Mutant(
+        "boosting/xgboost_classifier.py",
+        "self.base_score = base_score  #",
+        "base_score = base_score  #",
+        ESTIMATORS + "'loaded and 2-xgboost'",
+    ),
+    Mutant(
+        "boosting/xgboost_classifier.py",
+        "or [posterior_log_loss]",
+        "or [lambda labels, margins, sample_weight=None: 0.0]",
+        ESTIMATORS + "'stops_early and 2-xgboost'",
+    ),
+    Mutant(
+        "boosting/lightgbm_classifier.py",
+        "(tree, leaf) + start[tree]",
+        "(tree, leaf) + start[0]",
+        ESTIMATORS + "'saved_model and 3-False-lightgbm or shares and 3-False-lightgbm'",
+    ),
+    Mutant(
+        "boosting/lightgbm_classifier.py",
+        "self.class_weight = self._class_weight = None",
+        "self._class_weight = None",
+        ESTIMATORS + "'class_weights and 2-lightgbm'",
+    ),
+    Mutant(
+        "boosting/lightgbm_classifier.py",
+        "before_iteration = True",
+        "before_iteration = False",
+        ESTIMATORS + "no_feature",
+    ),
+    Mutant(
+        "boosting/lightgbm_classifier.py",
+        'parameters["metric"] = "None"',
+        'parameters["metric"] = "binary_logloss"',
+        ESTIMATORS + "'stops_early and 2-lightgbm'",
+    ),
+    Mutant(
+        "boosting/lightgbm_classifier.py",
+        "else evaluated[0]",
+        'else options["eval_y"]',
+        ESTIMATORS + "'stops_early and 2-lightgbm'",
+    ),
+    Mutant(
+        "boosting/catboost_classifier.py",
+        "self.set_scale_and_bias(1.0, model.get_scale_and_bias()[1])",
+        "pass",
+        ESTIMATORS + "'goes_on and 2-catboost'",
+    ),
+    Mutant(
+        "boosting/catboost_classifier.py",
+        '"eval_metric": objective, **given',
+        "**given",
+        ESTIMATORS + "'stops_early and 2-catboost'",
+    ),
+    Mutant(
+        "boosting/catboost_classifier.py",
+        '"Probability", "LogProbability")',
+        '"Probability")',
+        ESTIMATORS + "'catboost_predicts and 2'",
+    ),
+    Mutant(
+        "boosting/catboost_classifier.py",
+        "margins.ndim == (0 if",
+        "margins.ndim == (1 if",
+        ESTIMATORS + "'catboost_predicts and 2'",
+    ),
     Mutant("jax/sigmoid.py", "(1.0 - alpha) * negative", "alpha * negative", BINARY.format("jax")),
     Mutant(
         "jax/sigmoid.py",

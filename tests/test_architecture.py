@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import subprocess
 import sys
@@ -237,6 +238,9 @@ PUBLIC = [
     *(f"polylosses.{backend}" for backend in BACKENDS),
 ]
 NAMES = [(module, name) for module in PUBLIC for name in importlib.import_module(module).__all__]
+# Those that are imported when they are asked for, and are in no __all__: a star would import three libraries.
+LAZY = {"PolyCatBoostClassifier": "catboost", "PolyLGBMClassifier": "lightgbm", "PolyXGBClassifier": "xgboost"}
+NAMES += [("polylosses.boosting", name) for name, library in LAZY.items() if importlib.util.find_spec(library)]
 
 
 @pytest.mark.parametrize("module", PUBLIC)

@@ -518,12 +518,10 @@ REFUSED = {
 @each
 def test_what_takes_the_losss_place_is_refused(library: str) -> None:
     for name, value in REFUSED[library].items():
-        for call in (
-            lambda n=name, v=value: ours(library, **{n: v}),
-            lambda n=name, v=value: ours(library).set_params(**{n: v}),
-        ):
-            with pytest.raises(TypeError, match=f"takes no {name}; got {name}="):
-                call()
+        with pytest.raises(TypeError, match=f"takes no {name}; got {name}="):
+            ours(library, **{name: value})
+        with pytest.raises(TypeError, match=f"takes no {name}; got {name}="):
+            ours(library).set_params(**{name: value})
 
 
 @pytest.mark.parametrize("library", installed("catboost"))
@@ -546,7 +544,7 @@ def test_an_epsilon_below_its_bound_warns_at_the_users_line(library: str) -> Non
     assert "model.fit(X, Y)" in Path(__file__).read_text().splitlines()[found.lineno - 1]
 
 
-@pytest.mark.parametrize(("library", "version"), [("xgboost", "3.1"), ("lightgbm", "4.0"), ("catboost", "1.2")])
+@pytest.mark.parametrize(("library", "version"), [("xgboost", "3.1"), ("lightgbm", "4.6"), ("catboost", "1.2")])
 @pytest.mark.parametrize("found", [None, "1.0.5"])
 def test_a_library_that_is_missing_or_too_old_is_named(library: str, version: str, found: str | None) -> None:
     module = "None" if found is None else f"types.SimpleNamespace(__version__={found!r})"

@@ -56,7 +56,8 @@ def load(name: str) -> ModuleType:
     return module
 
 
-# The accuracy that a run has to reach. Chance level is 0.1, 0.1, 0.1, 0.33, 0.33, 0.63 for the last two, and 0.1 for the others.
+# The accuracy that a run has to reach. Chance level is 0.1, 0.1, 0.1, 0.33, 0.33, 0.63 for the last two, and 0.1 for
+# the others.
 LEARNED = {
     "plain_loop": 0.85,
     "lightning_digits": 0.85,

@@ -29,7 +29,7 @@ __all__ = ["CatBoostObjective", "LightGBMObjective", "PolyObjective", "XGBoostOb
 # The library of each classifier, with its least version.
 _CLASSIFIERS = {
     "PolyXGBClassifier": ("xgboost", (3, 1)),
-    "PolyLGBMClassifier": ("lightgbm", (4, 0)),
+    "PolyLGBMClassifier": ("lightgbm", (4, 6)),
     "PolyCatBoostClassifier": ("catboost", (1, 2)),
 }
 

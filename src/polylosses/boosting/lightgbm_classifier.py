@@ -37,9 +37,8 @@ OF_MARGINS = ("auc", "average_precision", "auc_mu", "multi_error", "None", "none
 class PolyLGBMClassifier(LGBMClassifier):
     """``lightgbm.LGBMClassifier`` with PolyLoss: posterior probabilities, starting score, early stopping.
 
-    It needs LightGBM 4 or later and scikit-learn (LightGBM 4.6 or later, if scikit-learn is 1.6 or later). All of
-    ``LGBMClassifier`` is there: feature importances, ``booster_.save_model``, plots, pandas' categorical columns,
-    missing values.
+    It needs LightGBM 4.6 or later, whose classifier can be derived from, and scikit-learn. All of ``LGBMClassifier`` is
+    there: feature importances, ``booster_.save_model``, plots, pandas' categorical columns, missing values.
 
     The starting score (:meth:`PolyObjective.starting_score`; where the loss has no finite one, that of cross-entropy)
     is added to the leaves of the first iteration after training, since LightGBM has no field for it. So the margins of
