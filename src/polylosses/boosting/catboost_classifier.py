@@ -35,8 +35,8 @@ OF_POSTERIOR = ("Class", "Probability", "LogProbability")
 class PolyCatBoostClassifier(CatBoostClassifier):
     """``catboost.CatBoostClassifier`` with PolyLoss: posterior probabilities, starting score, early stopping.
 
-    It needs CatBoost 1.2 or later (with NumPy 2, 1.2.8) and scikit-learn. All of ``CatBoostClassifier`` is there: feature
-    importances, ``save_model``, plots, ``cat_features``, missing values.
+    It needs CatBoost 1.2 or later (with NumPy 2, 1.2.8) and scikit-learn. All of ``CatBoostClassifier`` is there:
+    feature importances, ``save_model``, plots, ``cat_features``, missing values.
 
     The starting score (:meth:`PolyObjective.starting_score`; where the loss has no finite one, that of cross-entropy)
     is the model's bias, so that the margins of a saved model are right in CatBoost without this package:
