@@ -22,7 +22,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from cases import Array
 from polylosses.boosting import CatBoostObjective, LightGBMObjective, XGBoostObjective, objectives
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Failed to import numba")]
+pytestmark = pytest.mark.slow
 
 
 def needs(name: str) -> pytest.MarkDecorator:

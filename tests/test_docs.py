@@ -44,8 +44,6 @@ WITH_CODE = [
 ]
 # What the code of a page needs beside [dev].
 NEEDS = {"docs/language-models.md": ("trl",), "docs/boosting.md": ("xgboost", "lightgbm", "catboost")}
-# CatBoost warns that numba, which it does not depend on, is missing.
-IGNORED = ["-W", "ignore:Failed to import numba"]
 
 
 def test_the_pages_with_code_are_known() -> None:
@@ -63,7 +61,7 @@ def test_the_code_of_a_page_runs(name: str, tmp_path: Path) -> None:
     quick = "import polylosses.tune.batched as _batched; _batched.MINIMUM_STEPS = 20"
     code = "\n".join([quick if "tuning" in name else "", *blocks(ROOT / name, "python")])
     done = subprocess.run(
-        [sys.executable, "-W", "error", *IGNORED, "-c", code],
+        [sys.executable, "-W", "error", "-c", code],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
