@@ -758,7 +758,7 @@ MUTANTS = [
     ),
     Mutant("tune/tabular.py", "if before is not None:", "if False:", SWEEP + "budget"),
     Mutant("tune/tabular.py", "if trial.key not in outcomes]):", "]):", SWEEP + "not_trained_again"),
-    Mutant("tune/tabular.py", "zlib.crc32(features.numbers.tobytes())", "0", SWEEP + "not_trained_again"),
+    Mutant("tune/experiment.py", "zlib.crc32(numbers)", "0", SWEEP + "not_trained_again"),
     Mutant("tune/tabular.py", "store.alone()", "pass", SWEEP + "one_sweep_at_a_time"),
     Mutant(
         "tune/tabular.py", "math.inf if (e := epsilon_of(losses[name])) is None else e", "0.0", SWEEP + "any_losses"

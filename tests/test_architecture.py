@@ -128,7 +128,7 @@ store analysis batched columns
 data
 labelled
 experiment trials
-figures
+boosted figures
 study_figures
 worker studies
 workers

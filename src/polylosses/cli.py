@@ -221,8 +221,11 @@ def tune(
         float | None,
         typer.Option(parser=_number, metavar="S", help="Seconds it should take, with fewer rows if need be.", **TABLE),
     ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="What to train: network, xgboost, lightgbm or catboost.", **TABLE)
+    ] = "network",
     device: Annotated[
-        str | None, typer.Option(help="Device to train on; by default cuda if there is one, else cpu.", **TABLE)
+        str | None, typer.Option(help="Device of networks; by default cuda if there is one, else cpu.", **TABLE)
     ] = None,
     param: Annotated[
         list[str] | None,
@@ -257,8 +260,13 @@ def tune(
         ),
     ] = None,
     learning_rates: Annotated[
-        str, typer.Option(help="Candidates for every epsilon, separated by commas.")
-    ] = "0.0003,0.001,0.003,0.01,0.03",
+        str | None,
+        typer.Option(
+            help="Candidates for every epsilon, separated by commas; by default 0.0003,0.001,0.003,0.01,0.03, or, with "
+            "a boosting library 0.01,0.03,0.1,0.3,1.",
+            show_default=False,
+        ),
+    ] = None,
     metric: Annotated[
         str, typer.Option(help="accuracy, balanced_accuracy, macro_f1, or log_loss after poly_softmax.")
     ] = "accuracy",
@@ -286,7 +294,7 @@ def tune(
     values = _numbers("--epsilons", epsilons) if _is_given(context, "epsilons") or not losses else None
     if ".py:" in data or data.endswith(".py"):
         reading = ("separator", "decimal", "encoding", "header", "sheet")
-        rows = ("drop", "drop_missing_labels", "rare", "group", "max_rows", "time_budget", "device")
+        rows = ("drop", "drop_missing_labels", "rare", "group", "max_rows", "time_budget", "model", "device")
         training = ("learning_rates", "metric", "imbalance", "label_noise")
         _check_options(context, ("target", *reading, *rows, *training), "tables")
         given = {
@@ -301,6 +309,7 @@ def tune(
         }
         _tune_function(data, given, workers, timeout, storage, out, quiet, as_json)
         return
+    rates = None if learning_rates is None else _numbers("--learning-rates", learning_rates)
     _check_options(
         context,
         ("param", "points", "maximize", "fixed", "workers", "timeout", "storage"),
@@ -312,7 +321,9 @@ def tune(
     with _progress(silent=quiet or as_json) as progress:
         progress(0.0, "loading")
         from polylosses import tune as tuning  # noqa: PLC0415 (takes seconds, shown by the progress bar)
+        from polylosses.tune.tabular import check_model  # noqa: PLC0415
 
+        check_model(model, device)  # before a large table is read
         options = {"separator": separator, "decimal": decimal, "encoding": encoding, "header": header, "sheet": sheet}
         X, y, groups, how = _load(data, target, group, options)
         name, stem = ("standard input", "stdin") if data == "-" else (Path(data).name, Path(data).stem)
@@ -332,7 +343,8 @@ def tune(
                     rare=rare,
                     losses=losses,
                     epsilons=values,
-                    learning_rates=_numbers("--learning-rates", learning_rates),
+                    model=model,
+                    learning_rates=rates,
                     metric=metric,
                     repeats=repeats,
                     imbalance=imbalance,

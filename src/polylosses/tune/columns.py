@@ -49,8 +49,11 @@ class Column(NamedTuple):
     warning: str
 
 
-def read(column: pd.Series) -> tuple[pd.Series, str, list[str]]:
-    """The values of a column, floats or text, how it was read, and warnings."""
+def read(column: pd.Series, most_categories: int | None = MAX_CATEGORIES) -> tuple[pd.Series, str, list[str]]:
+    """The values of a column, floats or text, how it was read, and warnings.
+
+    Of text, ``most_categories`` are told apart by what is trained; None for all.
+    """
     if isinstance(column.dtype, pd.SparseDtype):
         column = pd.Series(np.asarray(column), column.index, name=column.name)
     if (odd := first_odd(column)) is not None:
@@ -60,7 +63,7 @@ def read(column: pd.Series) -> tuple[pd.Series, str, list[str]]:
     if is_number(column):
         return _in_range(column, pd.Series(as_floats(column), column.index, name=column.name)), "number", []
     if isinstance(column.dtype, pd.CategoricalDtype) or (found := tables.numbers(column)) is None:
-        return _read_text(column)
+        return _read_text(column, most_categories)
     floats, missing = found
     if not missing and column.dropna().map(lambda value: isinstance(value, str)).all():
         at = int(column.notna().argmax())
@@ -73,7 +76,7 @@ def read(column: pd.Series) -> tuple[pd.Series, str, list[str]]:
     return _in_range(column, floats), "number", warnings or ["some of the numbers are text"]
 
 
-def _read_text(column: pd.Series) -> tuple[pd.Series, str, list[str]]:
+def _read_text(column: pd.Series, most_categories: int | None) -> tuple[pd.Series, str, list[str]]:
     codes, distinct = pd.factorize(column)
     raw = pd.Series(np.asarray(distinct, dtype=object)).map(str)
     text = raw.str.strip()
@@ -112,8 +115,8 @@ def _read_text(column: pd.Series) -> tuple[pd.Series, str, list[str]]:
     if (padded := (raw != text) & (text != "")).any():
         warnings.append(f"spaces around values are removed, as in {raw[padded].iloc[0]!r}")
     how = f"text: {kinds} categor{'y' if kinds == 1 else 'ies'}"
-    if kinds > MAX_CATEGORIES:
-        how += f", the {MAX_CATEGORIES - 1} most frequent and one for all others"
+    if most_categories is not None and kinds > most_categories:
+        how += f", the {most_categories - 1} most frequent and one for all others"
     # The code of a missing value is -1.
     values = np.array([*text.where(text != "", None), None], dtype=object)[codes]
     return pd.Series(values, column.index, dtype=object, name=column.name), how, warnings

@@ -135,6 +135,7 @@ def check(
     drop: Sequence[str] = (),
     drop_missing_labels: bool = False,
     rare: str | None = None,
+    most_categories: int | None = MAX_CATEGORIES,
 ) -> Checked:
     """Validate features and labels, and say how they were read.
 
@@ -153,6 +154,7 @@ def check(
         drop_missing_labels: leave out rows without a label, rather than refuse them.
         rare: what to do with classes of fewer rows than that: ``"drop"`` leaves their rows out, ``"merge"`` makes one
             class of them all; by default they are refused.
+        most_categories: of a text column, that are told apart, as is said of it; None for all.
 
     Raises:
         ValueError: the data are empty, inconsistent or not usable for classification.
@@ -186,7 +188,7 @@ def check(
         warnings: list[str] = []
         if name not in drop:
             try:
-                values, how, warnings = read(values)
+                values, how, warnings = read(values, most_categories)
                 if reason := tells_nothing(values):
                     how = f"left out: {reason}"
                 else:
@@ -259,7 +261,7 @@ def _frame(X: Any) -> pd.DataFrame:
         size = X.shape[0] * X.shape[1] * X.dtype.itemsize / 1e9
         if size > LARGEST_DENSE:
             raise ValueError(
-                f"X is sparse, {X.shape[0]} rows x {X.shape[1]} columns. The network takes a dense table, here of "
+                f"X is sparse, {X.shape[0]} rows x {X.shape[1]} columns. Models take a dense table, here of "
                 f"{size:.1f} GB, more than {LARGEST_DENSE:g}: give fewer columns, such as those of a TruncatedSVD."
             )
         return pd.DataFrame(X.toarray())

@@ -2,6 +2,7 @@
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,12 +13,15 @@ import torch
 from polylosses.tune import batched, statistics
 from polylosses.tune.data import Encoded
 from polylosses.tune.labelled import Labelled
-from polylosses.tune.plan import Outcome, Trial
+from polylosses.tune.plan import SELECTION, Outcome, Trial
 
 # Approximate batch size, rounded to whole repeats. Larger batches gain little speed, and an interrupt discards the
 # unfinished batch.
 MODELS_AT_ONCE = 128
 FEATURES_AT_ONCE = 2**26  # float32 numbers of the training rows of a batch: 256 MB
+
+# Steps of models from which on it is found out beforehand how long they take: on 2 cores, about half a minute.
+LONG = 500_000
 
 RUN_COLUMNS = [
     "stage",
@@ -42,7 +46,7 @@ class Run:
     calibration_error: float
     calibration_error_poly_softmax: float
     mean_p_t: np.ndarray
-    """Mean probability of the training label in each epoch."""
+    """Mean probability of the training label over the training."""
     reliability: dict[str, dict[str, np.ndarray]]
     """Reliability bins of ``softmax`` and ``poly_softmax``."""
     recall: np.ndarray
@@ -82,7 +86,7 @@ class Run:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the first step."""
+        """Learning rate, of the first step where it falls."""
         return float(self.trial.parameters["learning_rate"])
 
     def record(self) -> dict[str, str | float]:
@@ -100,6 +104,32 @@ class Run:
         }
 
 
+def evaluated(
+    labelled: Labelled,
+    trial: Trial,
+    train_rows: np.ndarray,
+    scored_rows: np.ndarray,
+    logits: torch.Tensor,
+    mean_p_t: Sequence[float],
+) -> Outcome:
+    """The outcome of a trial from the logits of ``scored_rows``, with all that a :class:`Run` needs."""
+    outcome, softmax, posterior = labelled.evaluated(trial, scored_rows, logits)
+    y, classes = labelled.labels[scored_rows], len(labelled.classes)
+    right = np.bincount(y, posterior.argmax(1) == y, classes)
+    measures: dict[str, Any] = {
+        **outcome.measures,
+        "mean_p_t": [round(p, 6) for p in mean_p_t],
+        "reliability": {
+            kind: {name: sums.tolist() for name, sums in statistics.reliability(y, p, bins=10).items()}
+            for kind, p in (("softmax", softmax), ("poly_softmax", posterior))
+        },
+        "recall": (right / np.bincount(y, minlength=classes)).tolist(),
+        "training_rows": np.bincount(labelled.labels[train_rows], minlength=classes).tolist(),
+        "scored_rows": len(y),
+    }
+    return replace(outcome, measures=measures)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Data shared by all trials of a sweep, and the network that is trained on them."""
@@ -107,6 +137,32 @@ class Experiment:
     features: Encoded
     labelled: Labelled
     device: str = "cpu"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells the features and the model from others, in JSON types."""
+        numbers, categories = (part.tobytes() for part in (self.features.numbers, self.features.categories))
+        return {"model": "network", "features": zlib.crc32(categories, zlib.crc32(numbers))}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The settings of the training, in JSON types."""
+        return {"model": "network", "device": self.device}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The library that trains, with its version."""
+        return {"torch": torch.__version__}
+
+    @property
+    def fewest_rows(self) -> int:
+        """Training rows below which a training is as long: there are more epochs, and as many steps."""
+        return batched.fewest_rows()
+
+    def is_short(self, trials: Sequence[Trial]) -> bool:
+        """Whether these take less than a minute, as is known without :meth:`seconds`."""
+        rows = len(self.labelled.split(SELECTION, 0)[0])
+        return len(trials) * batched.steps_for(rows) < LONG
 
     def batches(self, trials: Sequence[Trial]) -> Iterator[list[Trial]]:
         """Trials that are trained together: whole repeats, each with the same losses and learning rates."""
@@ -142,21 +198,9 @@ class Experiment:
             one = drawn[model * len(drawn) // len(trials)]
             # Diverged training gives nan or infinite logits; zeros make the prediction uniform.
             logits = trained.logits(model, one.scored_x.to(self.device)).cpu().nan_to_num(0.0, 0.0, 0.0).double()
-            outcome, softmax, posterior = self.labelled.evaluated(trial, one.scored_rows, logits)
-            y, classes = self.labelled.labels[one.scored_rows], len(self.labelled.classes)
-            right = np.bincount(y, posterior.argmax(1) == y, classes)
-            measures: dict[str, Any] = {
-                **outcome.measures,
-                "mean_p_t": [round(float(p), 6) for p in trained.mean_p_t[model]],
-                "reliability": {
-                    kind: {name: sums.tolist() for name, sums in statistics.reliability(y, p, bins=10).items()}
-                    for kind, p in (("softmax", softmax), ("poly_softmax", posterior))
-                },
-                "recall": (right / np.bincount(y, minlength=classes)).tolist(),
-                "training_rows": np.bincount(self.labelled.labels[one.train_rows], minlength=classes).tolist(),
-                "scored_rows": len(y),
-            }
-            found.append((replace(trial, seed=one.seed), replace(outcome, measures=measures)))
+            mean_p_t = trained.mean_p_t[model].tolist()
+            outcome = evaluated(self.labelled, trial, one.train_rows, one.scored_rows, logits, mean_p_t)
+            found.append((replace(trial, seed=one.seed), outcome))
         seconds = (time.monotonic() - started) / len(trials)
         return [(trial, replace(outcome, seconds=seconds)) for trial, outcome in found]
 

@@ -81,6 +81,7 @@ def captioned(
     classes: Sequence[str],
     metric: str,
     confirmed: Mapping[str, Any],
+    every: int = 1,
 ) -> dict[str, tuple[Figure, str]]:
     """All figures of a sweep with their captions, by heading.
 
@@ -91,17 +92,19 @@ def captioned(
         classes: the names of the classes.
         metric: the key of the metric in :data:`polylosses.tune.statistics.METRICS`.
         confirmed: see :func:`metric_against_loss`.
+        every: 1 where the probability of the training label is that of each epoch; else of every so many rounds.
     """
     scores = pd.DataFrame(
         {"loss": loss, "repeat": run.repeat, "score": run.scores[metric]}
         for loss, runs in selected.items()
         for run in runs
     )
+    step = "epoch" if every == 1 else "round"
     training = pd.concat(
         pd.DataFrame(
             {
                 "loss": loss,
-                "epoch": np.arange(1, len(runs[0].mean_p_t) + 1),
+                step: every * np.arange(1, len(runs[0].mean_p_t) + 1),
                 "mean_p_t": np.mean([run.mean_p_t for run in runs], axis=0),
             }
         )
@@ -143,8 +146,9 @@ def captioned(
             "test rows, with fresh seeds.",
         ),
         "Confidence while training": (
-            true_probability_over_training(training, losses, highlighted),
-            "Mean probability p_t of the training label in each epoch; a positive epsilon raises it.",
+            true_probability_over_training(training, losses, highlighted, step),
+            f"Mean probability p_t of the training label {'in each epoch' if every == 1 else f'every {every} rounds'}; "
+            "a positive epsilon raises it.",
         ),
         "The losses": (
             losses_themselves(losses, highlighted),
@@ -309,33 +313,35 @@ def losses_themselves(losses: Mapping[str, Polynomial], highlighted: Collection[
 
 
 def true_probability_over_training(
-    training: pd.DataFrame, losses: Mapping[str, Polynomial], highlighted: Collection[str] = ()
+    training: pd.DataFrame, losses: Mapping[str, Polynomial], highlighted: Collection[str] = (), step: str = "epoch"
 ) -> Figure:
-    """Mean probability of the training label in each epoch, with a line for each loss.
+    """Mean probability of the training label over the epochs, with a line for each loss.
 
     Args:
         training: columns ``loss``, ``epoch``, ``mean_p_t`` (mean probability of the training label).
         losses, highlighted: as for :func:`metric_against_loss`.
+        step: the name of the column ``epoch``, if it is another.
 
     Raises:
         ValueError: a column is missing, there are no rows, or a loss is none of ``losses``.
     """
-    _check_columns("training", training, ("loss", "epoch", "mean_p_t"))
+    _check_columns("training", training, ("loss", step, "mean_p_t"))
     figure = theme.new_figure()
-    few = training["epoch"].nunique() <= 15
+    steps = training[step].unique()
+    few = len(steps) <= 15
     for name, arm in behind_first(arms := _arms_in(training, losses, highlighted)):
-        rows = training[training["loss"] == name].sort_values("epoch")
+        rows = training[training["loss"] == name].sort_values(step)
         figure.add_scatter(
             **arm.trace(),
-            x=rows["epoch"].tolist(),
+            x=rows[step].tolist(),
             y=rows["mean_p_t"].tolist(),
             mode="lines+markers" if few else "lines",
-            hovertemplate=f"{arm.noun}<br>epoch %{{x}}<br>mean probability %{{y:.3f}}<extra></extra>",
+            hovertemplate=f"{arm.noun}<br>{step} %{{x}}<br>mean probability %{{y:.3f}}<extra></extra>",
         )
     theme.add_behind(figure, _behind(arms))
     return figure.update_layout(
         legend_title_text=kind_of(losses),
-        xaxis={"title": {"text": "epoch"}, "tickformat": "d", **({"dtick": 1} if few else {})},
+        xaxis={"title": {"text": step}, "tickformat": "d", **({"dtick": int(min(steps))} if few else {})},
         yaxis_title_text="mean probability of the training label",
     )
 

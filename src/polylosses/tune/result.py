@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from polylosses.tune import report, statistics
+from polylosses.tune.boosted import LIBRARIES
 from polylosses.tune.files import write_files
 from polylosses.tune.plan import CROSS_ENTROPY, shown
 from polylosses.tune.sequential import Confirmation
@@ -22,8 +23,8 @@ class Result:
     table: pd.DataFrame
     """Validation results, one row per loss: ``loss``, its ``epsilon`` (nan if it has none), the selected
     ``learning_rate``, the mean ``score``, the paired ``difference`` to cross-entropy with its 95 % interval
-    ``difference_low`` to ``difference_high``, ``mean_p_t`` (mean probability of the training label in the last epoch),
-    and the calibration errors ``calibration_error`` of the softmax and ``calibration_error_poly_softmax`` of
+    ``difference_low`` to ``difference_high``, ``mean_p_t`` (mean probability of the training label at the end of
+    training), and the calibration errors ``calibration_error`` of the softmax and ``calibration_error_poly_softmax`` of
     :func:`polylosses.torch.poly_softmax`."""
     runs: pd.DataFrame
     """All trained models, one row each: ``stage`` (selection or confirmation), ``repeat``, ``loss``, ``epsilon``,
@@ -99,7 +100,8 @@ class Result:
     def to_html(self) -> str:
         """Report as a self-contained HTML page that works offline."""
         return report.page(
-            title=f"Which {'epsilon' if self.table['epsilon'].notna().all() else 'loss'} for {self.settings['data']}?",
+            title=f"Which {'epsilon' if self.table['epsilon'].notna().all() else 'loss'} for {self.settings['data']}"
+            f"{with_model(self.settings['model'])}?",
             verdict=self.verdict,
             sentence=self.sentence,
             table=self.formatted_table(),
@@ -124,6 +126,11 @@ class Result:
         }
         Path(directory).mkdir(parents=True, exist_ok=True)
         write_files(files, Path(directory))
+
+
+def with_model(model: str) -> str:
+    """Says which library's models were trained; nothing, if it was the network."""
+    return f" with {LIBRARIES[model].title}" if model in LIBRARIES else ""
 
 
 def describe(confirmation: Confirmation, metric: str, candidate: float, baseline: float) -> str:

@@ -2,7 +2,6 @@
 
 import math
 import platform
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,8 +20,9 @@ from plotly.graph_objects import Figure
 
 import polylosses
 from polylosses.polynomial import Polynomial, epsilon_of
-from polylosses.tune import analysis, batched, data, figures, splits, statistics, studies, study_figures
+from polylosses.tune import analysis, boosted, data, figures, splits, statistics, studies, study_figures
 from polylosses.tune.analysis import Selection
+from polylosses.tune.boosted import Boosted
 from polylosses.tune.columns import Column
 from polylosses.tune.experiment import RUN_COLUMNS, Experiment, Run
 from polylosses.tune.labelled import Labelled
@@ -37,12 +37,15 @@ from polylosses.tune.plan import (
     arms,
     shown,
 )
-from polylosses.tune.result import Result, describe, score, size
+from polylosses.tune.result import Result, describe, score, size, with_model
 from polylosses.tune.sequential import Confirmation
 from polylosses.tune.store import Store, Stored, read
 from polylosses.tune.studies import Design, StudyResult
 
 EPSILONS = (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0)
+MODELS = ("network", *boosted.LIBRARIES)
+
+# Of the network; those of the others are in :mod:`polylosses.tune.boosted`.
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 
 # Repeats of the confirmation, as a multiple of those of the selection.
@@ -57,9 +60,6 @@ MOST_ADDED = 6
 
 # The smallest learning rate: a smaller one changes no float32 weight.
 SMALLEST = 1e-30
-
-# Steps of models from which on it is found out beforehand how long they take: on 2 cores, about half a minute.
-LONG = 500_000
 
 # Share of a time budget that is planned for training; the rest is for evaluation and for learning rates that are added.
 TRAINING_SHARE = 0.7
@@ -83,7 +83,8 @@ def sweep(
     rare: str | None = None,
     losses: Mapping[str, Polynomial] | Sequence[Polynomial | str] | None = None,
     epsilons: Sequence[float] | None = None,
-    learning_rates: Sequence[float] = LEARNING_RATES,
+    model: str = "network",
+    learning_rates: Sequence[float] | None = None,
     metric: str = "accuracy",
     repeats: int = 10,
     imbalance: float = 1.0,
@@ -102,11 +103,12 @@ def sweep(
     By default, Poly-1 losses are compared: ``-log p + epsilon (1 - p)``.
 
     1. Test split: 30 % of the rows are held out.
-    2. Selection: each repeat splits the remaining rows into training and validation rows, and trains a small network
-       for every loss and learning rate, all with the same rows, order of rows and initial weights. Each loss takes the
-       learning rate with its best mean score on validation rows: a positive epsilon also increases the step size, which
-       at a fixed learning rate is easily mistaken for a gain. Where cross-entropy or the best other loss did best with
-       the smallest or largest learning rate, one beyond it is added for all losses, up to six times.
+    2. Selection: each repeat splits the remaining rows into training and validation rows, and trains a model, by
+       default a small network, for every loss and learning rate, all with the same rows, order of rows and initial
+       weights. Each loss takes the learning rate with its best mean score on validation rows: a positive epsilon also
+       increases the step size, which at a fixed learning rate is easily mistaken for a gain. Where cross-entropy or the
+       best other loss did best with the smallest or largest learning rate, one beyond it is added for all losses, up to
+       six times.
     3. Confirmation: the best loss other than cross-entropy, and cross-entropy, are trained with fresh seeds on twice as
        many fresh splits, and compared on the test rows, since the validation score of the best of many is biased
        upwards.
@@ -125,7 +127,11 @@ def sweep(
         losses: losses to compare with cross-entropy, by name, or as a list, of text such as ``"focal(2)"``, too.
         epsilons: losses of Poly-1 to compare, too, at most 1e30 in absolute value. Default, if there are no ``losses``:
             -1, 1, 2, 5 and 10.
-        learning_rates: candidates for every loss, positive and at most 1e30. A single one is never added to.
+        model: what is trained: ``"network"``; or ``"xgboost"``, ``"lightgbm"`` or ``"catboost"``, with a classifier of
+            :mod:`polylosses.boosting` of 100 rounds, on one thread of the CPU, with the library's defaults beside that.
+            It gets the columns as they are: numbers may be missing, text is categories.
+        learning_rates: candidates for every loss, positive and at most 1e30. A single one is never added to. Default:
+            0.0003, 0.001, 0.003, 0.01 and 0.03 for the network, 0.01, 0.03, 0.1, 0.3 and 1 for the others.
         metric: ``"accuracy"``, ``"balanced_accuracy"``, ``"macro_f1"`` or ``"log_loss"`` (of the probabilities from
             :func:`polylosses.torch.poly_softmax`). Unlike the training loss, none depends on epsilon itself.
         repeats: number of splits and seeds in the selection, 2 to 10000.
@@ -134,7 +140,7 @@ def sweep(
         seed: seed of all random numbers, a nonnegative integer.
         max_rows: how many rows to use at most, drawn within classes, or as whole groups. Default: all.
         time_budget: seconds that it should take at most, with fewer rows if need be. Default: any.
-        device: torch device that the networks are trained on. Default: ``"cuda"`` if there is one, else ``"cpu"``.
+        device: torch device that networks are trained on. Default: ``"cuda"`` if there is one, else ``"cpu"``.
         storage: a folder where the runs are kept as they finish. The same call goes on where it stopped. Default: none.
         name: name of the data in the report.
         settings: more to keep with :attr:`Result.settings`, in JSON types, such as how the data were read.
@@ -144,6 +150,7 @@ def sweep(
     Raises:
         TypeError, ValueError: an argument or the data are invalid; ``time_budget`` is too short for the fewest rows; or
             the storage has another sweep, or one at work.
+        ImportError: the library of ``model`` is missing or too old.
         SweepInterrupted: on Ctrl-C, with the finished ``runs``.
 
     Warns:
@@ -160,7 +167,12 @@ def sweep(
         >>> result.verdict in ("better", "worse", "no detectable difference")
         True
     """
+    check_model(model, device)
     compared = _ordered(arms(losses, epsilons, EPSILONS))
+    if model != "network":
+        boosted.check_losses(compared)
+    if learning_rates is None:
+        learning_rates = LEARNING_RATES if model == "network" else boosted.LEARNING_RATES
     rates = sorted(set(_rates(learning_rates)))
     if metric not in statistics.METRICS:
         raise ValueError(f"metric must be one of {', '.join(statistics.METRICS)}; got {metric!r}.")
@@ -173,7 +185,15 @@ def sweep(
     if time_budget is not None and not (isinstance(time_budget, Real) and 0 < time_budget < math.inf):
         raise ValueError(f"time_budget must be a number of seconds above 0; got {time_budget!r}.")
     splits.check(imbalance, label_noise)
-    checked = data.check(X, y, splits.MINIMUM_ROWS, drop=drop, drop_missing_labels=drop_missing_labels, rare=rare)
+    checked = data.check(
+        X,
+        y,
+        splits.MINIMUM_ROWS,
+        drop=drop,
+        drop_missing_labels=drop_missing_labels,
+        rare=rare,
+        most_categories=data.MAX_CATEGORIES if model == "network" else None,
+    )
     # NumPy's numbers are not JSON serializable.
     repeats, seed = int(repeats), int(seed)
     table = _Table(
@@ -183,7 +203,8 @@ def sweep(
         metric=metric,
         imbalance=float(imbalance),
         label_noise=float(label_noise),
-        device=_device(device),
+        model=model,
+        device=_device(device) if model == "network" else "",
         name=name,
         settings=settings,
     )
@@ -204,12 +225,13 @@ class _Table:
     metric: str
     imbalance: float
     label_noise: float
+    model: str
     device: str
     name: str
     settings: Mapping[str, Any]
 
     @cached_property
-    def experiment(self) -> Experiment:
+    def experiment(self) -> Experiment | Boosted:
         labelled = Labelled(
             self.checked.labels,
             self.checked.classes,
@@ -219,17 +241,15 @@ class _Table:
             self.label_noise,
             self.plan.seed,
         )
-        return Experiment(data.encode(self.checked.frame), labelled, self.device)
+        if self.model == "network":
+            return Experiment(data.encode(self.checked.frame), labelled, self.device)
+        return Boosted(self.checked.frame, labelled, self.model)
 
     @cached_property
     def design(self) -> Design:
         """The study that this is a case of; the confirmation is a small part of the work, and takes all its seeds."""
-        features, labelled = self.experiment.features, self.experiment.labelled
-        data = {
-            **labelled.identity,
-            "features": zlib.crc32(features.categories.tobytes(), zlib.crc32(features.numbers.tobytes())),
-            "version": polylosses.__version__,
-        }
+        labelled = self.experiment.labelled
+        data = {**self.experiment.identity, **labelled.identity, "version": polylosses.__version__}
         rates = FloatDistribution(SMALLEST, LARGEST, log=True)
         return Design(self.plan, {"learning_rate": rates}, labelled.maximize, fixed=True, data=data)
 
@@ -258,11 +278,11 @@ class _Table:
                 "imbalance": self.imbalance,
                 "label_noise": self.label_noise,
                 "seed": self.plan.seed,
-                "device": self.device,
+                **self.experiment.about,
                 "versions": {
                     "polylosses": polylosses.__version__,
                     "python": platform.python_version(),
-                    "torch": torch.__version__,
+                    **self.experiment.versions,
                     "scikit-learn": sklearn.__version__,
                 },
                 **self.settings,
@@ -290,15 +310,15 @@ class _Table:
         table = self
         while (seconds := table.experiment.seconds(table._models())) > TRAINING_SHARE * budget:
             total = len(table.checked.labels)
-            # With fewer rows, there are more epochs, and as many steps.
-            fewest = math.ceil(total * batched.fewest_rows() / len(table.experiment.labelled.split(SELECTION, 0)[0]))
+            training_rows = len(table.experiment.labelled.split(SELECTION, 0)[0])
+            fewest = math.ceil(total * table.experiment.fewest_rows / training_rows)
             # Steps of fewer rows are not as much faster: again until it fits.
             table = self.of_rows(max(fewest, int(total * TRAINING_SHARE * budget / seconds)))
             if len(table.checked.labels) >= total:
                 least = seconds / TRAINING_SHARE
                 raise ValueError(
-                    f"time_budget {budget:g} is too short: about {least:.0f} s are needed, for however few rows. Give "
-                    "more, or fewer losses, learning_rates or repeats."
+                    f"time_budget {budget:g} is too short: about {least:.0f} s are needed, and it takes no fewer than "
+                    f"these {total} rows. Give more, or fewer losses, learning_rates or repeats."
                 )
         return table
 
@@ -358,8 +378,7 @@ class _Table:
 
     def _long(self, trials: Sequence[Trial]) -> float | None:
         """About how many seconds the trials take, if that is more than a minute."""
-        rows = len(self.experiment.labelled.split(SELECTION, 0)[0])
-        if len(trials) * batched.steps_for(rows) < LONG:
+        if self.experiment.is_short(trials):
             return None
         seconds = self.experiment.seconds(trials)
         return seconds if seconds > 60 else None
@@ -450,10 +469,10 @@ def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]
             f"Learning rates beyond those given were needed, and tried with every loss: {', '.join(map(shown, added))}."
         )
     if edge is None and len(plan.points) == 1 and any(c > 0 for c in plan.losses[candidate].coefficients):
-        notes.append(
-            "One learning rate was tried. A positive epsilon also makes larger steps, by 1 + epsilon p: a difference "
-            "may be that of another learning rate."
+        steps = (
+            " A positive epsilon also makes larger steps, by 1 + epsilon p:" if settings["model"] == "network" else ""
         )
+        notes.append(f"One learning rate was tried.{steps} a difference may be that of another learning rate.")
     epsilons = sorted(epsilon for loss in plan.losses.values() if (epsilon := epsilon_of(loss)) is not None)
     best = epsilon_of(plan.losses[candidate])
     score_of = {float(row["epsilon"]): row["score"] for row in table.to_dict("records")}
@@ -473,7 +492,7 @@ def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]
         confirmation=confirmation,
         notes=notes,
         settings=settings,
-        figures=_figures(selected, table, plan, selection, confirmation, metric, about["classes"]),
+        figures=_figures(selected, table, plan, selection, confirmation, settings, about["classes"]),
     )
 
 
@@ -483,12 +502,13 @@ def _figures(
     plan: Plan,
     selection: Selection,
     confirmation: Confirmation,
-    metric: str,
+    settings: Mapping[str, Any],
     classes: Sequence[str],
 ) -> dict[str, tuple[Figure, str]]:
     losses, candidate = {loss: plan.losses[loss] for loss in selected}, selection.candidate
     confirmed = {"loss": candidate, **{name: getattr(confirmation, name) for name in ("difference", "low", "high")}}
-    found = figures.captioned(selected, table, losses, classes, metric, confirmed)
+    metric, every = settings["metric"], 1 if settings["model"] == "network" else boosted.EVERY
+    found = figures.captioned(selected, table, losses, classes, metric, confirmed, every)
     if len(plan.points) == 1:
         return found
     rates = [{"learning rate": point["learning_rate"]} for point in plan.points]
@@ -524,6 +544,21 @@ def _rates(given: Sequence[float]) -> list[float]:
     if not rates or min(rates) < SMALLEST:
         raise ValueError(f"learning_rates need to be one or more numbers above 0; got {given!r}.")
     return rates
+
+
+def check_model(model: str, device: str | None = None) -> None:
+    """Checks that a model can be trained here.
+
+    Raises:
+        ValueError: it is none, or is given a device.
+        ImportError: its library is missing or too old.
+    """
+    if model not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}; got {model!r}.")
+    if model != "network":
+        if device is not None:
+            raise ValueError(f"the device {device!r} is for networks, and {model} trains on the CPU: leave it out.")
+        boosted.check(model)
 
 
 def _device(given: str | None) -> str:
@@ -609,6 +644,7 @@ def _sentence(
     settings: Mapping[str, Any],
 ) -> str:
     metric, label = settings["metric"], _label(candidate, plan)
+    baseline = f"plain cross-entropy{with_model(settings['model'])}"
     evidence = (
         f"{describe(confirmation, metric, *means)} over {plan.most_seeds} fresh seeds and {settings['test_rows']} "
         "untouched test rows"
@@ -616,12 +652,12 @@ def _sentence(
     if edge is not None:
         who = "cross-entropy" if edge.loss == CROSS_ENTROPY else label
         return (
-            f"Undecided between {label} and plain cross-entropy: {who} did best with the {edge.which} learning rate, "
+            f"Undecided between {label} and {baseline}: {who} did best with the {edge.which} learning rate, "
             f"{edge.rate:g}, and may do better beyond it; with those tried, {evidence}."
         )
     if verdict == analysis.NO_DIFFERENCE:
         return (
-            f"No detectable difference between {label} and plain cross-entropy: {evidence}. "
+            f"No detectable difference between {label} and {baseline}: {evidence}. "
             f"The smallest that this run could have seen is {size(metric, confirmation.smallest_detectable)}."
         )
-    return f"{label} is {verdict} than plain cross-entropy: {evidence}."
+    return f"{label} is {verdict} than {baseline}: {evidence}."
