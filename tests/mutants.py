@@ -62,6 +62,7 @@ STUDY = "test_tune_study.py -k 'not noise and not postgresql'"
 PAGE = "test_study_page.py -k 'not database'"
 WORKERS = "test_tune_workers.py -k "
 SWEEP = "test_tune_sweep.py -k "
+MODELS = "test_tune_models.py -k "
 TABLES = "test_tune_tables.py test_tune_data.py"
 
 MUTANTS = [
@@ -759,6 +760,41 @@ MUTANTS = [
     Mutant("tune/tabular.py", "if before is not None:", "if False:", SWEEP + "budget"),
     Mutant("tune/tabular.py", "if trial.key not in outcomes]):", "]):", SWEEP + "not_trained_again"),
     Mutant("tune/experiment.py", "zlib.crc32(numbers)", "0", SWEEP + "not_trained_again"),
+    Mutant("tune/boosted.py", "zlib.crc32(rows.tobytes())", "0", MODELS + "not_trained_again"),
+    Mutant(
+        "tune/boosted.py", '{"model": self.model, **self.versions,', '{"model": self.model,', MODELS + "not_trained"
+    ),
+    Mutant(
+        "tune/boosted.py", "sorted(X[name].unique())", 'sorted(self.frame["colour"].unique())', MODELS + "categories"
+    ),
+    Mutant("tune/boosted.py", "random_state=drawn.seed", "random_state=trial.seed", MODELS + "arms_share"),
+    Mutant(
+        "tune/boosted.py",
+        "np.stack([np.zeros_like(margins), margins]",
+        "np.stack([-margins, margins]",
+        MODELS + "of_margins",
+    ),
+    Mutant(
+        "tune/boosted.py",
+        "return _Drawn(train, X, labels,",
+        "return _Drawn(train, X, self.labelled.labels[train],",
+        MODELS + "arms_share",
+    ),
+    Mutant("tune/boosted.py", "(trial.stage, trial.repeat), []", "(trial.stage, 0), []", MODELS + "arms_share"),
+    Mutant("tune/boosted.py", "max(eleven - first, 0.0) / 10", "max(eleven - first, 0.0) / 11", MODELS + "few_rounds"),
+    Mutant("tune/boosted.py", 'if "KeyboardInterrupt" in str(error):', "if False:", MODELS + "one_line"),
+    Mutant(
+        "tune/boosted.py",
+        "p = torch.softmax(self._logits(model, drawn.features, rounds), 1)",
+        "p = torch.softmax(self._logits(model, drawn.features, ROUNDS), 1)",
+        MODELS + "says_which_model",
+    ),
+    Mutant("tune/tabular.py", "boosted.check_losses(compared)", "pass", MODELS + "no_meaning"),
+    Mutant(
+        "tune/tabular.py", '1 if settings["model"] == "network" else boosted.EVERY', "1", MODELS + "says_which_model"
+    ),
+    Mutant("tune/result.py", "if model in LIBRARIES else", "if False else", MODELS + "says_which_model"),
+    Mutant("cli.py", "check_model(model, device)  # before", "# before", "test_cli.py -k before_the_table"),
     Mutant("tune/tabular.py", "store.alone()", "pass", SWEEP + "one_sweep_at_a_time"),
     Mutant(
         "tune/tabular.py", "math.inf if (e := epsilon_of(losses[name])) is None else e", "0.0", SWEEP + "any_losses"

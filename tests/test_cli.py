@@ -200,6 +200,8 @@ def test_an_epsilon_below_minus_1_is_warned_of(call: Call) -> None:
         pytest.param(["tune", "iris", "--epsilons", "0"], "other than 0", id="epsilon 0 only"),
         pytest.param(["tune", "iris", "--learning-rates", "x"], "--learning-rates x is not a list", id="rates"),
         pytest.param(["tune", "iris", "--learning-rates", "-1"], "above 0", id="negative rate"),
+        pytest.param(["tune", "no.csv", "--model", "forest"], "model must be one of network, .*'forest'", id="model"),
+        pytest.param(["tune", "iris", "--model", "xgboost", "--device", "cpu"], "device 'cpu' is for net", id="device"),
         pytest.param(["tune", "iris", "--metric", "auc"], "metric must be one of accuracy.*got 'auc'", id="metric"),
         pytest.param(["tune", "iris", "--repeats", "many"], "--repeats.*'many' is not a whole number", id="repeats"),
         pytest.param(["tune", "iris", "--repeats", "1"], "repeats must be .* got 1", id="one repeat"),
@@ -243,6 +245,7 @@ def test_an_epsilon_below_minus_1_is_warned_of(call: Call) -> None:
                 ["--drop-missing-labels"],
                 ["--rare", "drop"],
                 ["--group", "x"],
+                ["--model", "xgboost"],
             )
         ),
         pytest.param(
@@ -277,6 +280,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert re.search(said, errors), errors
     assert list(tmp_path.iterdir()) == [file], "nothing half-written"
     assert file.read_text() == "mine"
+
+
+def test_a_library_that_is_missing_is_one_line_before_the_table_is_read(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    (tmp_path / "t.csv").write_text("not a table")
+    code, output, errors = call("tune", "t.csv", "--target", "kind", "--model", "lightgbm")
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("polylosses: ")
+    assert re.search("lightgbm .*pip install 'lightgbm>=", errors)
 
 
 @pytest.mark.parametrize(

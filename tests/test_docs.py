@@ -43,7 +43,11 @@ WITH_CODE = [
     ),
 ]
 # What the code of a page needs beside [dev].
-NEEDS = {"docs/language-models.md": ("trl",), "docs/boosting.md": ("xgboost", "lightgbm", "catboost")}
+NEEDS = {
+    "docs/language-models.md": ("trl",),
+    "docs/boosting.md": ("xgboost", "lightgbm", "catboost"),
+    "docs/tuning.md": ("xgboost",),
+}
 
 
 def test_the_pages_with_code_are_known() -> None:

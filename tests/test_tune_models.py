@@ -157,7 +157,6 @@ def test_a_run_is_stored_when_it_is_done_and_not_trained_again(fake: type[Fake],
 
     with pytest.raises(SweepInterrupted) as interrupt:
         small(storage=tmp_path, progress=stop)
-    # The first is of the estimate... none is shown below a minute.
     assert shares == pytest.approx([k / 20 for k in range(1, 9)])
     assert len(interrupt.value.runs) == 7
     fake.trained.clear()
@@ -223,11 +222,11 @@ def test_rates_and_text_are_read_for_the_model(fake: type[Fake], monkeypatch: py
 
 
 def test_a_few_rounds_tell_how_long_all_take(fake: type[Fake], monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of the draw, 3 s for a model of one round, and 5.5 s of six: 52.5 s for one of 100.
-    clock = iter([0.0, 3.0, 10.0, 15.5])
+    # 3 s for a model of one round, and 8 s for one of eleven.
+    clock = iter([0.0, 3.0, 10.0, 18.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     assert experiment().seconds(PLAN.selection()) == pytest.approx(8 * (3 + 99 * 0.5))
-    assert [rounds for _, _, rounds, _ in fake.trained] == [1, 1, 6]
+    assert [rounds for _, _, rounds, _ in fake.trained] == [1, 1, 11]
 
 
 def test_it_is_said_how_long_it_takes_and_a_time_budget_takes_fewer_rows(

@@ -174,12 +174,12 @@ class Boosted:
         drawn = self._draw(trials[0])
         self._train(trials[0], drawn, 1)  # what the first takes is not the rule
         clock = []
-        for rounds in (1, 6):
+        for rounds in (1, 11):
             start = time.monotonic()
             self._train(trials[0], drawn, rounds)
             clock.append(time.monotonic() - start)
-        first, six = clock
-        return (first + (ROUNDS - 1) * max(six - first, 0.0) / 5) * len(trials)
+        first, eleven = clock
+        return (first + (ROUNDS - 1) * max(eleven - first, 0.0) / 10) * len(trials)
 
     def _train(self, trial: Trial, drawn: "_Drawn", rounds: int) -> Any:
         library = LIBRARIES[self.model]

@@ -469,10 +469,10 @@ def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]
             f"Learning rates beyond those given were needed, and tried with every loss: {', '.join(map(shown, added))}."
         )
     if edge is None and len(plan.points) == 1 and any(c > 0 for c in plan.losses[candidate].coefficients):
-        steps = (
-            " A positive epsilon also makes larger steps, by 1 + epsilon p:" if settings["model"] == "network" else ""
+        larger = (
+            ". A positive epsilon also makes larger steps, by 1 + epsilon p" if settings["model"] == "network" else ""
         )
-        notes.append(f"One learning rate was tried.{steps} a difference may be that of another learning rate.")
+        notes.append(f"One learning rate was tried{larger}: a difference may be that of another learning rate.")
     epsilons = sorted(epsilon for loss in plan.losses.values() if (epsilon := epsilon_of(loss)) is not None)
     best = epsilon_of(plan.losses[candidate])
     score_of = {float(row["epsilon"]): row["score"] for row in table.to_dict("records")}
