@@ -28,8 +28,6 @@ from test_boosting_libraries import needs
 LIBRARIES = ("xgboost", "lightgbm", "catboost")
 EVERY_LIBRARY = [pytest.param(name, marks=[pytest.mark.slow, needs(name)]) for name in LIBRARIES]
 
-pytestmark = pytest.mark.filterwarnings("ignore:Failed to import numba")
-
 
 def table(rows: int = 160, classes: int = 2) -> tuple[pd.DataFrame, np.ndarray]:
     """Numbers of all sizes with missing ones, text with rare categories, and names that libraries refuse."""
@@ -65,12 +63,13 @@ class Fake:
 
     def numbers(self, X: pd.DataFrame) -> np.ndarray:
         numbers = X.select_dtypes("float").fillna(0.0).to_numpy()
-        return np.column_stack([np.ones(len(X)), numbers / np.abs(numbers).max(0)])
+        found: np.ndarray = np.column_stack([np.ones(len(X)), numbers / np.abs(numbers).max(0)])
+        return found
 
     def decision_function(self, X: pd.DataFrame, iteration_range: tuple[int, int]) -> np.ndarray:
         noise = np.random.default_rng(self.seed).normal(size=(len(X), self.classes))
         margins = self.numbers(X) @ self.weights + 4 * abs(math.log10(self.rate) + 1) * noise
-        margins = margins * (iteration_range[1] / 100)
+        margins = np.asarray(margins * (iteration_range[1] / 100))
         return margins if self.classes > 2 else margins[:, 1] - margins[:, 0]
 
 
@@ -147,7 +146,9 @@ def test_arms_share_rows_labels_and_seed_and_repeats_do_not(fake: type[Fake]) ->
     assert len(set(fake.trained)) == 4
 
 
-def test_a_run_is_stored_when_it_is_done_and_not_trained_again(fake: type[Fake], tmp_path: Path) -> None:
+def test_a_run_is_stored_when_it_is_done_and_not_trained_again(
+    fake: type[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shares: list[float] = []
 
     def stop(done: float, stage: str) -> None:
@@ -166,10 +167,10 @@ def test_a_run_is_stored_when_it_is_done_and_not_trained_again(fake: type[Fake],
     assert set(result.table.learning_rate) == {0.1}
     with pytest.raises(ValueError, match="another plan: model is 'xgboost' there, and 'network' here"):
         small(storage=tmp_path, model="network")
-    sys.modules["xgboost"].__version__ = "9.9.0"
+    monkeypatch.setattr(sys.modules["xgboost"], "__version__", "9.9.0")
     with pytest.raises(ValueError, match=r"another plan: xgboost is '9\.8\.7' there, and '9\.9\.0' here"):
         small(storage=tmp_path)
-    sys.modules["xgboost"].__version__ = "9.8.7"
+    monkeypatch.setattr(sys.modules["xgboost"], "__version__", "9.8.7")
     X, y = table()
     with pytest.raises(ValueError, match="another plan: features is"):
         small(X.assign(colour=X["colour"].replace("red", "pink")), y, storage=tmp_path)
@@ -280,6 +281,7 @@ def test_what_a_library_can_not_train_is_one_line(fake: type[Fake], monkeypatch:
             small()
 
 
+@pytest.mark.filterwarnings("ignore:Failed to import numba")  # the model that it is compared with
 @pytest.mark.parametrize("model", EVERY_LIBRARY)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_cross_entropy_trains_the_librarys_own_model(model: str, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import io
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -193,7 +194,9 @@ class Boosted:
         # CatBoost prints a warning where the learning rate is above 1, whatever it was told.
         options = {"cat_features": self._text, "log_cerr": io.StringIO()} if self.model == "catboost" else {}
         try:
-            return model.fit(drawn.features, drawn.y, **options)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Failed to import numba")  # of CatBoost, in every training
+                return model.fit(drawn.features, drawn.y, **options)
         except Exception as error:
             if "KeyboardInterrupt" in str(error):  # CatBoost raises its own error for that of an objective
                 raise KeyboardInterrupt from error
