@@ -147,8 +147,10 @@ def captioned(
         ),
         "Confidence while training": (
             true_probability_over_training(training, losses, highlighted, step),
-            f"Mean probability p_t of the training label {'in each epoch' if every == 1 else f'every {every} rounds'}; "
-            "a positive epsilon raises it.",
+            "Mean probability p_t of the training label in each epoch; a positive epsilon raises it."
+            if every == 1
+            else f"Mean probability p_t of the training label every {every} rounds, with the learning rate that each "
+            "loss chose.",
         ),
         "The losses": (
             losses_themselves(losses, highlighted),
