@@ -785,7 +785,7 @@ MUTANTS = [
     Mutant("tune/boosted.py", 'if "KeyboardInterrupt" in str(error):', "if False:", MODELS + "one_line"),
     Mutant(
         "tune/boosted.py",
-        "p = torch.softmax(self._logits(model, drawn.features, rounds), 1)",
+        "p = torch.softmax(self._logits(model, drawn.features, first), 1)",
         "p = torch.softmax(self._logits(model, drawn.features, ROUNDS), 1)",
         MODELS + "says_which_model",
     ),

@@ -160,27 +160,31 @@ class Boosted:
         drawn = self._draw(trials[0])
         for trial in trials:
             started = time.monotonic()
-            model = self._train(trial, drawn, ROUNDS)
-            mean_p_t = []
-            for rounds in range(EVERY, ROUNDS + 1, EVERY):
-                p = torch.softmax(self._logits(model, drawn.features, rounds), 1)
-                mean_p_t.append(float(p[range(len(p)), drawn.y].mean()))
-            logits = self._logits(model, drawn.scored_features, ROUNDS)
-            outcome = evaluated(self.labelled, trial, drawn.train_rows, drawn.scored_rows, logits, mean_p_t)
+            outcome = self._outcome(trial, drawn, ROUNDS)
             after_epoch(len(trials))
             yield replace(trial, seed=drawn.seed), replace(outcome, seconds=time.monotonic() - started)
 
     def seconds(self, trials: Sequence[Trial]) -> float:
         """About how long it takes to train these, from a few rounds of the first one."""
         drawn = self._draw(trials[0])
-        self._train(trials[0], drawn, 1)  # what the first takes is not the rule
+        self._outcome(trials[0], drawn, 1)  # what the first takes is not the rule
         clock = []
         for rounds in (1, 11):
             start = time.monotonic()
-            self._train(trials[0], drawn, rounds)
+            self._outcome(trials[0], drawn, rounds)
             clock.append(time.monotonic() - start)
         first, eleven = clock
         return (first + (ROUNDS - 1) * max(eleven - first, 0.0) / 10) * len(trials)
+
+    def _outcome(self, trial: Trial, drawn: "_Drawn", rounds: int) -> Outcome:
+        """Train and evaluate one model."""
+        model = self._train(trial, drawn, rounds)
+        mean_p_t = []
+        for first in range(EVERY, rounds + 1, EVERY):
+            p = torch.softmax(self._logits(model, drawn.features, first), 1)
+            mean_p_t.append(float(p[range(len(p)), drawn.y].mean()))
+        logits = self._logits(model, drawn.scored_features, rounds)
+        return evaluated(self.labelled, trial, drawn.train_rows, drawn.scored_rows, logits, mean_p_t)
 
     def _train(self, trial: Trial, drawn: "_Drawn", rounds: int) -> Any:
         library = LIBRARIES[self.model]
