@@ -789,7 +789,6 @@ MUTANTS = [
         "p = torch.softmax(self._logits(model, drawn.features, ROUNDS), 1)",
         MODELS + "says_which_model",
     ),
-    Mutant("tune/tabular.py", "boosted.check_losses(compared)", "pass", MODELS + "no_meaning"),
     Mutant(
         "tune/tabular.py", '1 if settings["model"] == "network" else boosted.EVERY', "1", MODELS + "says_which_model"
     ),

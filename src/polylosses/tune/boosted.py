@@ -3,9 +3,8 @@
 import importlib
 import io
 import time
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ import pandas as pd
 import torch
 
 from polylosses import boosting
-from polylosses.polynomial import Polynomial
 from polylosses.tune.experiment import evaluated
 from polylosses.tune.labelled import Labelled
 from polylosses.tune.plan import Outcome, Trial, shown
@@ -41,7 +39,7 @@ class _Library(NamedTuple):
     """The argument of ``decision_function`` for the first rounds alone."""
 
 
-# One thread: on 2 cores that were busy, two took 2 to 60 times as long (XGBoost and LightGBM, 200 to 50,000 rows),
+# One thread: on 2 cores that were busy, two took 2 to 75 times as long (XGBoost and LightGBM, 200 to 50,000 rows),
 # since threads of OpenMP spin while they wait for each other; and the objective is computed in one.
 LIBRARIES = {
     "xgboost": _Library(
@@ -74,22 +72,6 @@ def check(model: str) -> None:
         ImportError: it is not, or too old.
     """
     getattr(boosting, LIBRARIES[model].classifier)
-
-
-def check_losses(losses: Mapping[str, Polynomial]) -> None:
-    """Checks that boosting can minimize the losses.
-
-    Raises:
-        ValueError: one is linear in p.
-    """
-    for name, polynomial in losses.items():
-        try:
-            boosting.PolyObjective(polynomial=polynomial)
-        except ValueError as error:
-            raise ValueError(
-                f"{name} is linear in p: its curvature, which boosting divides by, is 0. Leave it out, or train a "
-                "network (--model network)."
-            ) from error
 
 
 def logits_of(margins: Any) -> torch.Tensor:
@@ -198,9 +180,7 @@ class Boosted:
         # CatBoost prints a warning where the learning rate is above 1, whatever it was told.
         options = {"cat_features": self._text, "log_cerr": io.StringIO()} if self.model == "catboost" else {}
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Failed to import numba")  # of CatBoost, in every training
-                return model.fit(drawn.features, drawn.y, **options)
+            return model.fit(drawn.features, drawn.y, **options)
         except Exception as error:
             if "KeyboardInterrupt" in str(error):  # CatBoost raises its own error for that of an objective
                 raise KeyboardInterrupt from error

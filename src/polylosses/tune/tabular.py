@@ -169,8 +169,6 @@ def sweep(
     """
     check_model(model, device)
     compared = _ordered(arms(losses, epsilons, EPSILONS))
-    if model != "network":
-        boosted.check_losses(compared)
     if learning_rates is None:
         learning_rates = LEARNING_RATES if model == "network" else boosted.LEARNING_RATES
     rates = sorted(set(_rates(learning_rates)))
