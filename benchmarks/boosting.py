@@ -55,7 +55,7 @@ def of_xgboost(X: Any, y: Any, classes: int, rounds: int) -> tuple[dict[str, Tra
         own = {"objective": "multi:softprob", "base_score": start.tolist()}
     else:
         own = {"objective": "binary:logistic", "base_score": 1 / (1 + np.exp(-start))}
-    calls = {"built in": lambda: xgboost.train(shared | own, data, rounds)}
+    calls: dict[str, Train] = {"built in": lambda: xgboost.train(shared | own, data, rounds)}
     for name, loss in LOSSES.items():
         objective = XGBoostObjective(polynomial=loss)
         base = objective.starting_score(y)
@@ -75,7 +75,8 @@ def of_lightgbm(X: Any, y: Any, classes: int, rounds: int) -> tuple[dict[str, Tr
 
     def train(objective: Any, start: Any = None) -> Train:
         init = None if start is None else np.tile(start, (len(y), 1)) if classes > 2 else np.full(len(y), start)
-        data = lightgbm.Dataset(X, y, init_score=init, free_raw_data=False, params=shared).construct()
+        named = shared | {"objective": objective if isinstance(objective, str) else "none"}
+        data = lightgbm.Dataset(X, y, init_score=init, free_raw_data=False, params=named).construct()
 
         def run() -> Any:
             model = lightgbm.train(shared | {"objective": objective}, data, rounds)
@@ -95,7 +96,6 @@ def of_lightgbm(X: Any, y: Any, classes: int, rounds: int) -> tuple[dict[str, Tr
 
 def of_catboost(X: Any, y: Any, classes: int, rounds: int) -> tuple[dict[str, Train], Callable[[Any], Any]]:
     catboost = importlib.import_module("catboost")
-    warnings.filterwarnings("ignore", "Failed to import numba")
     shared: dict[str, Any] = {
         "iterations": rounds,
         "thread_count": THREADS,
@@ -159,6 +159,7 @@ def peers(library: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure all, and print a table."""
+    warnings.filterwarnings("ignore", module="bokbokbok")  # of overflow
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--libraries", nargs="+", default=["xgboost", "lightgbm", "catboost"])
     parser.add_argument("--classes", nargs="+", type=int, default=[2, 5])

@@ -25,7 +25,7 @@ from polylosses.polynomial import DEFAULT_EPSILON, Polynomial, from_arguments, u
 CURVATURES = ("expected", "exact", "cross-entropy")
 
 # Margins that are worked on at once.
-BLOCK = 2**13
+BLOCK = 2**15
 
 
 class PolyObjective:
