@@ -88,8 +88,8 @@ def boosted(library: str, loss: Polynomial, classes: int) -> tuple[Array, Array]
     return np.stack([1 - posterior, posterior], axis=1), np.stack([expit(-margins), expit(margins)], axis=1)
 
 
-# With an epsilon of 40, the first steps of LightGBM are too long for the expected curvature: the ratio is 1.28 there.
-BOOSTED = ["focal", "poly1", "poly1(-1)", "poly1(-0.5)", "poly1_focal(3, 5)", "poly_n of degree 8", "everything"]
+BOOSTED = ["focal", "poly1", "poly1(-1)", "poly1(-0.5)", "poly1(40)", "symmetric_cross_entropy", "poly1_focal(3, 5)"]
+BOOSTED += ["poly_n of degree 8", "everything"]
 
 
 @pytest.mark.slow
@@ -106,6 +106,6 @@ def test_boosting_finds_the_probabilities_that_data_were_drawn_from(library: str
     least = error(boosted(library, cross_entropy(), classes)[0])
     for name in BOOSTED:
         posterior, plain = boosted(library, LOSSES[name], classes)
-        # The largest ratio of all these is 1.0003; the least of the softmax is 1.36.
+        # The largest ratio of all these is 1.0094; the least of the softmax is 1.36.
         assert error(posterior) < 1.01 * least, name
         assert error(plain) > 1.3 * least, name
