@@ -194,6 +194,29 @@ def test_its_curvatures_of_boosting_are_in_the_results() -> None:
     assert f"{alone['rises']} of {alone['trainings']} training losses rose" in BENCHMARKS
 
 
+def boosting_times() -> list[str]:
+    """The lines of the table of training times: a line for each objective, a column for each library and classes."""
+    rows = results("boosting")["results"]
+    columns = list(dict.fromkeys((row["library"], row["classes"]) for row in rows))
+    lines = []
+    for name in dict.fromkeys(row["objective"] for row in rows):
+        of = {(row["library"], row["classes"]): row for row in rows if row["objective"] == name}
+        shown = "ms" if name == "built in" else "ratio"
+        cells = [f"{of[at][shown]:.{0 if shown == 'ms' else 2}f}" if at in of else "" for at in columns]
+        lines.append(f"| {name}{', ms a round' if shown == 'ms' else ''} | {' | '.join(cells)} |")
+    return lines
+
+
+def test_its_times_of_boosting_are_in_the_results() -> None:
+    lines = boosting_times()
+    assert len(lines) >= 5
+    for line in lines:
+        assert line in BENCHMARKS
+    differences = [row["largest_difference"] for row in results("boosting")["results"] if row["largest_difference"]]
+    assert len(differences) == 6
+    assert max(differences) < 1e-5
+
+
 def test_its_costs_of_trials_are_in_the_results() -> None:
     rows = results("study_overhead")["results"]
     sizes = list(dict.fromkeys(row["trials"] for row in rows))
