@@ -94,7 +94,9 @@ def test_a_worker_that_dies_between_taking_a_trial_and_signing_it(
         with pytest.raises(KeyboardInterrupt):
             study(train, storage=tmp_path, **OPTIONS)
     monkeypatch.setattr(store, "UNNAMED", 0.5)
+    before = time.monotonic()
     assert numbers(study(train, storage=tmp_path, **OPTIONS)) == numbers(study(train, **OPTIONS))
+    assert time.monotonic() - before < 60 * store.UNNAMED
 
 
 @needs_postgresql

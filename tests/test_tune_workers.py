@@ -167,6 +167,18 @@ def test_a_killed_worker_is_replaced(code: Path, tmp_path: Path, right: dict[str
         os.kill(children(process)[0], signal.SIGKILL)
     assert finished(process) == right
     assert trials(out).worker.nunique() >= 3
+    assert trials(out).tries.tolist() == [1] * len(trials(out))  # that they were killed is no fault of the training
+
+
+def test_a_worker_that_ends_before_its_first_trial_is_replaced(
+    code: Path, tmp_path: Path, right: dict[str, Any]
+) -> None:
+    once = (
+        "\nif not os.path.exists(os.environ['TRIED']):\n    open(os.environ['TRIED'], 'w').close()\n    os._exit(5)\n"
+    )
+    code.write_text(CODE + once)
+    process = start(code, "--out", str(tmp_path / "out"), TRIED=str(tmp_path / "tried"))
+    assert finished(process) == right
 
 
 @pytest.mark.parametrize("how", ["killed", "terminated", "interrupted"])
