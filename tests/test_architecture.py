@@ -109,6 +109,7 @@ modules
 """
 BOOSTING_LAYERS = """
 derivatives
+compiled
 objectives
 estimators
 catboost_classifier lightgbm_classifier xgboost_classifier

@@ -1,5 +1,6 @@
 """Gradient, curvature, starting score and probabilities for boosting, against 50 digits and more."""
 
+import importlib.util
 import sys
 from functools import cache
 from types import SimpleNamespace
@@ -14,7 +15,6 @@ import reference
 from cases import CATALOGUE, HARD, Array
 from polylosses import Polynomial, focal, poly1, poly_n, taylor_cross_entropy
 from polylosses.boosting import CatBoostObjective, LightGBMObjective, PolyObjective, XGBoostObjective, objectives
-from polylosses.boosting.derivatives import expected_hessian
 
 LOSSES = {name: loss for name, loss in {**CATALOGUE, **HARD}.items() if name != "nothing"}
 
@@ -34,6 +34,20 @@ MARGINS: list[tuple[float, ...]] = [
 
 def objective(loss: Polynomial, **options: Any) -> PolyObjective:
     return PolyObjective(polynomial=loss, **options)
+
+
+needs_numba = pytest.mark.skipif(not importlib.util.find_spec("numba"), reason="needs Numba")
+
+
+@pytest.fixture(params=["numpy", pytest.param("numba", marks=needs_numba)])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each implementation of the derivatives, for any number of margins."""
+    monkeypatch.setattr(objectives, "ENOUGH", 0 if request.param == "numba" else sys.maxsize)
+    if request.param == "numpy":
+        monkeypatch.setattr(objectives, "_compiled", lambda: None)
+    else:
+        assert objectives.compiled(1) is not None
+    return str(request.param)
 
 
 class Known(NamedTuple):
@@ -94,6 +108,7 @@ def floats(numbers: list[Any]) -> Array:
     return np.array([float(x) for x in numbers])
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_the_oracles(name: str) -> None:
     loss, options = LOSSES[name], {"curvature": "exact"}
@@ -120,6 +135,7 @@ def test_gradients_are_the_oracles(name: str) -> None:
         np.testing.assert_allclose(found, one * [2.0, 1.5])
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_exact_curvature_is_the_second_derivative_or_0(name: str) -> None:
     for margins in MARGINS:
@@ -133,6 +149,11 @@ def test_the_exact_curvature_is_the_second_derivative_or_0(name: str) -> None:
             np.testing.assert_allclose(one, found[:, 1])
 
 
+def catboost(loss: Polynomial) -> CatBoostObjective:
+    return CatBoostObjective(polynomial=loss)
+
+
+@pytest.mark.usefixtures("implementation", "libraries")
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_expected_curvature_is_the_larger_expectation(name: str) -> None:
     for margins in MARGINS:
@@ -141,7 +162,8 @@ def test_the_expected_curvature_is_the_larger_expectation(name: str) -> None:
         assert (found >= 0).all()
         np.testing.assert_allclose(found[0, :3], expected, rtol=1e-9, atol=1e-300)
         if len(margins) == 3:
-            matrix = np.array(expected_hessian(LOSSES[name], np.array(margins)))
+            rows = catboost(LOSSES[name]).calc_ders_multi(np.array(margins), 0.0, 1.0)[1]
+            matrix = -np.array(list(rows))
             larger = max(known(name, margins).expected, known(name, margins).half, key=np.sum)
             np.testing.assert_allclose(np.diag(matrix), larger, rtol=1e-9, atol=1e-300)
             # Beside the diagonal, terms cancel where a class is sure.
@@ -151,6 +173,7 @@ def test_the_expected_curvature_is_the_larger_expectation(name: str) -> None:
             np.testing.assert_allclose(one, found[:, 1])
 
 
+@pytest.mark.usefixtures("implementation")
 def test_the_curvature_of_poly_1_is_the_documented_one() -> None:
     z = np.linspace(-9, 9, 25)
     p, q = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
@@ -163,6 +186,7 @@ def test_the_curvature_of_poly_1_is_the_documented_one() -> None:
     np.testing.assert_allclose(PolyObjective(3.0, curvature="cross-entropy").derivatives(z, z * 0)[1], p * q)
 
 
+@pytest.mark.usefixtures("implementation")
 def test_one_against_all_is_a_problem_of_two_classes_each() -> None:
     margins, labels, weight = np.array([[0.5, -1.0, 2.0], [1.0, 3.0, -2.0]]), np.array([2, 0]), np.array([1.0, 3.0])
     each, alone = PolyObjective(2.0, one_vs_all=True), PolyObjective(2.0)
@@ -179,6 +203,7 @@ def test_one_against_all_is_a_problem_of_two_classes_each() -> None:
     assert start[0] == pytest.approx(alone.starting_score([1, 0, 0, 0, 0, 0]))
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("curvature", ["expected", "exact", "cross-entropy"])
 def test_no_margin_is_too_large(name: str, curvature: str) -> None:
@@ -217,6 +242,7 @@ def test_probabilities_are_the_posterior(name: str) -> None:
     assert weighted.log_loss(two, [0, 1], [0.5, 2.0]) == pytest.approx(expected_loss)
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("options", [{}, {"one_vs_all": True}, {"curvature": "exact"}])
@@ -289,7 +315,7 @@ THREE, TWO = np.array([[0.5, -1.0, 2.0], [1.0, 3.0, -2.0]]), np.array([0.5, -2.0
 LABELS, ROW_WEIGHT = np.array([1, 0]), np.array([2.0, 0.5])
 
 
-@pytest.mark.usefixtures("libraries")
+@pytest.mark.usefixtures("libraries", "implementation")
 @pytest.mark.parametrize(("kind", "factor"), [(XGBoostObjective, 2.0), (LightGBMObjective, 1.5)])
 @pytest.mark.parametrize("weight", [None, ROW_WEIGHT], ids=["plain", "weighted"])
 @pytest.mark.parametrize("margins", [TWO, THREE], ids=["binary", "softmax"])
@@ -309,7 +335,7 @@ def test_xgboost_and_lightgbm_get_what_they_expect(kind: Any, factor: float, wei
         np.testing.assert_allclose(kind(2.0, **options)(margins, data), expected)
 
 
-@pytest.mark.usefixtures("libraries")
+@pytest.mark.usefixtures("libraries", "implementation")
 @pytest.mark.parametrize("curvature", ["expected", "exact", "cross-entropy"])
 @pytest.mark.parametrize("weight", [None, ROW_WEIGHT], ids=["plain", "weighted"])
 def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
@@ -348,7 +374,7 @@ def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
     np.testing.assert_allclose(list(rows), -np.diag(second[0]))
 
 
-@pytest.mark.usefixtures("libraries")
+@pytest.mark.usefixtures("libraries", "implementation")
 def test_catboost_is_told_what_is_wrong() -> None:
     theirs = CatBoostObjective(2.0)
     for labels in ([0.0, 2.0], [0.5, 1.0], [-1.0, 0.0]):
@@ -361,6 +387,46 @@ def test_catboost_is_told_what_is_wrong() -> None:
             theirs.calc_ders_multi(THREE[0], label, 1.0)
     with pytest.raises(ValueError, match="class_weight must have 3 numbers; got 2"):
         CatBoostObjective(2.0, class_weight=[1.0, 2.0]).calc_ders_multi(THREE[0], 1.0, 1.0)
+
+
+@needs_numba
+def test_numba_computes_where_it_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    margins, labels = np.zeros((objectives.ENOUGH // 5, 5)), np.zeros(objectives.ENOUGH // 5)
+    assert objectives.compiled(margins.size - 1) is None
+    asked: list[Any] = []
+    monkeypatch.setattr(objectives.compiled(margins.size), "derivatives", lambda *given: asked.append(given[1].shape))
+    for rows in (len(labels) - 1, len(labels)):
+        PolyObjective(2.0).derivatives(margins[:rows], labels[:rows])
+    assert asked == [margins.shape]
+
+
+def fails(**options: Any) -> None:
+    raise RuntimeError("cannot cache function: no locator available")
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("numba", [None, SimpleNamespace(njit=fails)], ids=["missing", "broken"])
+def test_numpy_computes_where_numba_does_not_work(numba: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", numba)
+    monkeypatch.delitem(sys.modules, "polylosses.boosting.compiled", raising=False)
+    monkeypatch.setattr(objectives, "_compiled", objectives._compiled.__wrapped__)
+    assert objectives.compiled(objectives.ENOUGH) is None
+    rows = objectives.ENOUGH
+    gradient, curvature = PolyObjective(0.0).derivatives(np.zeros(rows), np.zeros(rows))
+    assert ((gradient == 0.5) & (curvature == 0.25)).all()
+    assert CatBoostObjective(0.0).calc_ders_multi(np.zeros(2), 0.0, 1.0)[0] == [0.5, -0.5]
+
+
+@pytest.mark.usefixtures("implementation")
+def test_arrays_of_any_layout_are_taken() -> None:
+    rng = np.random.default_rng(0)
+    margins, labels, weight = rng.normal(size=(9, 3)), rng.integers(0, 2, 9), rng.uniform(size=9)
+    odd = [np.repeat(of, 2, axis=0)[::2] for of in (margins, labels, weight)]
+    for of in odd:
+        of.flags.writeable = False
+    for k in (slice(None), 0):
+        expected = PolyObjective(2.0).derivatives(margins[:, k].copy(), labels, weight)
+        np.testing.assert_allclose(PolyObjective(2.0).derivatives(odd[0][:, k], *odd[1:]), expected, rtol=1e-14)
 
 
 def wrong(**options: Any) -> Any:
@@ -404,6 +470,7 @@ def test_mistakes_are_explained(call: Any, message: str) -> None:
         call()
 
 
+@pytest.mark.usefixtures("implementation")
 def test_an_epsilon_below_the_bound_warns_and_has_no_negative_curvature() -> None:
     with pytest.warns(UserWarning, match="epsilon = -3") as warned:
         low = PolyObjective(-3.0)

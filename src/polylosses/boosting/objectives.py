@@ -4,6 +4,8 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,23 @@ CURVATURES = ("expected", "exact", "cross-entropy")
 
 # Margins that are worked on at once.
 BLOCK = 2**15
+
+
+# Margins of one call from which on the compiled derivatives are used.
+ENOUGH = 50_000
+
+
+def compiled(margins: int) -> ModuleType | None:
+    """The derivatives that compute so many margins at once: those compiled with Numba, or None for NumPy's."""
+    return _compiled() if margins >= ENOUGH else None
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    try:
+        return importlib.import_module("polylosses.boosting.compiled")
+    except Exception:  # no Numba, one that is too old for NumPy, or nowhere to write what it compiles
+        return None
 
 
 class PolyObjective:
@@ -110,8 +129,12 @@ class PolyObjective:
         """
         margins, classes, dtype = _margins(margins)
         labels, weight = self._rows(labels, weight, margins, classes)
-        first, second = np.empty_like(margins, dtype), np.empty_like(margins, dtype)
         factor = 1.0 if self.curvature == "exact" else self._softmax_factor(classes)
+        if (faster := compiled(margins.size)) is not None:
+            softmax_factor = None if margins.ndim == 1 or self.one_vs_all else factor
+            of = CURVATURES.index(self.curvature)
+            return faster.derivatives(self.polynomial, margins, labels, weight, of, softmax_factor)
+        first, second = np.empty_like(margins, dtype), np.empty_like(margins, dtype)
         for rows in _blocks(margins):
             z, y = margins[rows].astype(float, copy=False), labels[rows]
             if margins.ndim == 1:
@@ -333,11 +356,11 @@ class LightGBMObjective(_OfDataset):
 class _Rows:
     """A matrix that is computed when its rows are asked for: CatBoost looks at that of every second call only."""
 
-    def __init__(self, matrix: Callable[[], list[list[float]]], factor: float) -> None:
-        self._matrix, self._factor = matrix, factor
+    def __init__(self, matrix: Callable[[], list[list[float]]]) -> None:
+        self._matrix = matrix
 
     def __iter__(self) -> Iterator[list[float]]:
-        return ([self._factor * one for one in row] for row in self._matrix())
+        return iter(self._matrix())
 
 
 class CatBoostObjective(PolyObjective):
@@ -408,16 +431,24 @@ class CatBoostObjective(PolyObjective):
             raise ValueError(f"labels must be classes from 0 to {len(margins) - 1}; got {target}.")
         if self.class_weight is not None:
             weight = weight * self._class_weights(len(margins))[label]
+        factor, polynomial = -float(weight), self.polynomial
         if self.one_vs_all:
             yes = np.arange(len(margins)) == label
-            first, second = binary_derivatives(self.polynomial, margins, yes, self.curvature)
-            return (-weight * first).tolist(), _Rows(lambda: np.diag(second).tolist(), -weight)
-        gradient = [-weight * one for one in softmax_gradient(self.polynomial, margins.tolist(), label)]
+            first, second = binary_derivatives(polynomial, margins, yes, self.curvature)
+            return (factor * first).tolist(), _Rows(lambda: np.diag(factor * second).tolist())
+        # Not by how many rows there are, since that is not known: 100 rows take as long in 100 rounds as loading Numba.
+        faster = _compiled()
+        if faster is None:
+            gradient = [factor * one for one in softmax_gradient(polynomial, margins.tolist(), label)]
+        else:
+            gradient = faster.softmax_gradient(faster.loss_of(polynomial), margins, label, factor).tolist()
         if self.curvature == "exact":
-            exact = derivatives(self.polynomial, margins[:, None], np.array([label]), self.curvature)[1][:, 0]
-            return gradient, _Rows(lambda: np.diag(exact).tolist(), -weight)
-        of = Polynomial() if self.curvature == "cross-entropy" else self.polynomial
-        return gradient, _Rows(lambda: expected_hessian(of, margins), -weight)
+            exact = derivatives(polynomial, margins[:, None], np.array([label]), self.curvature)[1][:, 0]
+            return gradient, _Rows(lambda: np.diag(factor * exact).tolist())
+        of = Polynomial() if self.curvature == "cross-entropy" else polynomial
+        if faster is None:
+            return gradient, _Rows(lambda: [[factor * one for one in row] for row in expected_hessian(of, margins)])
+        return gradient, _Rows(lambda: faster.expected_hessian(faster.loss_of(of), margins, factor).tolist())
 
     def evaluate(self, approxes: Sequence[Array], target: Array, weight: Array | None) -> tuple[float, float]:
         """The sum of the log losses of the posterior, and of the weights: CatBoost's for a metric."""

@@ -1,0 +1,306 @@
+"""The derivatives of derivatives.py, compiled with Numba: row by row, where NumPy goes over all rows each time.
+
+Names are those of derivatives.py, where the formulas are explained. Nothing of this is imported without Numba.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numba import njit
+
+from polylosses.boosting.derivatives import LEAST, LEAST_FORCE, MASKED, Array
+from polylosses.polynomial import Polynomial
+
+EXPECTED, EXACT, CROSS_ENTROPY = range(3)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compiled when it is first called, or read from the cache. Without fastmath, since terms cancel."""
+    result: Function = njit(cache=True, error_model="numpy")(function)
+    return result
+
+
+class Loss(NamedTuple):
+    """A polynomial. Its coefficients are no array: counting references to one took five times as long as the rest."""
+
+    coefficients: tuple[float, ...]
+    gamma: float
+    log_weight: float
+
+
+def loss_of(polynomial: Polynomial) -> Loss:
+    """The polynomial, with 1, 8, 16, ... coefficients: for each of these numbers, functions are compiled anew."""
+    given = polynomial.coefficients
+    missing = -len(given) % 8 if len(given) > 1 else 1 - len(given)
+    return Loss((*given, *[0.0] * missing), polynomial.gamma, polynomial.log_weight)
+
+
+def derivatives(
+    polynomial: Polynomial,
+    margins: Array,
+    labels: Array,
+    weight: Array | None,
+    curvature: int,
+    softmax_factor: float | None,
+) -> tuple[Array, Array]:
+    """Gradient and curvature of margins of shape (rows,) or (rows, classes), in their dtype, for checked arguments.
+
+    Args:
+        polynomial: the loss.
+        margins: in float32 or float64.
+        labels: of each row; np.intp.
+        weight: a factor of each row; None for 1.
+        curvature: ``EXPECTED``, ``EXACT`` or ``CROSS_ENTROPY``.
+        softmax_factor: what the curvature of a softmax is multiplied by; None where each margin has a sigmoid.
+    """
+    # There is a compiled version for each layout, too.
+    if not (margins.flags.forc and margins.flags.writeable):
+        margins = margins.copy()
+    result = np.empty_like(margins), np.empty_like(margins)
+    arrays = [of if of.ndim == 2 else of[:, None] for of in (margins, *result)]
+    given = np.require(labels, requirements="CW"), np.require(() if weight is None else weight, float, "CW")
+    if softmax_factor is None:
+        of_sigmoids(loss_of(polynomial), curvature, *given, *arrays)
+    else:
+        of_softmax(loss_of(polynomial), curvature, softmax_factor, *given, *arrays)
+    return result
+
+
+@compiled
+def power(q: float, gamma: float) -> float:
+    """``q^gamma``; the usual exponents take a tenth of the time."""
+    if gamma == 0.0:
+        return 1.0
+    return q * q if gamma == 2.0 else q**gamma
+
+
+@compiled
+def derivative(loss: Loss, q: float, gamma: float) -> float:
+    """``sum_j (j + gamma) c_j q^(j-1)``."""
+    total = 0.0
+    for j in range(len(loss.coefficients), 0, -1):
+        total = (j + gamma) * loss.coefficients[j - 1] + total * q
+    return total
+
+
+@compiled
+def second_derivative(loss: Loss, q: float) -> float:
+    """``sum_j j (j-1) c_j q^(j-2)``."""
+    total = 0.0
+    for j in range(len(loss.coefficients), 1, -1):
+        total = j * (j - 1) * loss.coefficients[j - 1] + total * q
+    return total
+
+
+@compiled
+def steepness(loss: Loss, p: float, q: float) -> float:
+    """``log_weight + p sum_j j c_j q^(j-1)``, in powers of ``q``, since terms may cancel."""
+    if loss.log_weight == 0.0:
+        return p * derivative(loss, q, 0.0)
+    total, following = 0.0, 0.0
+    for j in range(len(loss.coefficients), 0, -1):
+        scaled = j * loss.coefficients[j - 1]
+        total = (following - scaled) + total * q
+        following = scaled
+    return (loss.log_weight + following) + total * q
+
+
+@compiled
+def value_over_q(loss: Loss, logp: float, q: float) -> float:
+    """The loss without its focal factor, over ``q``."""
+    total = 0.0
+    for j in range(len(loss.coefficients) - 1, 0, -1):
+        total = loss.coefficients[j] + total * q
+    total = (loss.log_weight + loss.coefficients[0]) + total * q
+    if loss.log_weight:
+        total += loss.log_weight * ((0.5 * q * q if q < 2.0**-26 else -logp - q) / q)
+    return total
+
+
+@compiled
+def focal_steepness(loss: Loss, logp: float, p: float, q: float) -> float:
+    """``-slope / q^gamma``."""
+    result = steepness(loss, p, q)
+    return result + loss.gamma * p * value_over_q(loss, logp, q) if loss.gamma else result
+
+
+@compiled
+def slope(loss: Loss, logp: float, p: float, q: float) -> float:
+    """``dL / d log p``."""
+    q = max(q, LEAST)
+    if loss.log_weight == 0.0:
+        return -power(q, loss.gamma) * (p * derivative(loss, q, loss.gamma))
+    return -power(q, loss.gamma) * focal_steepness(loss, logp, p, q)
+
+
+@compiled
+def convexity(loss: Loss, logp: float, p: float, q: float) -> float:
+    """``p^2 L''``; 0 where it is negative."""
+    gamma, result = loss.gamma, loss.log_weight + p**2 * second_derivative(loss, q)
+    if gamma:
+        focal = (gamma - 1.0) * p * value_over_q(loss, logp, q) + 2.0 * steepness(loss, p, q)
+        result = power(q, gamma) * (result + gamma * p / q * focal)
+    return max(result, 0.0)
+
+
+@compiled
+def bend(loss: Loss, logp: float, p: float, q: float) -> float:
+    """The second derivative of the loss by ``log p``."""
+    q, gamma = max(q, LEAST), loss.gamma
+    result = power(q, gamma) * (p * second_derivative(loss, q) - derivative(loss, q, 0.0))
+    if gamma:
+        focal = 2.0 * steepness(loss, p, q) - (q - (gamma - 1.0) * p) * value_over_q(loss, logp, q)
+        result += gamma * power(q, gamma - 1.0) * focal
+    return p * result
+
+
+@compiled
+def of_margin(loss: Loss, curvature: int, z: float, yes: bool) -> tuple[float, float]:
+    """Gradient and curvature of a margin against 0."""
+    z = min(max(z if yes else -z, -345.0), 345.0)
+    relative = math.exp(-abs(z))
+    larger = 1.0 / (1.0 + relative)
+    smaller, logp, logq = relative * larger, 0.0, 0.0
+    p, q = (larger, smaller) if z > 0.0 else (smaller, larger)
+    if loss.gamma:
+        rest = math.log1p(relative)
+        logp, logq = min(z, 0.0) - rest, min(-z, 0.0) - rest
+    of_label = slope(loss, logp, p, q)
+    first = of_label * q
+    if curvature == EXACT:
+        second = max(bend(loss, logp, p, q) * q**2 - first * p, 0.0)
+    elif curvature == CROSS_ENTROPY:
+        second = p * q
+    else:
+        force, other = max(-of_label, LEAST), max(-slope(loss, logq, q, p), LEAST)
+        second = q * other * convexity(loss, logp, p, q) + p * force * convexity(loss, logq, q, p)
+        second = max(second, force * other) * (p * q / (p * other + q * force))
+    return first if yes else -first, second
+
+
+@compiled
+def softmax(margins: Array, gamma: float, logp: Array, p: Array, q: Array) -> None:
+    """Probabilities, complements and (if gamma is not 0) logarithms of a row of margins, into the last three."""
+    classes = len(margins)
+    largest = -1e300
+    for k in range(classes):
+        logp[k] = min(max(margins[k], -1e300), 1e300)
+        largest = max(largest, logp[k])
+    total, rest = 0.0, 0.0
+    for k in range(classes):
+        logp[k] -= largest
+        p[k] = math.exp(logp[k])
+        total += p[k]
+        rest += p[k] if logp[k] else 0.0
+    if total >= 1.5:
+        rest = total - 1.0
+    scale, log_total = 1.0 / (1.0 + rest), math.log1p(rest) if gamma else 0.0
+    for k in range(classes):
+        p[k] *= scale
+        q[k] = 1.0 - p[k] if logp[k] else rest * scale
+        logp[k] = max(logp[k] - log_total, -1e300)
+
+
+@compiled
+def expected(loss: Loss, logp: Array, p: Array, q: Array, spread: Array, second: Array) -> float:
+    """The spread of every class and the expected second derivatives, into the last two; returns the force."""
+    classes, total = len(p), 0.0
+    for k in range(classes):
+        r = max(q[k], LEAST)
+        if loss.log_weight == 0.0:
+            density, force = 1.0 if logp[k] >= MASKED else 0.0, derivative(loss, r, loss.gamma)
+        else:
+            density, force = p[k], focal_steepness(loss, logp[k], p[k], r)
+        force = max(force, LEAST_FORCE)
+        if loss.gamma:
+            force = max(power(r, loss.gamma) * force, LEAST)
+        spread[k], second[k] = density / force, convexity(loss, logp[k], p[k], r)
+        total += spread[k]
+    common, total, unsure = 1.0 / total, 0.0, 0.0
+    for k in range(classes):
+        spread[k] = spread[k] * common * second[k]
+        total += spread[k]
+        unsure += 0.0 if p[k] > 0.5 else spread[k]
+    for k in range(classes):
+        # The difference has its digits where p is small.
+        others = unsure if p[k] > 0.5 else total - spread[k]
+        second[k] = spread[k] * q[k] ** 2 + p[k] ** 2 * others
+    return common
+
+
+@compiled
+def of_sigmoids(
+    loss: Loss, curvature: int, labels: Array, weight: Array, margins: Array, first: Array, second: Array
+) -> None:
+    """Gradient and curvature of margins of shape (rows, classes), of the class 1 if there is one alone."""
+    rows, classes = margins.shape
+    for i in range(rows):
+        w = weight[i] if len(weight) else 1.0
+        for k in range(classes):
+            yes = labels[i] == (k if classes > 1 else 1)
+            one, two = of_margin(loss, curvature, float(margins[i, k]), yes)
+            first[i, k], second[i, k] = one * w, two * w
+
+
+@compiled
+def of_softmax(
+    loss: Loss,
+    curvature: int,
+    factor: float,
+    labels: Array,
+    weight: Array,
+    margins: Array,
+    first: Array,
+    second: Array,
+) -> None:
+    """Gradient, and curvature times ``factor``, of margins of shape (rows, classes)."""
+    rows, classes = margins.shape
+    logp, p, q, spread, two = np.empty((5, classes))
+    for i in range(rows):
+        y, w = labels[i], weight[i] if len(weight) else 1.0
+        softmax(margins[i], loss.gamma, logp, p, q)
+        of_label = slope(loss, logp[y], p[y], q[y])
+        bent = bend(loss, logp[y], p[y], q[y]) if curvature == EXACT else 0.0
+        force = expected(loss, logp, p, q, spread, two) if curvature == EXPECTED else 0.0
+        for k in range(classes):
+            moved = q[k] if k == y else -p[k]
+            if curvature == EXACT:
+                two[k] = max(bent * moved**2 - of_label * p[k] * q[k], 0.0)
+            elif curvature == EXPECTED:
+                two[k] = max(two[k], force * p[k] * q[k])
+            else:
+                two[k] = p[k] * q[k]
+            first[i, k], second[i, k] = of_label * moved * w, two[k] * factor * w
+
+
+@compiled
+def softmax_gradient(loss: Loss, margins: Array, label: int, factor: float) -> Array:
+    """The gradient of a single row, times ``factor``."""
+    logp, p, q = np.empty((3, len(margins)))
+    softmax(margins, loss.gamma, logp, p, q)
+    of_label = slope(loss, logp[label], p[label], q[label]) * factor
+    result = -of_label * p
+    result[label] = of_label * q[label]
+    return result
+
+
+@compiled
+def expected_hessian(loss: Loss, margins: Array, factor: float) -> Array:
+    """The matrix of the expected second derivatives of a single row, times ``factor``."""
+    classes = len(margins)
+    logp, p, q, spread, second = np.empty((5, classes))
+    softmax(margins, loss.gamma, logp, p, q)
+    force = expected(loss, logp, p, q, spread, second)
+    total, half = spread.sum(), force * p * q
+    larger = half.sum() > second.sum()
+    matrix = np.empty((classes, classes))
+    for c in range(classes):
+        for k in range(classes):
+            second_order = total * p[c] * p[k] - spread[c] * p[k] - spread[k] * p[c]
+            matrix[c, k] = factor * (-force * p[c] * p[k] if larger else second_order)
+        matrix[c, c] = factor * (half[c] if larger else second[c])
+    return matrix
