@@ -557,13 +557,11 @@ MUTANTS = [
     ),
     Mutant("boosting/compiled.py", "unsure if p[k] > 0.5 else total - spread[k]", "total - spread[k]", BOOSTING),
     Mutant("boosting/compiled.py", "spread[k] * q[k] ** 2 +", "spread[k] * q[k] +", BOOSTING),
-    Mutant("boosting/compiled.py", "(k if classes > 1 else 1)", "k", BOOSTING),
-    Mutant(
-        "boosting/compiled.py",
-        "first[i, k], second[i, k] = one * w, two * w",
-        "first[i, k], second[i, k] = one * w, two",
-        BOOSTING,
-    ),
+    Mutant("boosting/compiled.py", "of_margins(loss, curvature, 1, y", "of_margins(loss, curvature, 0, y", BOOSTING),
+    Mutant("boosting/compiled.py", "of_margins(loss, curvature, k, y", "of_margins(loss, curvature, 1, y", BOOSTING),
+    Mutant("boosting/compiled.py", "range(13, 1, -1)", "range(9, 1, -1)", BOOSTING),
+    Mutant("boosting/compiled.py", " - n * 1.4286068203094172e-06", "", BOOSTING),
+    Mutant("boosting/compiled.py", "= one * w, two * w", "= one * w, two", BOOSTING),
     Mutant(
         "boosting/compiled.py",
         "max(bent * moved**2 - of_label * p[k] * q[k], 0.0)",
