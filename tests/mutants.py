@@ -56,6 +56,7 @@ TOOLS = "test_torch_derivative_tools.py"
 
 PLANNED = "test_tune_plan.py"
 BOOSTING = "test_boosting.py"
+COMPILED = "test_boosting.py -k "
 ESTIMATORS = "test_boosting_estimators.py -k "
 SEQUENTIAL = "test_tune_sequential.py -k 'not rare and not power'"
 STUDY = "test_tune_study.py -k 'not noise and not postgresql'"
@@ -520,68 +521,177 @@ MUTANTS = [
         "boosting/compiled.py",
         "for j in range(len(loss.coefficients), 0, -1):\n        total = (j + gamma)",
         "for j in range(1, 0, -1):\n        total = (j + gamma)",
-        BOOSTING,
+        COMPILED + "'numba and the_exact and taylor'",
     ),
-    Mutant("boosting/compiled.py", "(j + gamma) * loss", "j * loss", BOOSTING),
-    Mutant("boosting/compiled.py", "total = j * (j - 1) * loss", "total = j * j * loss", BOOSTING),
-    Mutant("boosting/compiled.py", "(following - scaled) + total", "following + total", BOOSTING),
+    Mutant(
+        "boosting/compiled.py", "(j + gamma) * loss", "j * loss", COMPILED + "'numba and the_expected and logarithm'"
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "total = j * (j - 1) * loss",
+        "total = j * j * loss",
+        COMPILED + "'numba and the_exact and poly_n'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "(following - scaled) + total",
+        "following + total",
+        COMPILED + "'numba and the_exact and poly_n'",
+    ),
     Mutant(
         "boosting/compiled.py",
         "total = (loss.log_weight + loss.coefficients[0]) + total * q",
         "total = loss.log_weight + total * q",
-        BOOSTING,
+        COMPILED + "'numba and the_exact and poly1_focal'",
     ),
-    Mutant("boosting/compiled.py", "0.5 * q * q if q < 2.0**-26 else -logp - q", "-logp - q", BOOSTING),
-    Mutant("boosting/compiled.py", "return result + loss.gamma * p *", "return result + loss.gamma *", BOOSTING),
-    Mutant("boosting/compiled.py", "return q * q if gamma == 2.0", "return q if gamma == 2.0", BOOSTING),
-    Mutant("boosting/compiled.py", "focal = (gamma - 1.0) * p *", "focal = gamma * p *", BOOSTING),
-    Mutant("boosting/compiled.py", "return max(result, 0.0)", "return result", BOOSTING),
-    Mutant("boosting/compiled.py", "(q - (gamma - 1.0) * p)", "(q + (gamma - 1.0) * p)", BOOSTING),
-    Mutant("boosting/compiled.py", "-345.0), 345.0", "-800.0), 800.0", BOOSTING),
-    Mutant("boosting/compiled.py", "min(-z, 0.0) - rest", "min(z, 0.0) - rest", BOOSTING),
-    Mutant("boosting/compiled.py", "* q**2 - first * p, 0.0", "* q**2 + first * p, 0.0", BOOSTING),
-    Mutant("boosting/compiled.py", "+ p * force *", "+ q * force *", BOOSTING),
-    Mutant("boosting/compiled.py", "max(second, force * other)", "second", BOOSTING),
-    Mutant("boosting/compiled.py", "return first if yes else -first, second", "return first, second", BOOSTING),
-    Mutant("boosting/compiled.py", "min(max(margins[k], -1e300), 1e300)", "margins[k]", BOOSTING),
-    Mutant("boosting/compiled.py", "rest += p[k] if logp[k] else 0.0", "rest += p[k]", BOOSTING),
-    Mutant("boosting/compiled.py", "    if total >= 1.5:\n        rest = total - 1.0\n", "", BOOSTING),
-    Mutant("boosting/compiled.py", "q[k] = 1.0 - p[k] if logp[k] else rest * scale", "q[k] = 1.0 - p[k]", BOOSTING),
-    Mutant("boosting/compiled.py", "max(logp[k] - log_total, -1e300)", "logp[k]", BOOSTING),
-    Mutant("boosting/compiled.py", "1.0 if logp[k] >= MASKED else 0.0", "1.0", BOOSTING),
+    Mutant(
+        "boosting/compiled.py",
+        "0.5 * q * q if q < 2.0**-26 else -logp - q",
+        "-logp - q",
+        COMPILED + "'numba and the_exact and focal'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "return result + loss.gamma * p *",
+        "return result + loss.gamma *",
+        COMPILED + "'numba and the_expected and focal'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "return q * q if gamma == 2.0",
+        "return q if gamma == 2.0",
+        COMPILED + "'numba and the_exact and focal'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "focal = (gamma - 1.0) * p *",
+        "focal = gamma * p *",
+        COMPILED + "'numba and the_expected and focal'",
+    ),
+    Mutant(
+        "boosting/compiled.py", "return max(result, 0.0)", "return result", COMPILED + "'numba and below_the_bound'"
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "(q - (gamma - 1.0) * p)",
+        "(q + (gamma - 1.0) * p)",
+        COMPILED + "'numba and the_exact and focal'",
+    ),
+    Mutant("boosting/compiled.py", "range(13, 1, -1)", "range(9, 1, -1)", COMPILED + "'numba and gradients and poly1'"),
+    Mutant("boosting/compiled.py", " - n * 1.4286068203094172e-06", "", COMPILED + "'numba and gradients and poly1'"),
+    Mutant("boosting/compiled.py", "-345.0), 345.0", "-800.0), 800.0", COMPILED + "'numba and too_large'"),
+    Mutant(
+        "boosting/compiled.py",
+        "min(-z, 0.0) - rest",
+        "min(z, 0.0) - rest",
+        COMPILED + "'numba and the_expected and focal'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "* q**2 - first * p, 0.0",
+        "* q**2 + first * p, 0.0",
+        COMPILED + "'numba and the_exact and poly1'",
+    ),
+    Mutant("boosting/compiled.py", "+ p * force *", "+ q * force *", COMPILED + "'numba and the_expected and poly1'"),
+    Mutant(
+        "boosting/compiled.py", "max(second, force * other)", "second", COMPILED + "'numba and the_expected and poly1'"
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "return first if yes else -first, second",
+        "return first, second",
+        COMPILED + "'numba and gradients and poly1'",
+    ),
+    Mutant(
+        "boosting/compiled.py", "= one * w, two * w", "= one * w, two", COMPILED + "'numba and gradients and poly1'"
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "of_margins(loss, curvature, 1, y",
+        "of_margins(loss, curvature, 0, y",
+        COMPILED + "'numba and one_against'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "of_margins(loss, curvature, k, y",
+        "of_margins(loss, curvature, 1, y",
+        COMPILED + "'numba and one_against'",
+    ),
+    Mutant(
+        "boosting/compiled.py", "min(max(margins[k], -1e300), 1e300)", "margins[k]", COMPILED + "'numba and too_large'"
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "rest += p[k] if logp[k] else 0.0",
+        "rest += p[k]",
+        COMPILED + "'numba and the_exact and poly1'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "    if total >= 1.5:\n        rest = total - 1.0\n",
+        "",
+        COMPILED + "'numba and the_exact and poly1'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "q[k] = 1.0 - p[k] if logp[k] else rest * scale",
+        "q[k] = 1.0 - p[k]",
+        COMPILED + "'numba and the_exact and poly1'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "max(logp[k] - log_total, -1e300)",
+        "logp[k]",
+        COMPILED + "'numba and the_exact and focal'",
+    ),
+    Mutant("boosting/compiled.py", "1.0 if logp[k] >= MASKED else 0.0", "1.0", COMPILED + "'numba and too_large'"),
     Mutant(
         "boosting/compiled.py",
         "force = max(power(r, loss.gamma) * force, LEAST)",
         "force = max(force, LEAST)",
-        BOOSTING,
+        COMPILED + "'numba and the_expected and focal'",
     ),
-    Mutant("boosting/compiled.py", "unsure if p[k] > 0.5 else total - spread[k]", "total - spread[k]", BOOSTING),
-    Mutant("boosting/compiled.py", "spread[k] * q[k] ** 2 +", "spread[k] * q[k] +", BOOSTING),
-    Mutant("boosting/compiled.py", "of_margins(loss, curvature, 1, y", "of_margins(loss, curvature, 0, y", BOOSTING),
-    Mutant("boosting/compiled.py", "of_margins(loss, curvature, k, y", "of_margins(loss, curvature, 1, y", BOOSTING),
-    Mutant("boosting/compiled.py", "range(13, 1, -1)", "range(9, 1, -1)", BOOSTING),
-    Mutant("boosting/compiled.py", " - n * 1.4286068203094172e-06", "", BOOSTING),
-    Mutant("boosting/compiled.py", "= one * w, two * w", "= one * w, two", BOOSTING),
+    Mutant(
+        "boosting/compiled.py",
+        "unsure if p[k] > 0.5 else total - spread[k]",
+        "total - spread[k]",
+        COMPILED + "'numba and the_expected and poly1'",
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "spread[k] * q[k] ** 2 +",
+        "spread[k] * q[k] +",
+        COMPILED + "'numba and the_expected and poly1'",
+    ),
     Mutant(
         "boosting/compiled.py",
         "max(bent * moved**2 - of_label * p[k] * q[k], 0.0)",
         "bent * moved**2 - of_label * p[k] * q[k]",
-        BOOSTING,
+        COMPILED + "'numba and the_exact and poly1'",
     ),
-    Mutant("boosting/compiled.py", "max(two[k], force * p[k] * q[k])", "two[k]", BOOSTING),
-    Mutant("boosting/compiled.py", "two[k] * factor * w", "two[k] * w", BOOSTING),
-    Mutant("boosting/compiled.py", "result[label] = of_label * q[label]", "pass", BOOSTING),
     Mutant(
-        "boosting/compiled.py", "larger = half.sum() > second.sum()", "larger = half.sum() < second.sum()", BOOSTING
+        "boosting/compiled.py",
+        "max(two[k], force * p[k] * q[k])",
+        "two[k]",
+        COMPILED + "'numba and the_expected and poly1'",
     ),
-    Mutant("boosting/compiled.py", "- spread[k] * p[c]", "- spread[c] * p[k]", BOOSTING),
+    Mutant("boosting/compiled.py", "two[k] * factor * w", "two[k] * w", COMPILED + "'numba and xgboost_and_lightgbm'"),
+    Mutant(
+        "boosting/compiled.py", "result[label] = of_label * q[label]", "pass", COMPILED + "'numba and catboost_gets'"
+    ),
+    Mutant(
+        "boosting/compiled.py",
+        "larger = half.sum() > second.sum()",
+        "larger = half.sum() < second.sum()",
+        COMPILED + "'numba and catboost_gets'",
+    ),
+    Mutant("boosting/compiled.py", "- spread[k] * p[c]", "- spread[c] * p[k]", COMPILED + "'numba and catboost_gets'"),
     Mutant(
         "boosting/compiled.py",
         "factor * (half[c] if larger else second[c])",
         "half[c] if larger else second[c]",
-        BOOSTING,
+        COMPILED + "'numba and catboost_gets'",
     ),
-    Mutant("boosting/compiled.py", "if not (margins.flags.forc and margins.flags.writeable):", "if False:", BOOSTING),
     Mutant("boosting/objectives.py", "if margins >= ENOUGH else None", "if margins > ENOUGH else None", BOOSTING),
     Mutant("boosting/objectives.py", "except Exception:  # no", "except ImportError:  # no", BOOSTING),
     Mutant(

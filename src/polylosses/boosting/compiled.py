@@ -70,8 +70,8 @@ def derivatives(
     if not (margins.flags.forc and margins.flags.writeable):
         margins = margins.copy()
     first, second = np.empty_like(margins), np.empty_like(margins)
-    loss, y = loss_of(polynomial), np.require(labels, requirements="CW")
-    w = np.require(() if weight is None else weight, float, "CW")
+    loss, y = loss_of(polynomial), np.require(labels, requirements=["C", "W"])
+    w = np.require(() if weight is None else weight, float, ["C", "W"])
     if softmax_factor is not None:
         of_softmax(loss, curvature, softmax_factor, y, w, margins, first, second)
     elif margins.ndim == 1:
