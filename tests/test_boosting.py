@@ -394,10 +394,22 @@ def test_numba_computes_where_it_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     margins, labels = np.zeros((objectives.ENOUGH // 5, 5)), np.zeros(objectives.ENOUGH // 5)
     assert objectives.compiled(margins.size - 1) is None
     asked: list[Any] = []
-    monkeypatch.setattr(objectives.compiled(margins.size), "derivatives", lambda *given: asked.append(given[1].shape))
+
+    def recorded(polynomial: Polynomial, margins: Array, *others: Any) -> tuple[Array, Array]:
+        asked.append(margins.shape)
+        return margins, margins
+
+    monkeypatch.setattr(objectives.compiled(margins.size), "derivatives", recorded)
     for rows in (len(labels) - 1, len(labels)):
         PolyObjective(2.0).derivatives(margins[:rows], labels[:rows])
     assert asked == [margins.shape]
+
+
+@needs_numba
+def test_the_exponential_for_numba_has_all_its_digits() -> None:
+    x = -np.linspace(0.0, 345.0, 5000)
+    found = [objectives.compiled(objectives.ENOUGH).exponential(one) for one in x]  # type: ignore[union-attr]
+    np.testing.assert_allclose(found, np.exp(x), rtol=3 * np.finfo(float).eps)
 
 
 def fails(**options: Any) -> None:
