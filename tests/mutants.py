@@ -642,7 +642,7 @@ MUTANTS = [
         "logp[k]",
         COMPILED + "'numba and the_exact and focal'",
     ),
-    Mutant("boosting/compiled.py", "1.0 if logp[k] >= MASKED else 0.0", "1.0", COMPILED + "'numba and too_large'"),
+    Mutant("boosting/compiled.py", "1.0 if logp[k] >= MASKED else 0.0", "1.0", COMPILED + "'numba and masked'"),
     Mutant(
         "boosting/compiled.py",
         "force = max(power(r, loss.gamma) * force, LEAST)",
@@ -683,7 +683,7 @@ MUTANTS = [
         "larger = half.sum() < second.sum()",
         COMPILED + "'numba and catboost_gets'",
     ),
-    Mutant("boosting/compiled.py", "- spread[k] * p[c]", "- spread[c] * p[k]", COMPILED + "'numba and catboost_gets'"),
+    Mutant("boosting/compiled.py", "- spread[k] * p[c]", "- spread[c] * p[k]", COMPILED + "'numba and the_expected'"),
     Mutant(
         "boosting/compiled.py",
         "factor * (half[c] if larger else second[c])",

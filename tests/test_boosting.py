@@ -205,6 +205,17 @@ def test_one_against_all_is_a_problem_of_two_classes_each() -> None:
 
 @pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("name", LOSSES)
+def test_a_masked_class_changes_nothing(name: str) -> None:
+    margins, labels = np.array([[0.5, -1.0, 2.0], [3.0, 0.0, -2.0]]), np.array([0, 2])
+    expected = objective(LOSSES[name]).derivatives(margins, labels)
+    found = objective(LOSSES[name]).derivatives(np.column_stack([margins, [-np.inf, -np.inf]]), labels)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one[:, :3], other, rtol=1e-12)
+        np.testing.assert_array_equal(one[:, 3], 0.0)
+
+
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("curvature", ["expected", "exact", "cross-entropy"])
 def test_no_margin_is_too_large(name: str, curvature: str) -> None:
     extreme = [-np.inf, -1e308, -800.0, -80.0, 0.0, 30.0, 1e308, np.inf]
