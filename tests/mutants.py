@@ -568,7 +568,9 @@ MUTANTS = [
         "focal = gamma * p *",
         COMPILED + "'numba and the_expected and focal'",
     ),
-    Mutant("boosting/compiled.py", "return max(result, 0.0)", "return result", COMPILED + "'numba and the_expected'"),
+    Mutant(
+        "boosting/compiled.py", "return max(result, 0.0)", "return result", COMPILED + "'numba and below_the_bound'"
+    ),
     Mutant(
         "boosting/compiled.py",
         "(q - (gamma - 1.0) * p)",

@@ -15,6 +15,7 @@ import reference
 from cases import CATALOGUE, HARD, Array
 from polylosses import Polynomial, focal, poly1, poly_n, taylor_cross_entropy
 from polylosses.boosting import CatBoostObjective, LightGBMObjective, PolyObjective, XGBoostObjective, objectives
+from polylosses.boosting.derivatives import derivatives
 
 LOSSES = {name: loss for name, loss in {**CATALOGUE, **HARD}.items() if name != "nothing"}
 
@@ -507,3 +508,6 @@ def test_an_epsilon_below_the_bound_warns_and_has_no_negative_curvature() -> Non
     with pytest.warns(UserWarning, match="epsilon = -2"):
         concave = PolyObjective([0.0, -2.0])  # the curvature in p is negative near p = 1
     assert (concave.derivatives(margins, np.zeros(50))[1] >= 0).all()
+    for loss in (low, concave):
+        of_numpy = derivatives(loss.polynomial, margins.T, np.zeros(50, int), "expected")[1].T
+        np.testing.assert_allclose(loss.derivatives(margins, np.zeros(50))[1], of_numpy, rtol=1e-9)
