@@ -418,6 +418,38 @@ def test_numba_computes_where_it_gains(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_numba
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("name", ["poly1", "poly1_focal(3, 5)", "taylor_cross_entropy", "mean_absolute_error"])
+@pytest.mark.parametrize("weight", [False, True])
+def test_numba_computes_catboosts_rows_after_a_large_round(
+    name: str, weight: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, rng = CatBoostObjective(polynomial=LOSSES[name]), np.random.default_rng(0)
+    margins = np.array([*rng.normal(0, 4, 60), 900.0, -900.0, np.inf, -np.inf])
+    labels = (rng.uniform(size=64) < 0.5).astype(np.float32)
+    weights = rng.uniform(0.5, 2, 64).astype(np.float32) if weight else None
+    monkeypatch.setattr(objectives, "ENOUGH", 128)
+
+    def all_of_it() -> list[Any]:
+        found = objective.evaluate([margins[:60]], labels[:60], None if weights is None else weights[:60])
+        ends = [objective.evaluate([margins[k : k + 1]], labels[k : k + 1], None)[0] for k in range(60, 64)]
+        return [objective.calc_ders_range(margins, labels, weights), *found, np.array(ends)]
+
+    before = all_of_it()
+    assert objective.get_final_error(3.0, 2.0) == 1.5
+    assert not objective._large  # 64 rows in this round
+    all_of_it(), all_of_it()
+    objective.get_final_error(3.0, 2.0)
+    assert objective._large
+    calls = []
+    monkeypatch.setattr(objectives, "binary_derivatives", lambda *_: calls.append(1))
+    monkeypatch.setattr(PolyObjective, "log_loss", lambda *_: calls.append(1))
+    for one, other in zip(all_of_it(), before, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    assert not calls
+
+
+@needs_numba
 def test_the_exponential_for_numba_has_all_its_digits() -> None:
     x = -np.linspace(0.0, 345.0, 5000)
     found = [objectives.compiled(objectives.ENOUGH).exponential(one) for one in x]  # type: ignore[union-attr]

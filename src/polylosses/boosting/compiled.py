@@ -233,6 +233,33 @@ def of_margins(
 
 
 @compiled
+def log_loss(loss: Loss, labels: Array, weight: Array, margins: Array) -> float:
+    """The sum of the log losses of the posterior of margins against 0; as binary_log_posterior."""
+    total = 0.0
+    for i in range(len(margins)):
+        z = min(max(margins[i], -345.0), 345.0)
+        relative = math.exp(-abs(z))
+        larger = 1.0 / (1.0 + relative)
+        smaller, logp, logq = relative * larger, 0.0, 0.0
+        p, q = (larger, smaller) if z > 0.0 else (smaller, larger)
+        if loss.gamma:
+            rest = math.log1p(relative)
+            logp, logq = min(z, 0.0) - rest, min(-z, 0.0) - rest
+        if loss.log_weight == 0.0:
+            scale, one, zero = loss.gamma, derivative(loss, q, loss.gamma), derivative(loss, p, loss.gamma)
+        else:
+            scale, one = 1.0 + loss.gamma, focal_steepness(loss, logp, p, q)
+            zero = focal_steepness(loss, logq, q, p)
+        margin = margins[i]
+        if not math.isinf(margin):
+            margin = scale * margin + math.log(max(zero, LEAST_FORCE) / max(one, LEAST_FORCE))
+        against = -margin if labels[i] == 1 else margin
+        w = weight[i] if len(weight) else 1.0
+        total += w * (max(against, 0.0) + math.log1p(math.exp(-abs(against))))
+    return total
+
+
+@compiled
 def softmax(margins: Array, gamma: float, logp: Array, p: Array, q: Array) -> None:
     """Probabilities, complements and (if gamma is not 0) logarithms of a row of margins, into the last three."""
     classes = len(margins)

@@ -30,8 +30,8 @@ CURVATURES = ("expected", "exact", "cross-entropy")
 BLOCK = 2**15
 
 # Margins of one call from which on the compiled derivatives are used. Numba takes 1 s until it has loaded what it has
-# compiled (once, 3 s more for each kind of margins), and saves 2 ms a round here and some 5 ms for 100,000 margins.
-ENOUGH = 50_000
+# compiled (once, 3 s more for each kind of margins), and saves some 5 ms a round here.
+ENOUGH = 100_000
 
 
 def compiled(margins: int) -> ModuleType | None:
@@ -406,24 +406,39 @@ class CatBoostObjective(PolyObjective):
     # CatBoost would try to compile the methods with Numba, which can't, and warn.
     no_jit = True
 
+    # Rows that the metric was asked for in this round, and whether there are so many that compiling pays.
+    _seen, _large = 0, False
+
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> Array:
         """Both derivatives of minus the loss, of shape ``(rows, 2)``: CatBoost's for one margin a row."""
-        # Some 500 rows at once, whose derivatives take 30 us, so that checks are to take no longer.
-        targets = np.asarray(targets)
+        # Some 500 rows at once, whose derivatives take 70 us, so that checks are to take no longer.
+        margins, yes, weight = self._of_two(approxes, targets, weights)
+        faster = _compiled() if self._large else None
+        if faster is not None:
+            of = CURVATURES.index(self.curvature)
+            first, second = faster.derivatives(self.polynomial, margins, yes.astype(np.intp), weight, of, None)
+        else:
+            first, second = binary_derivatives(self.polynomial, margins, yes, self.curvature)
+            if weight is not None:
+                first, second = first * weight, second * weight
+        result = np.empty((len(yes), 2))
+        np.negative(first, out=result[:, 0])
+        np.negative(second, out=result[:, 1])
+        return result
+
+    def _of_two(self, approxes: Any, targets: Any, weights: Any) -> tuple[Array, Array, Array | None]:
+        """Checked margins, which labels are 1, and the factor of each row."""
+        margins, targets = np.asarray(approxes, float), np.asarray(targets)
         yes = targets == 1
         if np.count_nonzero(yes) + np.count_nonzero(targets == 0) < len(targets):
             raise ValueError(f"labels must be classes from 0 to 1; got {targets[~yes & (targets != 0)][0]}.")
-        first, second = binary_derivatives(self.polynomial, np.asarray(approxes), yes, self.curvature)
-        if np.isnan(first.sum()):
+        if np.isnan(margins).any():
             raise ValueError("margins must be numbers; some are nan.")
         weight = None if weights is None else np.asarray(weights, float)
         if self.class_weight is not None:
             of_class = self._class_weights(2)[yes.astype(np.intp)]
             weight = of_class if weight is None else weight * of_class
-        result = np.empty((len(targets), 2))
-        np.multiply(-1.0 if weight is None else -weight, first, out=result[:, 0])
-        np.multiply(-1.0 if weight is None else -weight, second, out=result[:, 1])
-        return result
+        return margins, yes, weight
 
     def calc_ders_multi(self, approxes: Any, target: float, weight: float) -> tuple[list[float], Iterable[list[float]]]:
         """The gradient and the matrix of second derivatives of minus the loss: CatBoost's for one row of margins."""
@@ -453,12 +468,20 @@ class CatBoostObjective(PolyObjective):
 
     def evaluate(self, approxes: Sequence[Array], target: Array, weight: Array | None) -> tuple[float, float]:
         """The sum of the log losses of the posterior, and of the weights: CatBoost's for a metric."""
+        total = float(len(target) if weight is None else np.sum(weight, dtype=float))
+        self._seen += len(target)
+        faster = _compiled() if self._large else None
+        if faster is not None and len(approxes) == 1 and self.class_weight is None:
+            margins, yes, factor = self._of_two(approxes[0], target, weight)
+            factor = np.empty(0) if factor is None else factor
+            return faster.log_loss(faster.loss_of(self.polynomial), yes.astype(np.intp), factor, margins.copy()), total
         margins = np.asarray(approxes[0]) if len(approxes) == 1 else np.stack(approxes, axis=1)
-        total = float(len(target) if weight is None else np.sum(weight))
         return self.log_loss(margins, np.asarray(target), weight) * total, total
 
     def get_final_error(self, error: float, weight: float) -> float:
         """The mean: CatBoost's for a metric."""
+        # Some 500 rows are asked for at once, in threads: how many there are is known after a round, before the next.
+        self._large, self._seen = self._large or self._seen >= ENOUGH, 0
         return error / weight
 
     def is_max_optimal(self) -> bool:
