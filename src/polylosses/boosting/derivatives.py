@@ -85,7 +85,7 @@ def derivatives(polynomial: Polynomial, margins: Array, labels: Array, curvature
 def binary_derivatives(polynomial: Polynomial, margins: Array, yes: Array, curvature: str) -> tuple[Array, Array]:
     """The same for two classes with the margins 0 and ``margins``, by the latter; all of one shape.
 
-    It takes a third of the time, of which there is little: a tree of XGBoost's takes ten times as long.
+    It takes a third of the time of the other for two classes: 5 ms for 100,000 rows, of Poly-1.
     """
     with np.errstate(under="ignore"):
         of_label, of_other = _of_two(polynomial, np.where(yes, margins, -margins))
@@ -179,7 +179,7 @@ def _second_derivative(spread: Array, at: Softmax) -> Array:
 
 
 def softmax_gradient(polynomial: Polynomial, margins: Sequence[float], label: int) -> list[float]:
-    """:func:`gradient` of a single row, in Python's own numbers, which for a few classes takes a tenth of the time."""
+    """:func:`gradient` of a single row, in Python's own numbers: for few classes, a call of NumPy takes longer."""
     largest = max(margins)
     relative = [math.exp(z - largest) for z in margins]
     others = math.fsum(relative[:label] + relative[label + 1 :])
