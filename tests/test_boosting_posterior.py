@@ -24,7 +24,7 @@ def minimizer(objective: PolyObjective, frequencies: Array) -> Array:
     """The margins that minimize the loss in a cell, by Newton's steps, which the size of the gradient keeps short."""
     classes = len(frequencies)
     margins = np.zeros(1 if classes == 2 else classes)
-    for _ in range(1000):
+    for _ in range(20_000):
         rows = np.repeat(margins, 2) if classes == 2 else np.tile(margins, (classes, 1))
         gradient, curvature = objective.derivatives(rows, np.arange(classes), frequencies)
         if np.abs(gradient.sum(0)).max() < 1e-10:
