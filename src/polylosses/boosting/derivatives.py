@@ -24,6 +24,9 @@ LEAST_FORCE = 2.0 * np.finfo(float).tiny ** 0.5
 # What the margin of a class is below the largest one, if it is -inf, is below this.
 MASKED = -1e299
 
+# Log-probabilities of a starting score are searched for from here on: e^-700 is a normal number.
+LOWEST = -700.0
+
 
 class Softmax(NamedTuple):
     """The softmax of margins: ``p`` and ``q = 1 - p``, with all their digits, and what ``log p`` is computed from."""
@@ -270,9 +273,6 @@ def constant_optimum(polynomial: Polynomial, weights: Array) -> Array | None:
         slope = _slope(polynomial, logp, np.exp(logp), -np.expm1(logp))
         found = np.abs(log_force(logp) - level).max() < 1e-6 and (slope < 0).all()
     return logp[:, 0] if found else None
-
-
-LOWEST = -700.0
 
 
 def _log_density(polynomial: Polynomial, at: Softmax) -> Array:

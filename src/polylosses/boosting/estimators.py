@@ -1,5 +1,7 @@
 """What the classifiers of the three libraries share: labels, weights, the objective, its start and its posterior."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
@@ -142,6 +144,17 @@ def posterior(objective: PolyObjective, margins: Any) -> Array:
     probabilities = np.maximum(objective.probabilities(margins), np.finfo(float).tiny)
     result: Array = probabilities / probabilities.sum(1, keepdims=True)
     return result
+
+
+def of_posterior(objective: PolyObjective, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A metric of labels and probabilities as one of labels and margins; of two classes, those of the second."""
+
+    @wraps(function)
+    def metric(labels: Array, margins: Array, *rest: Any, **named: Any) -> Any:
+        probabilities = posterior(objective, margins)
+        return function(labels, probabilities[:, 1] if margins.ndim == 1 else probabilities, *rest, **named)
+
+    return metric
 
 
 def decided(classes: Array, margins: Any) -> Array:

@@ -1,7 +1,6 @@
 """LightGBM's classifier with PolyLoss as its objective."""
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from polylosses.boosting.estimators import (
     encoded_as,
     for_rows,
     objective_of,
+    of_posterior,
     posterior,
     refuse,
     starting_score,
@@ -263,7 +263,7 @@ def _metrics(objective: LightGBMObjective, given: Any) -> list[Any]:
     _check_names([metric for metric in metrics if not callable(metric)])
     return [
         posterior_log_loss,
-        *(_of_posterior(objective, metric) if callable(metric) else metric for metric in metrics),
+        *(of_posterior(objective, metric) if callable(metric) else metric for metric in metrics),
     ]
 
 
@@ -275,12 +275,3 @@ def _check_names(metrics: Sequence[Any]) -> None:
                 "posterior_log_loss is there; for another, give fit an eval_metric that is a function of labels and "
                 "probabilities."
             )
-
-
-def _of_posterior(objective: LightGBMObjective, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def metric(labels: Array, margins: Array, *rest: Any) -> Any:
-        probabilities = posterior(objective, margins)
-        return function(labels, probabilities[:, 1] if margins.ndim == 1 else probabilities, *rest)
-
-    return metric

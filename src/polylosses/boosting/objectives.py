@@ -127,7 +127,7 @@ class PolyObjective:
             ValueError: a label is no class; a margin or a weight is nan, or a weight negative or infinite; shapes do
                 not fit.
         """
-        margins, classes, dtype = _margins(margins)
+        margins, classes = _margins(margins)
         labels, weight = self._rows(labels, weight, margins, classes)
         factor = 1.0 if self.curvature == "exact" else self._softmax_factor(classes)
         if (faster := compiled(margins.size)) is not None:
@@ -135,7 +135,7 @@ class PolyObjective:
             of = CURVATURES.index(self.curvature)
             first, second = faster.derivatives(self.polynomial, margins, labels, weight, of, softmax_factor)
             return first, second
-        first, second = np.empty_like(margins, dtype), np.empty_like(margins, dtype)
+        first, second = np.empty_like(margins), np.empty_like(margins)
         for rows in _blocks(margins):
             z, y = margins[rows].astype(float, copy=False), labels[rows]
             if margins.ndim == 1:
@@ -201,8 +201,8 @@ class PolyObjective:
         Raises:
             ValueError: a margin is nan, or there are more than two dimensions.
         """
-        margins, _, dtype = _margins(margins)
-        result = np.empty_like(margins, dtype)
+        margins, _ = _margins(margins)
+        result = np.empty_like(margins)
         for rows in _blocks(margins):
             result[rows] = np.exp(self._log_probabilities(margins[rows])[0])
         return result
@@ -212,7 +212,7 @@ class PolyObjective:
 
         The arguments are those of :meth:`derivatives`. With ``one_vs_all`` it is the mean over rows and classes.
         """
-        margins, classes, _ = _margins(margins)
+        margins, classes = _margins(margins)
         labels, weight = self._rows(labels, weight, margins, classes)
         losses = np.empty(len(labels))
         for rows in _blocks(margins):
@@ -503,16 +503,15 @@ def _weights(name: str, values: Any) -> Array:
     return result
 
 
-def _margins(margins: Any) -> tuple[Array, int, type[np.floating[Any]]]:
-    """Checked margins, their number of classes, and the dtype of what is computed from them."""
+def _margins(margins: Any) -> tuple[Array, int]:
+    """Checked margins, in float32 if they are, else in float64, and their number of classes."""
     margins = np.asarray(margins)
     if margins.ndim not in (1, 2) or (margins.ndim == 2 and margins.shape[1] < 2):
         raise ValueError(f"margins must have shape (rows,) or (rows, classes), of at least 2; got {margins.shape}.")
-    dtype = np.float32 if margins.dtype == np.float32 else np.float64
-    margins = margins.astype(dtype, copy=False)
+    margins = margins.astype(np.float32 if margins.dtype == np.float32 else np.float64, copy=False)
     if np.isnan(margins).any():
         raise ValueError(f"margins must be numbers; {np.isnan(margins).sum()} of {margins.size} are nan.")
-    return margins, 2 if margins.ndim == 1 else margins.shape[1], dtype
+    return margins, 2 if margins.ndim == 1 else margins.shape[1]
 
 
 def _blocks(margins: Array) -> Iterator[slice]:

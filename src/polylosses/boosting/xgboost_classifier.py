@@ -1,7 +1,5 @@
 """XGBoost's classifier with PolyLoss as its objective."""
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from polylosses.boosting.estimators import (
     encoded,
     encoded_as,
     objective_of,
+    of_posterior,
     posterior,
     refuse,
     starting_score,
@@ -219,15 +218,6 @@ def _metrics(objective: XGBoostObjective, given: Any) -> Any:
         return objective.log_loss(margins, labels, sample_weight)
 
     metrics = [] if given is None else [given] if isinstance(given, str) or callable(given) else list(given)
-    functions = [_of_posterior(objective, metric) for metric in metrics if callable(metric)] or [posterior_log_loss]
+    functions = [of_posterior(objective, metric) for metric in metrics if callable(metric)] or [posterior_log_loss]
     names = [metric for metric in metrics if not callable(metric)]
     return [*names, *functions] if names else functions[0]  # XGBoost takes no list of functions alone
-
-
-def _of_posterior(objective: XGBoostObjective, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def metric(labels: Array, margins: Array, **weight: Any) -> Any:
-        probabilities = posterior(objective, margins)
-        return function(labels, probabilities[:, 1] if margins.ndim == 1 else probabilities, **weight)
-
-    return metric
