@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import FrozenTrial
 from sqlalchemy.pool import NullPool
 
-from polylosses.tune import store, study, worker, workers
+from polylosses.tune import store, study, worker
 from postgresql import Server, needs_postgresql
 
 pytestmark = pytest.mark.slow
@@ -296,17 +296,17 @@ def train(trial):
 def test_the_second_ctrl_c_ends_at_once(code: Path, tmp_path: Path) -> None:
     code.write_text(STUBBORN)
     tried = tmp_path / "tried"
-    process = start(code, "--workers", "2", "--out", str(tmp_path / "out"), TRIED=str(tried))
+    patient = "import polylosses.cli; from polylosses.tune import workers; workers.GENTLY = 1e6; polylosses.cli.main()"
+    command = (sys.executable, "-c", patient)
+    process = start(code, "--workers", "2", "--out", str(tmp_path / "out"), command=command, TRIED=str(tried))
     until = time.monotonic() + 60
     while time.monotonic() < until and (not tried.exists() or tried.read_text().count("\n") < 4):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     assert process.poll() is None
-    before = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - before < workers.GENTLY / 2
     assert (process.returncode, errors) == (130, "polylosses: interrupted.\n")
     pids = tried.read_text().split()
     assert len(pids) == 4
