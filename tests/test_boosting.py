@@ -389,16 +389,35 @@ def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
 @pytest.mark.usefixtures("libraries", "implementation")
 def test_catboost_is_told_what_is_wrong() -> None:
     theirs = CatBoostObjective(2.0)
-    for labels in ([0.0, 2.0], [0.5, 1.0], [-1.0, 0.0]):
-        with pytest.raises(ValueError, match=f"labels must be classes from 0 to 1; got ({labels[0]}|{labels[1]})"):
+    theirs.get_final_error(0.0, 1.0)  # after a round, compiled functions may be used
+    for labels in ([0.0, 2.0], [0.5, 1.0], [-1.0, 0.0], [1.0, np.nan]):
+        wrong = f"labels must be classes from 0 to 1; got ({labels[0]}|{labels[1]})"
+        with pytest.raises(ValueError, match=wrong):
             theirs.calc_ders_range(TWO, np.array(labels), None)
-    with pytest.raises(ValueError, match="some are nan"):
+        with pytest.raises(ValueError, match=wrong):
+            theirs.evaluate([TWO], np.array(labels), None)
+    with pytest.raises(ValueError, match="1 of 2 are nan"):
         theirs.calc_ders_range(np.array([0.0, np.nan]), LABELS, None)
+    with pytest.raises(ValueError, match="1 of 2 are nan"):
+        theirs.evaluate([np.array([0.0, np.nan])], LABELS, None)
     for label in (3.0, -1.0, 0.5):
         with pytest.raises(ValueError, match=f"labels must be classes from 0 to 2; got {label}"):
             theirs.calc_ders_multi(THREE[0], label, 1.0)
     with pytest.raises(ValueError, match="class_weight must have 3 numbers; got 2"):
         CatBoostObjective(2.0, class_weight=[1.0, 2.0]).calc_ders_multi(THREE[0], 1.0, 1.0)
+
+
+@pytest.mark.usefixtures("libraries", "implementation")
+@pytest.mark.parametrize("class_weight", [None, [1.0, 3.0]], ids=["plain", "weighted"])
+def test_catboosts_metric_is_that_of_its_parts(class_weight: Any) -> None:
+    """Some rows at once, of which a part may have no weight at all."""
+    theirs = CatBoostObjective(2.0, class_weight=class_weight)
+    theirs.get_final_error(0.0, 1.0)
+    margins, labels = np.linspace(-3, 3, 9), np.array([0, 1, 1, 0, 1, 0, 0, 1, 1], np.float32)
+    weight = np.array([2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 3.0, 1.0, 0.5], np.float32)
+    parts = [theirs.evaluate([margins[k : k + 3]], labels[k : k + 3], weight[k : k + 3]) for k in (0, 3, 6)]
+    found = theirs.get_final_error(*np.sum(parts, axis=0))
+    assert found == pytest.approx(theirs.log_loss(margins, labels, weight), rel=1e-14)
 
 
 @needs_numba
@@ -443,9 +462,9 @@ def test_numba_computes_catboosts_rows_after_a_large_round(
     assert objective._large
     calls = []
     monkeypatch.setattr(objectives, "binary_derivatives", lambda *_: calls.append(1))
-    monkeypatch.setattr(PolyObjective, "log_loss", lambda *_: calls.append(1))
+    monkeypatch.setattr(PolyObjective, "_log_losses", lambda *_: calls.append(1))
     for one, other in zip(all_of_it(), before, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12)
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-149)  # e^-345 is the smallest number of exponential
     assert not calls
 
 

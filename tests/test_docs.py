@@ -213,7 +213,7 @@ def test_its_times_of_boosting_are_in_the_results() -> None:
     for line in lines:
         assert line in BENCHMARKS
     differences = [row["largest_difference"] for row in results("boosting")["results"] if row["largest_difference"]]
-    assert len(differences) == 6
+    assert len(differences) == 8
     assert max(differences) < 1e-5
 
 
