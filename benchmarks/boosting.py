@@ -193,7 +193,12 @@ def main() -> None:
     )
     print(f"{'library':18s} {'classes':>7s} {'objective':26s} {'ms a round':>10s} {'of built in':>22s} {'margins':>9s}")
     alone = functools.partial(of_catboost, threads=1)
-    makers = {"xgboost": of_xgboost, "lightgbm": of_lightgbm, "catboost": of_catboost, "catboost, 1 thread": alone}
+    makers: dict[str, Any] = {
+        "xgboost": of_xgboost,
+        "lightgbm": of_lightgbm,
+        "catboost": of_catboost,
+        "catboost, 1 thread": alone,
+    }
     results = []
     for library in [name for name in makers if name.partition(",")[0] in options.libraries]:
         for classes in options.classes:

@@ -7,6 +7,7 @@ import importlib.util
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import polylosses
 from cases import Array
-from polylosses.boosting import PolyObjective
+from polylosses.boosting import CatBoostObjective, PolyObjective
 
 pytestmark = [
     pytest.mark.slow,
@@ -428,6 +429,25 @@ class TestLightGBM:
         assert model.evals_result_["training"]["posterior_log_loss"][-1] == pytest.approx(expected, abs=1e-7)
         assert model.predict(X, pred_leaf=True).shape == (len(X), 8)
         assert (model.predict(X, raw_score=True) == model.decision_function(X)).all()
+
+
+@pytest.mark.parametrize("library", installed("catboost"))
+def test_catboost_has_one_thread_for_several_classes_unless_told(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that wait for each other after each row take 4 times as long."""
+    asked: set[int] = set()
+
+    def recorded(self: Any, approxes: Any, target: float, weight: float) -> Any:
+        asked.add(threading.get_ident())
+        return list(approxes - np.eye(3)[int(target)]), (-np.eye(3)).tolist()
+
+    monkeypatch.setattr(CatBoostObjective, "calc_ders_multi", recorded)
+    X, y, _ = table(3, rows=4000)
+    settings = {name: value for name, value in QUICK[library].items() if name != "thread_count"}
+    kind = getattr(importlib.import_module("polylosses.boosting"), OURS[library])
+    for threads in (None, 2):
+        asked.clear()
+        kind(**settings, thread_count=threads).fit(X, y)
+        assert len(asked) == (threads or 1)
 
 
 @pytest.mark.parametrize("library", installed("catboost"))

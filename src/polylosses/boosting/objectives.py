@@ -4,7 +4,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
 
@@ -382,7 +382,8 @@ class CatBoostObjective(PolyObjective):
     objective.
 
     Of several classes, CatBoost asks for the derivatives of one row at a time, which takes most of the time of
-    training; it wants ``classes_count``.
+    training, and with ``thread_count=1`` a quarter of that of two threads, which wait for each other; it wants
+    ``classes_count``.
 
     Give the starting score as ``baseline`` of every Pool that is trained with, and add it to the model afterwards:
     ``model.set_scale_and_bias(1.0, start)``.
@@ -437,31 +438,39 @@ class CatBoostObjective(PolyObjective):
         weights = np.asarray(() if weight is None else weight, np.float32)
         return self._class_weights(2), np.asarray(labels, np.float32), weights, np.asarray(margins, float)
 
+    @cached_property
+    def _numbers(self) -> Array:
+        given = self.polynomial
+        return np.array([given.gamma, given.log_weight, *given.coefficients])
+
     def calc_ders_multi(self, approxes: Any, target: float, weight: float) -> tuple[list[float], Iterable[list[float]]]:
         """The gradient and the matrix of second derivatives of minus the loss: CatBoost's for one row of margins."""
         margins, label = np.asarray(approxes, float), int(target)
-        if label != target or not 0 <= label < len(margins):
-            raise ValueError(f"labels must be classes from 0 to {len(margins) - 1}; got {target}.")
+        classes = len(margins)
+        if label != target or not 0 <= label < classes:
+            raise ValueError(f"labels must be classes from 0 to {classes - 1}; got {target}.")
         if self.class_weight is not None:
-            weight = weight * self._class_weights(len(margins))[label]
-        factor, polynomial = -float(weight), self.polynomial
-        if self.one_vs_all:
-            yes = np.arange(len(margins)) == label
-            first, second = binary_derivatives(polynomial, margins, yes, self.curvature)
-            return (factor * first).tolist(), _Rows(lambda: np.diag(factor * second).tolist())
+            weight = weight * self._class_weights(classes)[label]
+        factor = -float(weight)
         # Not by how many rows there are, since that is not known: 100 rows take as long in 100 rounds as loading Numba.
-        faster = _compiled()
-        if faster is None:
-            gradient = [factor * one for one in softmax_gradient(polynomial, margins.tolist(), label)]
-        else:
-            gradient = faster.softmax_gradient(faster.loss_of(polynomial), margins, label, factor).tolist()
+        if (faster := _compiled()) is not None:
+            result, curvature = np.empty((classes + 1, classes)), CURVATURES.index(self.curvature)
+            if faster.of_row(self._numbers, curvature, self.one_vs_all, label, factor, margins, result):
+                gradient, *matrix = result.tolist()
+                return gradient, matrix
+        if any(map(math.isnan, margins.tolist())):
+            raise ValueError("margins must be numbers; some are nan.")
+        polynomial = self.polynomial
+        if self.one_vs_all:
+            yes = np.arange(classes) == label
+            first, second = binary_derivatives(polynomial, margins, yes, self.curvature)
+            return (factor * first).tolist(), np.diag(factor * second).tolist()
+        gradient = [factor * one for one in softmax_gradient(polynomial, margins.tolist(), label)]
         if self.curvature == "exact":
             exact = derivatives(polynomial, margins[:, None], np.array([label]), self.curvature)[1][:, 0]
-            return gradient, _Rows(lambda: np.diag(factor * exact).tolist())
+            return gradient, np.diag(factor * exact).tolist()
         of = Polynomial() if self.curvature == "cross-entropy" else polynomial
-        if faster is None:
-            return gradient, _Rows(lambda: [[factor * one for one in row] for row in expected_hessian(of, margins)])
-        return gradient, _Rows(lambda: faster.expected_hessian(faster.loss_of(of), margins, factor).tolist())
+        return gradient, _Rows(lambda: [[factor * one for one in row] for row in expected_hessian(of, margins)])
 
     def evaluate(self, approxes: Sequence[Array], target: Array, weight: Array | None) -> tuple[float, float]:
         """The sum of the log losses of the posterior, and of the weights: CatBoost's for a metric."""
