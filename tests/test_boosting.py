@@ -403,6 +403,9 @@ def test_catboost_is_told_what_is_wrong() -> None:
     for label in (3.0, -1.0, 0.5):
         with pytest.raises(ValueError, match=f"labels must be classes from 0 to 2; got {label}"):
             theirs.calc_ders_multi(THREE[0], label, 1.0)
+    for options in ({}, {"curvature": "exact"}, {"one_vs_all": True}):
+        with pytest.raises(ValueError, match="some are nan"):
+            CatBoostObjective(2.0, **options).calc_ders_multi(np.array([0.0, np.nan, 1.0]), 1.0, 1.0)
     with pytest.raises(ValueError, match="class_weight must have 3 numbers; got 2"):
         CatBoostObjective(2.0, class_weight=[1.0, 2.0]).calc_ders_multi(THREE[0], 1.0, 1.0)
 
@@ -469,10 +472,14 @@ def test_numba_computes_catboosts_rows_after_a_large_round(
 
 
 @needs_numba
-def test_the_exponential_for_numba_has_all_its_digits() -> None:
-    x = -np.linspace(0.0, 345.0, 5000)
-    found = [objectives.compiled(objectives.ENOUGH).exponential(one) for one in x]  # type: ignore[union-attr]
-    np.testing.assert_allclose(found, np.exp(x), rtol=3 * np.finfo(float).eps)
+def test_the_exponential_and_logarithms_for_numba_have_all_their_digits() -> None:
+    compiled: Any = objectives.compiled(objectives.ENOUGH)
+    x, rtol = np.linspace(0.0, 345.0, 5000), 3 * np.finfo(float).eps
+    np.testing.assert_allclose([compiled.exponential(-one) for one in x], np.exp(-x), rtol=rtol)
+    x = np.concatenate([np.exp(-x), np.linspace(0.0, 1.0, 5000)])
+    np.testing.assert_allclose([compiled.log_one_plus(one) for one in x], np.log1p(x), rtol=rtol)
+    x = np.concatenate([x[x > 0], 1 / x[x > 0]])
+    np.testing.assert_allclose([compiled.logarithm(one) for one in x], np.log(x), rtol=rtol, atol=rtol)
 
 
 def fails(**options: Any) -> None:
@@ -524,6 +531,7 @@ def wrong(**options: Any) -> Any:
         (lambda: wrong(margins=np.array([[0.0, np.nan, 0], [0, 0, 0]])), "margins must be numbers; 1 of 6 are nan"),
         (lambda: wrong(margins=np.zeros((2, 1))), r"margins must have shape \(rows,\)"),
         (lambda: PolyObjective(class_weight=[1.0]).derivatives(np.zeros(1), [0]), "class_weight must have 2 numbers"),
+        (lambda: PolyObjective().log_loss([0.0, 1.0], [0, 1], [0.0, 0.0]), "weight must be above 0 for some row"),
         (
             lambda: PolyObjective(curvature="true"),
             "curvature must be one of expected, exact, cross-entropy; got 'true'",
