@@ -218,20 +218,22 @@ def with_lightgbm(rows: tuple[Any, ...], loss: Polynomial, start: Any, curvature
 
 def with_catboost(rows: tuple[Any, ...], loss: Polynomial, start: Any, curvature: str) -> Curves:
     X, test, y, labels = rows
+    classes = y.max() + 1
     objective = CatBoostObjective(polynomial=loss, curvature=curvature)
     model = catboost.CatBoostClassifier(
         iterations=ROUNDS,
         learning_rate=RATE,
         depth=4,
         loss_function=objective,
-        eval_metric="Logloss",
+        eval_metric="Logloss" if classes == 2 else "MultiClass",
         leaf_estimation_method="Newton",
         thread_count=1,
         random_seed=0,
         verbose=False,
         allow_writing_files=False,
+        **({} if classes == 2 else {"classes_count": int(classes)}),
     )
-    model.fit(catboost.Pool(X, y, baseline=np.full(len(y), start)))
+    model.fit(catboost.Pool(X, y, baseline=np.full(len(y), start) if classes == 2 else np.tile(start, (len(y), 1))))
     curves = Curves(objective, None)
     for data, of in ((X, y), (test, labels)):
         for margins in model.staged_predict(data, prediction_type="RawFormulaVal"):
@@ -347,9 +349,8 @@ def main() -> None:
     options = parser.parse_args()
     begin = time.monotonic()
     described = machine("cpu") | {name: module.__version__ for name, module in LIBRARY_MODULES.items()}
-    tasks: list[Any] = [(curves_of, library, data) for library in ("XGBoost", "LightGBM") for data in reversed(DATA)]
-    tasks += [(curves_of, "CatBoost", data) for data in ("breast cancer", "diabetes, above the median", "titanic")]
-    tasks += [(errors, library, classes) for library in ("XGBoost", "LightGBM") for classes in (2, 4)]
+    tasks: list[Any] = [(curves_of, library, data) for library in LIBRARIES for data in reversed(DATA)]
+    tasks += [(errors, library, classes) for library in LIBRARIES for classes in (2, 4)]
     trainings: list[dict[str, Any]] = []
     known: list[dict[str, Any]] = []
     with multiprocessing.Pool(2) as pool:

@@ -352,6 +352,7 @@ def test_xgboost_and_lightgbm_get_what_they_expect(kind: Any, factor: float, wei
 @pytest.mark.parametrize("weight", [None, ROW_WEIGHT], ids=["plain", "weighted"])
 def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
     theirs, plain = CatBoostObjective(2.0, curvature=curvature), PolyObjective(2.0, curvature=curvature)
+    theirs.get_final_error(0.0, 1.0)  # after a round, compiled functions may be used
     gradient, second = plain.derivatives(TWO, LABELS, weight)
     np.testing.assert_allclose(theirs.calc_ders_range(TWO, LABELS, weight), np.stack([-gradient, -second], axis=1))
     gradient, second = plain.derivatives(THREE, LABELS, weight)
@@ -377,6 +378,7 @@ def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
     np.testing.assert_allclose(first, one)
     np.testing.assert_allclose(list(rows), list(others))
     weighted = CatBoostObjective(2.0, curvature=curvature, class_weight=[1.0, 3.0])
+    weighted.get_final_error(0.0, 1.0)
     found = weighted.calc_ders_range(TWO, LABELS.astype(np.float32), weight)
     np.testing.assert_allclose(found, theirs.calc_ders_range(TWO, LABELS, weight) * np.array([[3.0], [1.0]]))
     with_sigmoids = CatBoostObjective(2.0, curvature=curvature, one_vs_all=True)
@@ -389,7 +391,7 @@ def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
 @pytest.mark.usefixtures("libraries", "implementation")
 def test_catboost_is_told_what_is_wrong() -> None:
     theirs = CatBoostObjective(2.0)
-    theirs.get_final_error(0.0, 1.0)  # after a round, compiled functions may be used
+    theirs.get_final_error(0.0, 1.0)
     for labels in ([0.0, 2.0], [0.5, 1.0], [-1.0, 0.0], [1.0, np.nan]):
         wrong = f"labels must be classes from 0 to 1; got ({labels[0]}|{labels[1]})"
         with pytest.raises(ValueError, match=wrong):

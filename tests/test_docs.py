@@ -174,7 +174,8 @@ def curvatures() -> list[str]:
         of_loss = [row for row in found["known"] if row["loss"] == loss]
         plain = [row for row in found["known"] if row["loss"] == "cross-entropy"]
         least = {(row["library"], row["classes"]): row["posterior"] for row in plain}
-        order = sorted(of_loss, key=lambda row: (row["library"] != "XGBoost", row["classes"]))
+        libraries = ["XGBoost", "LightGBM", "CatBoost"]
+        order = sorted(of_loss, key=lambda row: (libraries.index(row["library"]), row["classes"]))
         cells = [(row, least[row["library"], row["classes"]]) for row in order]
         shown = [f"{row['posterior'] / by:.2f} ({row['softmax'] / by:.2f})" for row, by in cells]
         lines.append(f"| {loss} | {' | '.join(shown)} |")
