@@ -754,6 +754,7 @@ MUTANTS = [
         BOOSTING,
     ),
     Mutant("boosting/objectives.py", "if any(map(math.isnan, margins.tolist())):", "if False:", BOOSTING),
+    Mutant("boosting/objectives.py", "*(given.coefficients or (0.0,))", "*given.coefficients", BOOSTING + " -k a_row"),
     Mutant("boosting/objectives.py", "label != target or not 0 <=", "not 0 <=", BOOSTING),
     Mutant("boosting/objectives.py", "weight = weight * self._class_weights", "weight = self._class_weights", BOOSTING),
     Mutant("boosting/objectives.py", "not weight.any():", "False:", BOOSTING),

@@ -388,6 +388,28 @@ def test_catboost_gets_what_it_expects(curvature: str, weight: Any) -> None:
     np.testing.assert_allclose(list(rows), -np.diag(second[0]))
 
 
+@needs_numba
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("options", [{}, {"curvature": "exact"}, {"curvature": "cross-entropy"}, {"one_vs_all": True}])
+def test_numba_computes_a_row_as_numpy_does(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = CatBoostObjective(polynomial=LOSSES[name], **options)
+    # What follows in memory is not to be read.
+    objective._numbers = np.append(objective._numbers, 1e9)[:-1]
+    rows = [np.array([0.3, -2.0, 1.1, 5.0]), np.array([40.0, -3.0, 39.0, -80.0])]
+
+    def all_of_it() -> list[Array]:
+        asked = [objective.calc_ders_multi(row, label, 1.5) for row in rows for label in (0.0, 3.0)]
+        return [np.array([first, *matrix]) for first, matrix in asked]
+
+    found = all_of_it()
+    monkeypatch.setattr(objectives, "_compiled", lambda: None)
+    for one, other in zip(found, all_of_it(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-300)
+
+
 @pytest.mark.usefixtures("libraries", "implementation")
 def test_catboost_is_told_what_is_wrong() -> None:
     theirs = CatBoostObjective(2.0)

@@ -440,8 +440,9 @@ class CatBoostObjective(PolyObjective):
 
     @cached_property
     def _numbers(self) -> Array:
+        """The polynomial for a compiled function, which reads one coefficient at least and checks no bounds."""
         given = self.polynomial
-        return np.array([given.gamma, given.log_weight, *given.coefficients])
+        return np.array([given.gamma, given.log_weight, *(given.coefficients or (0.0,))])
 
     def calc_ders_multi(self, approxes: Any, target: float, weight: float) -> tuple[list[float], Iterable[list[float]]]:
         """The gradient and the matrix of second derivatives of minus the loss: CatBoost's for one row of margins."""
