@@ -427,6 +427,16 @@ def test_catboost_is_told_what_is_wrong() -> None:
     for label in (3.0, -1.0, 0.5):
         with pytest.raises(ValueError, match=f"labels must be classes from 0 to 2; got {label}"):
             theirs.calc_ders_multi(THREE[0], label, 1.0)
+    for labels, weight, message in (
+        ([0.0, 1.0, 1.0], None, r"labels must have shape \(2,\)"),
+        ([0.0, 1.0], [1.0], r"weight must have shape \(2,\)"),
+        ([0.0, 1.0], [1.0, -2.0], "weight must be .* of at least 0; got -2.0"),
+        ([0.0, 1.0], [np.inf, 2.0], "weight must be .* of at least 0; got inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            theirs.calc_ders_range(TWO, np.array(labels), weight)
+        with pytest.raises(ValueError, match=message):
+            theirs.evaluate([TWO], np.array(labels), weight and np.array(weight))
     for options in ({}, {"curvature": "exact"}, {"one_vs_all": True}):
         with pytest.raises(ValueError, match="some are nan"):
             CatBoostObjective(2.0, **options).calc_ders_multi(np.array([0.0, np.nan, 1.0]), 1.0, 1.0)

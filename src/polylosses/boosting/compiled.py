@@ -263,11 +263,15 @@ def of_margins(
 
 
 @compiled
-def are_of_two(labels: Array, margins: Array) -> bool:
-    """Whether all labels are 0 or 1, and no margin is nan."""
+def are_valid(labels: Array, weight: Array, margins: Array) -> bool:
+    """Whether each margin is a number with a label of 0 or 1 and a finite weight of at least 0, if there are weights."""
+    if len(labels) != len(margins) or (len(weight) > 0 and len(weight) != len(margins)):
+        return False
     wrong = 0
-    for i in range(len(labels)):
+    for i in range(len(margins)):
         wrong += (labels[i] != 0 and labels[i] != 1) or math.isnan(margins[i])
+    for w in weight:
+        wrong += not 0.0 <= w < math.inf
     return wrong == 0
 
 
@@ -275,24 +279,28 @@ def are_of_two(labels: Array, margins: Array) -> bool:
 def of_block(
     loss: Loss, curvature: int, class_weight: Array, labels: Array, weight: Array, margins: Array, result: Array
 ) -> bool:
-    """Minus gradient and curvature of margins of shape (rows,), into a result of shape (2, rows), with all checks.
+    """Minus gradient and curvature of margins of shape (rows,), into a result of shape (2, rows).
 
-    For a block of CatBoost's, of some 500 rows, NumPy takes 92 us; with this it is 17.
+    False if an argument is wrong. For a block of CatBoost's, of some 500 rows, NumPy takes 92 us; with this it is 17.
     """
+    if not are_valid(labels, weight, margins):
+        return False
     of_margins(loss, curvature, 1, labels, weight, margins, result[0], result[1])
     for i in range(len(labels)):
         factor = class_weight[1] if labels[i] == 1 else class_weight[0]
         result[0, i] *= -factor
         result[1, i] *= -factor
-    return are_of_two(labels, margins)
+    return True
 
 
 @compiled
 def log_loss(loss: Loss, class_weight: Array, labels: Array, weight: Array, margins: Array) -> tuple[float, float]:
     """The sums of the log losses of the posterior of margins against 0, and of the weights; as binary_log_posterior.
 
-    The first is nan if a label or margin is wrong.
+    The first is nan if a label, margin or weight is wrong.
     """
+    if not are_valid(labels, weight, margins):
+        return math.nan, 0.0
     losses, weights = np.empty((2, len(margins)))
     for i in range(len(margins)):
         p, q, logp, logq = sides(loss, margins[i])
@@ -308,7 +316,7 @@ def log_loss(loss: Loss, class_weight: Array, labels: Array, weight: Array, marg
         w = (weight[i] if len(weight) else 1.0) * (class_weight[1] if labels[i] == 1 else class_weight[0])
         weights[i] = w
         losses[i] = w * (max(against, 0.0) + log_one_plus(exponential(max(-abs(against), -345.0))))
-    return losses.sum() if are_of_two(labels, margins) else math.nan, weights.sum()
+    return losses.sum(), weights.sum()
 
 
 @compiled
