@@ -852,10 +852,42 @@ MUTANTS = [
     ),
     Mutant(
         "boosting/catboost_classifier.py",
-        "self.set_scale_and_bias(1.0, model.get_scale_and_bias()[1])",
+        "bias = CatBoost().load_model(init_model).get_scale_and_bias()[1]",
         "pass",
         ESTIMATORS + "'goes_on and 2-catboost'",
     ),
+    Mutant(
+        "boosting/catboost_classifier.py",
+        "if isinstance(init_model, CatBoost):",
+        "if False:",
+        ESTIMATORS + "'itself and 2-catboost'",
+    ),
+    Mutant(
+        "boosting/catboost_classifier.py",
+        '{"thread_count": 1, **self',
+        "{**self",
+        ESTIMATORS + "one_thread",
+    ),
+    Mutant(
+        "boosting/catboost_classifier.py",
+        '"eval_metric", "classes_count"):',
+        '"eval_metric"):',
+        ESTIMATORS + "'anew and catboost'",
+    ),
+    Mutant("boosting/lightgbm_classifier.py", "if eval_init_score is None:", "if True:", ESTIMATORS + "from_the_start"),
+    Mutant("boosting/estimators.py", "len(given) != len(sets)", "False", ESTIMATORS + "evaluation_sets"),
+    Mutant("boosting/estimators.py", "or len(pair) != 2:", "or False:", ESTIMATORS + "evaluation_sets"),
+    Mutant(
+        "boosting/xgboost_classifier.py",
+        "if xgb_model is not None and self.base_score is not None:",
+        "if False:",
+        ESTIMATORS + "one_start",
+    ),
+    Mutant("boosting/objectives.py", "if len(present) < classes:", "if False:", BOOSTING + " -k mistakes"),
+    Mutant(
+        "tune/tabular.py", "> max(others) if maximize", "!= max(others) if maximize", "test_tune_sweep.py -k advised"
+    ),
+    Mutant("tune/tabular.py", "< min(others)):", "!= min(others)):", "test_tune_sweep.py -k advised"),
     Mutant(
         "boosting/catboost_classifier.py",
         '"eval_metric": objective, **given',

@@ -436,7 +436,7 @@ def test_catboost_is_told_what_is_wrong() -> None:
         with pytest.raises(ValueError, match=message):
             theirs.calc_ders_range(TWO, np.array(labels), weight)
         with pytest.raises(ValueError, match=message):
-            theirs.evaluate([TWO], np.array(labels), weight and np.array(weight))
+            theirs.evaluate([TWO], np.array(labels), None if weight is None else np.array(weight))
     for options in ({}, {"curvature": "exact"}, {"one_vs_all": True}):
         with pytest.raises(ValueError, match="some are nan"):
             CatBoostObjective(2.0, **options).calc_ders_multi(np.array([0.0, np.nan, 1.0]), 1.0, 1.0)
@@ -494,6 +494,9 @@ def test_numba_computes_catboosts_rows_after_a_large_round(
     before = all_of_it()
     assert objective.get_final_error(3.0, 2.0) == 1.5
     assert not objective._large  # 64 rows in this round
+    all_of_it()
+    objective.get_final_error(3.0, 2.0)
+    assert not objective._large  # and in the next
     all_of_it(), all_of_it()
     objective.get_final_error(3.0, 2.0)
     assert objective._large
@@ -572,7 +575,8 @@ def wrong(**options: Any) -> Any:
         ),
         (lambda: PolyObjective().starting_score([1, 1]), "two classes at least; got 1 alone"),
         (lambda: PolyObjective().starting_score([0, 0]), "two classes at least; got 0 alone"),
-        (lambda: PolyObjective().starting_score([]), "two classes at least"),
+        (lambda: PolyObjective().starting_score([]), "two classes at least; got none"),
+        (lambda: PolyObjective().starting_score([0, 2**40]), "none of 1099511627777 classes is 1"),
         (lambda: PolyObjective().starting_score([0, 2]), "none of 3 classes is 1"),
         (lambda: PolyObjective().starting_score([0, 1], [1.0, 0.0]), "none of 2 classes is 1"),
         (lambda: PolyObjective().starting_score([0, np.nan]), "got nan"),

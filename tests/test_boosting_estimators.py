@@ -360,6 +360,79 @@ def test_a_model_that_goes_on_from_another_is_the_whole_one(library: str, classe
         np.testing.assert_allclose(again.decision_function(X), whole.decision_function(X), atol=1e-5)
 
 
+@each
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_model_that_goes_on_from_itself_or_on_other_labels_keeps_its_start(library: str, classes: int) -> None:
+    X, y, weight = table(classes)
+    others = np.array(["birch", "elm", "maple"])[(np.searchsorted(["birch", "elm", "maple"], y) + 1) % 3]
+    others = others if classes == 3 else y[::-1]
+    name = "xgb_model" if library == "xgboost" else "init_model"
+    start = {"xgboost": "base_margin", "lightgbm": "init_score", "catboost": "baseline"}[library]
+    half = ours(library).fit(X, y)
+    margins = half.decision_function(X)
+    for labels in (y, others):  # CatBoost would go on with the labels of the model in memory
+        again = ours(library).fit(X, labels, sample_weight=weight, **{name: half}).decision_function(X)
+        rest = ours(library, **({"base_score": 0.5 if classes == 2 else [0.0] * 3} if library == "xgboost" else {}))
+        rest.fit(X, labels, sample_weight=weight, **{start: margins})
+        np.testing.assert_allclose(again, margins + rest.decision_function(X), atol=1e-5)
+    whole = ours(library, **{TREES[library]: 2 * QUICK[library][TREES[library]]}).fit(X, y)
+    np.testing.assert_allclose(
+        half.fit(X, y, **{name: half}).decision_function(X), whole.decision_function(X), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("library", installed("xgboost"))
+def test_xgboost_goes_on_from_one_start(library: str) -> None:
+    X, y, _ = table()
+    model = ours(library).fit(X, y)
+    with pytest.raises(ValueError, match=r"xgb_model has a starting score: leave out base_score=0\.1"):
+        ours(library, base_score=0.1).fit(X, y, xgb_model=model)
+
+
+@pytest.mark.parametrize("library", installed("lightgbm"))
+def test_lightgbm_evaluates_from_the_start_that_is_given(library: str) -> None:
+    X, y, _ = table()
+    there = {**evaluated(library, X.copy(), y), "eval_init_score": [np.full(len(y), 3.0)]}
+    model = ours(library).fit(X, y, **there)
+    trees = model.decision_function(X) - ours(library, learning_rate=1e-9).fit(X, y).decision_function(X)
+    expected = model.objective_.log_loss(trees + 3.0, np.searchsorted(model.classes_, y))
+    assert history(library, model)["posterior_log_loss"][-1] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("library", installed("catboost"))
+def test_what_catboost_does_with_a_loss_of_its_own_is_refused(library: str) -> None:
+    model = ours(library)
+    for name in ("grid_search", "randomized_search", "select_features", "set_probability_threshold"):
+        with pytest.raises(TypeError, match=r"take scikit-learn's|compare predict_proba"):
+            getattr(model, name)({"depth": [2]})
+
+
+@pytest.mark.parametrize("library", installed("xgboost", "catboost"))
+def test_a_loaded_model_of_more_classes_can_be_fitted_anew(library: str, tmp_path: Path) -> None:
+    file = tmp_path / ("model.json" if library == "xgboost" else "model.cbm")
+    ours(library).fit(*table(3)[:2]).save_model(file)
+    model = ours(library)
+    model.load_model(file)
+    X, y, _ = table(2)
+    np.testing.assert_allclose(
+        model.fit(X, y).decision_function(X), ours(library).fit(X, y).decision_function(X), atol=1e-6
+    )
+
+
+@each
+def test_evaluation_sets_are_pairs_and_have_a_weight_each(library: str) -> None:
+    X, y, weight = table()
+    with pytest.raises(ValueError, match=r"must be a pair \(X, y\); got 3 parts"):
+        ours(library).fit(X, y, eval_set=[(X, y, weight)])
+    with pytest.raises(ValueError, match="the target y is None"):
+        ours(library).fit(X, None)
+    if library == "catboost":
+        return
+    name = "sample_weight_eval_set" if library == "xgboost" else "eval_sample_weight"
+    with pytest.raises(ValueError, match="for each of 2 evaluation sets; got 1"):
+        ours(library, class_weight="balanced").fit(X, y, eval_set=[(X, y), (X[:9], y[:9])], **{name: [weight]})
+
+
 @pytest.mark.parametrize("library", installed("xgboost", "catboost"))
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_loaded_model_has_the_posterior(library: str, classes: int, tmp_path: Path) -> None:

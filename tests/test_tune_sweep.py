@@ -244,6 +244,18 @@ def test_learning_rates_are_added_until_the_best_is_inside(given: list[float], a
     assert result.verdict in VERDICTS
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_larger_epsilons_are_advised_where_the_largest_did_best(metric: str) -> None:
+    found = []
+    for rate in (0.3, 1.0):
+        result = small(epsilons=[2.0], learning_rates=[rate], metric=metric, repeats=2)
+        score_of = result.table.set_index("epsilon").score * (-1 if metric == "log_loss" else 1)
+        found.append(score_of[2.0] > score_of[0.0])
+        advised = "The largest epsilon, 2, did best on validation rows: try larger ones." in result.notes
+        assert advised == found[-1]
+    assert found == [False, True]
+
+
 def test_a_best_learning_rate_at_the_edge_leaves_the_verdict_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tabular, "MOST_ADDED", 1)
     result = small(epsilons=[2.0], learning_rates=[1e-6, 1e-5], metric="log_loss")

@@ -34,6 +34,10 @@ _CLASSIFIERS = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_CLASSIFIERS])
+
+
 def __getattr__(name: str) -> object:
     if name not in _CLASSIFIERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

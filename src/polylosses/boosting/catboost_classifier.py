@@ -1,6 +1,8 @@
 """CatBoost's classifier with PolyLoss as its loss function."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from polylosses.boosting.estimators import (
     encoded_as,
     for_rows,
     objective_of,
+    parted,
     posterior,
     refuse,
     starting_score,
@@ -35,8 +38,9 @@ OF_POSTERIOR = ("Class", "Probability", "LogProbability")
 class PolyCatBoostClassifier(CatBoostClassifier):
     """``catboost.CatBoostClassifier`` with PolyLoss: posterior probabilities, starting score, early stopping.
 
-    It needs CatBoost 1.2 or later (with NumPy 2, 1.2.8) and scikit-learn. All of ``CatBoostClassifier`` is there:
-    feature importances, ``save_model``, plots, ``cat_features``, missing values.
+    It needs CatBoost 1.2 or later (with NumPy 2, 1.2.8) and scikit-learn. What ``CatBoostClassifier`` has is there:
+    feature importances, ``save_model``, plots, ``cat_features``, missing values. What CatBoost does with its own losses
+    alone is not: its searches and feature selection, a probability threshold, virtual ensembles.
 
     The starting score (:meth:`PolyObjective.starting_score`; where the loss has no finite one, that of cross-entropy)
     is the model's bias, so that the margins of a saved model are right in CatBoost without this package:
@@ -49,7 +53,8 @@ class PolyCatBoostClassifier(CatBoostClassifier):
 
     Args:
         epsilon, gamma, polynomial: as for every loss of the library. ``gamma`` is the exponent of focal loss.
-        one_vs_all: whether each of several classes has a sigmoid. Probabilities are divided by their sum then.
+        one_vs_all: whether each of several classes has a sigmoid. Probabilities are divided by their sum then; the log
+            loss that training stops early by is the mean of the sigmoids'.
         curvature: as for :class:`PolyObjective`.
         class_weight: factors of the rows' weights: None, ``"balanced"`` or a dict from labels to numbers. The rows of
             ``eval_set`` have them, too.
@@ -146,8 +151,6 @@ class PolyCatBoostClassifier(CatBoostClassifier):
         """
         if isinstance(X, Pool):
             raise TypeError("X must be features and y labels, not a Pool; or train with CatBoostObjective.")
-        if y is None:
-            raise ValueError("requires y to be passed, but the target y is None.")
         classes, labels = encoded(y)
         objective = objective_of(self, CatBoostObjective)
         factors = class_factors(self.class_weight, classes, labels)
@@ -164,24 +167,29 @@ class PolyCatBoostClassifier(CatBoostClassifier):
         if len(classes) > 2:
             self._init_params = {"thread_count": 1, **self._init_params, "classes_count": len(classes)}
         self._canonized_params = None
+        bias = start if len(classes) == 2 else start.tolist()
         try:
-            super().fit(
-                X,
-                labels,
-                sample_weight=weight,
-                baseline=for_rows(start, len(labels)) if adds else baseline,
-                eval_set=eval_set,
-                init_model=init_model,
-                **kinds,
-                **options,
-            )
+            with TemporaryDirectory() as folder:
+                if isinstance(init_model, CatBoost):
+                    # CatBoost would go on with the labels and weights that a model in memory was trained with.
+                    init_model.save_model(str(Path(folder) / "model.cbm"))
+                    init_model = str(Path(folder) / "model.cbm")
+                if init_model is not None:  # CatBoost trains with the bias of that model, but does not hand it on
+                    bias = CatBoost().load_model(init_model).get_scale_and_bias()[1]
+                super().fit(
+                    X,
+                    labels,
+                    sample_weight=weight,
+                    baseline=for_rows(start, len(labels)) if adds else baseline,
+                    eval_set=eval_set,
+                    init_model=init_model,
+                    **kinds,
+                    **options,
+                )
         finally:
             self._init_params, self._canonized_params = given, None
-        if init_model is not None:  # CatBoost trains with the bias of that model, but does not hand it on
-            model = init_model if isinstance(init_model, CatBoost) else CatBoost().load_model(init_model)
-            self.set_scale_and_bias(1.0, model.get_scale_and_bias()[1])
-        elif adds:
-            self.set_scale_and_bias(1.0, start if len(classes) == 2 else start.tolist())
+        if baseline is None:
+            self.set_scale_and_bias(1.0, bias)
         self._labels, self.objective_ = classes, objective
         return self
 
@@ -193,11 +201,27 @@ class PolyCatBoostClassifier(CatBoostClassifier):
     def load_model(self, *arguments: Any, **options: Any) -> "PolyCatBoostClassifier":
         """Loads what ``save_model`` saved; the loss is that of this classifier's arguments."""
         super().load_model(*arguments, **options)
-        for name in ("loss_function", "eval_metric"):
+        for name in ("loss_function", "eval_metric", "classes_count"):
             self._init_params.pop(name, None)
         self._labels = np.arange(max(2, np.size(self.get_scale_and_bias()[1])))
         self.objective_ = objective_of(self, CatBoostObjective)
         return self
+
+    def grid_search(self, *arguments: Any, **options: Any) -> Any:
+        """Not here, since CatBoost would search with its own loss: take scikit-learn's ``GridSearchCV``."""
+        raise TypeError("CatBoost would search with a loss of its own: take scikit-learn's GridSearchCV.")
+
+    def randomized_search(self, *arguments: Any, **options: Any) -> Any:
+        """Not here, since CatBoost would search with its own loss: take scikit-learn's ``RandomizedSearchCV``."""
+        raise TypeError("CatBoost would search with a loss of its own: take scikit-learn's RandomizedSearchCV.")
+
+    def select_features(self, *arguments: Any, **options: Any) -> Any:
+        """Not here, since CatBoost would train with its own loss: take scikit-learn's ``RFE``."""
+        raise TypeError("CatBoost would select by a loss of its own: take scikit-learn's RFE.")
+
+    def set_probability_threshold(self, *arguments: Any, **options: Any) -> Any:
+        """Not here, since CatBoost would compare the sigmoid: compare ``predict_proba`` with the threshold."""
+        raise TypeError("predict decides by the posterior: compare predict_proba(X)[:, 1] with the threshold.")
 
     @property
     def classes_(self) -> Array | None:
@@ -252,7 +276,7 @@ def _pool(pair: Any, classes: Array, factors: Array | None, start: Any, columns:
     """An evaluation set with the weights of its classes, and with the start, which CatBoost wants in all or none."""
     if isinstance(pair, Pool):
         raise TypeError("eval_set must be a pair (X, y) or a list of pairs, not a Pool.")
-    features, targets = pair
+    features, targets = parted(pair)
     labels = encoded_as(classes, targets)
     baseline = None if start is None else for_rows(start, len(labels))
     return Pool(features, labels, weight=weighted(factors, labels, None), baseline=baseline, **columns)

@@ -264,7 +264,7 @@ def of_margins(
 
 @compiled
 def are_valid(labels: Array, weight: Array, margins: Array) -> bool:
-    """Whether each margin is a number with a label of 0 or 1 and a finite weight of at least 0, if there are weights."""
+    """Whether each margin is a number with a label of 0 or 1 and, if there are weights, a finite one of at least 0."""
     if len(labels) != len(margins) or (len(weight) > 0 and len(weight) != len(margins)):
         return False
     wrong = 0

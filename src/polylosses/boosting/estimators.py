@@ -1,6 +1,6 @@
 """What the classifiers of the three libraries share: labels, weights, the objective, its start and its posterior."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -36,6 +36,8 @@ def encoded(y: Any) -> tuple[Array, Array]:
     Raises:
         ValueError: a label is missing, labels are continuous or have several columns, or are of one class.
     """
+    if y is None:
+        raise ValueError("requires y to be passed, but the target y is None.")
     y = column_or_1d(y, warn=True)
     if len(y) < 2:
         raise ValueError(f"y must have labels of two classes at least; got n_samples = {len(y)}.")
@@ -49,6 +51,18 @@ def encoded(y: Any) -> tuple[Array, Array]:
             f"y must have labels of two classes at least; got one class, {encoder.classes_.tolist()[0]!r}."
         )
     return encoder.classes_, encoder.transform(y)
+
+
+def parted(pair: Any) -> tuple[Any, Any]:
+    """The features and labels of an evaluation set.
+
+    Raises:
+        ValueError: it is not two.
+    """
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        got = f"{len(pair)} parts" if isinstance(pair, (tuple, list)) else type(pair).__name__
+        raise ValueError(f"each evaluation set must be a pair (X, y); got {got}.")
+    return pair[0], pair[1]
 
 
 def encoded_as(classes: Array, y: Any) -> Array:
@@ -100,6 +114,18 @@ def weighted(factors: Array | None, labels: Array, sample_weight: Any) -> Any:
     if wrong.size:
         raise ValueError(f"sample_weight and class_weight must be finite numbers of at least 0; got {wrong[0]}.")
     return result
+
+
+def weights_of_sets(factors: Array, sets: Sequence[Array], given: Any) -> list[Any]:
+    """The weights of evaluation sets, given their labels and none or a sequence of weights for each.
+
+    Raises:
+        ValueError: there are not as many sequences as sets; or as :func:`weighted`.
+    """
+    given = [None] * len(sets) if given is None else list(given)
+    if len(given) != len(sets):
+        raise ValueError(f"there must be weights for each of {len(sets)} evaluation sets; got {len(given)}.")
+    return [weighted(factors, labels, weight) for labels, weight in zip(sets, given, strict=True)]
 
 
 def objective_of(estimator: Any, kind: type[Objective]) -> Objective:

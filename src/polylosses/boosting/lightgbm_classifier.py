@@ -16,10 +16,12 @@ from polylosses.boosting.estimators import (
     for_rows,
     objective_of,
     of_posterior,
+    parted,
     posterior,
     refuse,
     starting_score,
     weighted,
+    weights_of_sets,
 )
 from polylosses.boosting.objectives import LightGBMObjective
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial
@@ -47,7 +49,8 @@ class PolyLGBMClassifier(LGBMClassifier):
     Args:
         epsilon, gamma, polynomial: as for every loss of the library. ``gamma`` is the exponent of focal loss;
             LightGBM's ``min_split_gain`` is what XGBoost calls so.
-        one_vs_all: whether each of several classes has a sigmoid. Probabilities are divided by their sum then.
+        one_vs_all: whether each of several classes has a sigmoid. Probabilities are divided by their sum then; the log
+            loss that training stops early by is the mean of the sigmoids'.
         curvature: as for :class:`PolyObjective`.
         class_weight: factors of the rows' weights: None, ``"balanced"`` or a dict from labels to numbers. The rows of
             evaluation sets have them, too, unless ``fit`` gets an ``eval_class_weight``.
@@ -126,11 +129,11 @@ class PolyLGBMClassifier(LGBMClassifier):
 
         Args:
             X, y, sample_weight: the training set.
-            init_score: takes the starting score's place, also in ``eval_init_score``; as in LightGBM, it is not in the
-                margins of predictions.
+            init_score: takes the starting score's place; as in LightGBM, it is not in the margins of predictions.
             eval_set: pairs ``(X, y)``; or ``eval_X`` and ``eval_y``, from LightGBM 4.7 on.
             eval_sample_weight: a sequence of weights for each evaluation set.
-            eval_class_weight, eval_init_score: those of LightGBM.
+            eval_class_weight: that of LightGBM.
+            eval_init_score: margins for each evaluation set; without ``init_score``, the starting score by default.
             eval_metric: reported beside ``posterior_log_loss``, the log loss of the posterior. A function gets labels
                 and posterior, as with LightGBM's own objectives. Of LightGBM's own metrics, those that are the same of
                 margins as of probabilities.
@@ -155,14 +158,14 @@ class PolyLGBMClassifier(LGBMClassifier):
         self._refuse_what_has_no_start()
         evaluated = [encoded_as(classes, targets) for targets in _targets(eval_set, **options)]
         if factors is not None and eval_class_weight is None:
-            given = eval_sample_weight or [None] * len(evaluated)
-            eval_sample_weight = [weighted(factors, indices, of) for indices, of in zip(evaluated, given, strict=True)]
+            eval_sample_weight = weights_of_sets(factors, evaluated, eval_sample_weight)
         if options.get("eval_y") is not None:  # LightGBM 4.7 encodes the labels of eval_set alone
             options["eval_y"] = tuple(evaluated) if isinstance(options["eval_y"], tuple) else evaluated[0]
         adds = init_score is None and init_model is None
         if adds:
             init_score = for_rows(start, len(labels))
-            eval_init_score = [for_rows(start, len(indices)) for indices in evaluated]
+            if eval_init_score is None:
+                eval_init_score = [for_rows(start, len(indices)) for indices in evaluated]
         class_weight = self.class_weight
         self.class_weight = self._class_weight = None  # it is in the weights
         self.objective = self._objective = objective
@@ -237,7 +240,7 @@ def _targets(eval_set: Any = None, *, eval_X: Any = None, eval_y: Any = None, **
     if eval_X is not None:
         return eval_y if isinstance(eval_y, tuple) else (eval_y,)
     pairs = (eval_set,) if isinstance(eval_set, tuple) else eval_set or ()
-    return [targets for _, targets in pairs]
+    return [targets for _, targets in map(parted, pairs)]
 
 
 def _add(booster: Any, start: Array) -> None:

@@ -171,14 +171,17 @@ class PolyObjective:
         labels = np.asarray(labels)
         classes = int(labels.max()) + 1 if labels.size and np.isfinite(labels).all() else 2
         indices, factors = self._rows(labels, weight, np.zeros(labels.shape), max(classes, 2))
-        counts = np.bincount(indices, weights=factors, minlength=classes)
-        if np.count_nonzero(np.bincount(indices)) < 2:
-            raise ValueError(f"labels must be of two classes at least; got {classes - 1} alone.")
-        if not (counts > 0).all():
+        present = np.unique(indices if factors is None else indices[factors > 0])
+        if len(present) < 2 and len(np.unique(indices)) < 2:
             raise ValueError(
-                f"labels must be 0 to classes - 1, each with some weight; none of {classes} classes is "
-                f"{int(np.flatnonzero(counts <= 0)[0])}."
+                f"labels must be of two classes at least; got {f'{classes - 1} alone' if labels.size else 'none'}."
             )
+        if len(present) < classes:  # before anything is counted: labels may be ids of many digits
+            missing = int(np.argmax(np.append(present, -1) != np.arange(len(present) + 1)))
+            raise ValueError(
+                f"labels must be 0 to classes - 1, each with some weight; none of {classes} classes is {missing}."
+            )
+        counts = np.bincount(indices, weights=factors, minlength=classes)
         if classes == 2 or not self.one_vs_all:
             logp = self._optimum(counts)
             return float(logp[1] - logp[0]) if classes == 2 else logp

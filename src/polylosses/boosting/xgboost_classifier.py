@@ -14,10 +14,12 @@ from polylosses.boosting.estimators import (
     encoded_as,
     objective_of,
     of_posterior,
+    parted,
     posterior,
     refuse,
     starting_score,
     weighted,
+    weights_of_sets,
 )
 from polylosses.boosting.objectives import XGBoostObjective
 from polylosses.polynomial import DEFAULT_EPSILON, Polynomial
@@ -36,13 +38,15 @@ class PolyXGBClassifier(XGBClassifier):
 
     The starting score (:meth:`PolyObjective.starting_score`; where the loss has no finite one, that of cross-entropy)
     is the model's ``base_score``, so that the margins of a saved model are right in XGBoost without this package. A
-    ``base_score`` of yours is used instead: for two classes a probability, for more a list of margins. Only ``predict``
-    and ``predict_proba`` of plain XGBoost differ: they are the sigmoid or softmax of the margins.
+    ``base_score`` of yours is used instead: for two classes a probability, for more a list of margins. For two classes
+    XGBoost keeps the sigmoid of it in float32, from 1e-6 to 1 - 1e-6: margins from -13.8 to 13.8. Only ``predict`` and
+    ``predict_proba`` of plain XGBoost differ: they are the sigmoid or softmax of the margins.
 
     Args:
         epsilon, gamma, polynomial: as for every loss of the library. ``gamma`` is the exponent of focal loss; XGBoost's
             parameter of that name has another, ``min_split_loss``.
-        one_vs_all: whether each of several classes has a sigmoid. Probabilities are divided by their sum then.
+        one_vs_all: whether each of several classes has a sigmoid. Probabilities are divided by their sum then; the log
+            loss that training stops early by is the mean of the sigmoids'.
         curvature: as for :class:`PolyObjective`.
         class_weight: factors of the rows' weights: None, ``"balanced"`` or a dict from labels to numbers. The rows of
             ``eval_set`` have them, too.
@@ -132,24 +136,24 @@ class PolyXGBClassifier(XGBClassifier):
 
         Raises:
             ValueError: labels are missing, continuous or of one class; a weight is negative, not finite, or zero for
-                all rows of a class; ``class_weight`` or an evaluation set has other labels; or as
-                :class:`PolyObjective`.
+                all rows of a class; ``class_weight`` or an evaluation set has other labels; there is a ``base_score``
+                beside ``xgb_model``; or as :class:`PolyObjective`.
 
         Warns:
             UserWarning: an epsilon is below its bound, as :class:`polylosses.Polynomial`.
         """
+        if xgb_model is not None and self.base_score is not None:
+            raise ValueError(f"xgb_model has a starting score: leave out base_score={self.base_score!r}.")
         classes, labels = encoded(y)
         objective = objective_of(self, XGBoostObjective)
         factors = class_factors(self.class_weight, classes, labels)
         weight = weighted(factors, labels, sample_weight)
         start = starting_score(objective, classes, labels, weight)
         if eval_set is not None:
-            eval_set = [(features, encoded_as(classes, targets)) for features, targets in eval_set]
+            eval_set = [(features, encoded_as(classes, targets)) for features, targets in map(parted, eval_set)]
             if factors is not None:
-                given = sample_weight_eval_set or [None] * len(eval_set)
-                sample_weight_eval_set = [
-                    weighted(factors, indices, of) for (_, indices), of in zip(eval_set, given, strict=True)
-                ]
+                sets = [indices for _, indices in eval_set]
+                sample_weight_eval_set = weights_of_sets(factors, sets, sample_weight_eval_set)
         mine = self.objective, self.base_score, self.eval_metric
         self.__dict__.pop("_labels", None)
         self.objective, self.eval_metric = objective, _metrics(objective, self.eval_metric)
@@ -207,8 +211,8 @@ class PolyXGBClassifier(XGBClassifier):
 
 
 def _probability(start: float) -> float:
-    """What XGBoost wants for two classes; float32, neither 0 nor 1."""
-    return float(np.clip(1.0 / (1.0 + np.exp(-start)), 1e-7, 1.0 - 1e-7))
+    """What XGBoost wants for two classes, within its bounds."""
+    return float(np.clip(1.0 / (1.0 + np.exp(-start)), 1e-6, 1.0 - 1e-6))
 
 
 def _metrics(objective: XGBoostObjective, given: Any) -> Any:

@@ -474,7 +474,8 @@ def result(about: Mapping[str, Any], plan: Plan, outcomes: Mapping[str, Outcome]
     epsilons = sorted(epsilon for loss in plan.losses.values() if (epsilon := epsilon_of(loss)) is not None)
     best = epsilon_of(plan.losses[candidate])
     score_of = {float(row["epsilon"]): row["score"] for row in table.to_dict("records")}
-    if best == epsilons[-1] and score_of[best] != score_of[epsilons[-2]]:
+    others = [score_of[epsilon] for epsilon in epsilons[:-1]]
+    if best == epsilons[-1] and (score_of[best] > max(others) if maximize else score_of[best] < min(others)):
         notes.append(f"The largest epsilon, {best:g}, did best on validation rows: try larger ones.")
     if verdict not in (analysis.BETTER, UNDECIDED):
         other = "epsilon" if len(epsilons) == len(plan.losses) else "loss"
