@@ -696,6 +696,7 @@ MUTANTS = [
         COMPILED + "'numba and the_expected and poly1'",
     ),
     Mutant("boosting/compiled.py", "two[k] * factor * w", "two[k] * w", COMPILED + "'numba and xgboost_and_lightgbm'"),
+    Mutant("boosting/compiled.py", "Loss((0.0,), 0.0, 1.0)", "Loss((0.0,), loss.gamma, 1.0)", COMPILED + "expected"),
     Mutant("boosting/compiled.py", "Loss(loss.coefficients, 2.0,", "Loss(loss.coefficients, 1.0,", BOOSTING),
     Mutant("boosting/compiled.py", "(labels[i] != 0 and labels[i] != 1)", "labels[i] < 0", COMPILED + "told_what"),
     Mutant("boosting/compiled.py", "or math.isnan(margins[i])", "", COMPILED + "told_what"),

@@ -73,6 +73,8 @@ def derivatives(
     first, second = np.empty_like(margins), np.empty_like(margins)
     loss, y = loss_of(polynomial), np.require(labels, requirements=["C", "W"])
     w = np.require(() if weight is None else weight, float, ["C", "W"])
+    if loss == Loss((0.0,), 0.0, 1.0):
+        curvature = CROSS_ENTROPY  # all three are p q
     if softmax_factor is not None:
         of_softmax(loss, curvature, softmax_factor, y, w, margins, first, second)
     elif margins.ndim == 1:
