@@ -506,7 +506,7 @@ class TestLightGBM:
 
 @pytest.mark.parametrize("library", installed("catboost"))
 def test_catboost_has_one_thread_for_several_classes_unless_told(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that wait for each other after each row take 4 times as long."""
+    """Two threads that wait for each other after each row take 3 times as long."""
     asked: set[int] = set()
 
     def recorded(self: Any, approxes: Any, target: float, weight: float) -> Any:

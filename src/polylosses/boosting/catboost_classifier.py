@@ -48,7 +48,7 @@ class PolyCatBoostClassifier(CatBoostClassifier):
 
     CatBoost has other defaults for losses that are not its own: a learning rate of 0.03, where it would choose one by
     the size of the data, and a single Newton step for a leaf, where it would make ten for two classes. Of several
-    classes it asks Python for the derivatives of one row at a time, in threads that wait for each other: two take 4
+    classes it asks Python for the derivatives of one row at a time, in threads that wait for each other: two take 3
     times as long as one. Without a ``thread_count``, one thread trains on several classes.
 
     Args:

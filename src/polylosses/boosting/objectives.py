@@ -385,7 +385,7 @@ class CatBoostObjective(PolyObjective):
     objective.
 
     Of several classes, CatBoost asks for the derivatives of one row at a time, which takes most of the time of
-    training, and with ``thread_count=1`` a quarter of that of two threads, which wait for each other; it wants
+    training, and with ``thread_count=1`` a third of that of two threads, which wait for each other; it wants
     ``classes_count``.
 
     Give the starting score as ``baseline`` of every Pool that is trained with, and add it to the model afterwards:
