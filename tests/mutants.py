@@ -859,7 +859,7 @@ MUTANTS = [
     ),
     Mutant(
         "boosting/catboost_classifier.py",
-        "if isinstance(init_model, CatBoost):",
+        "if folder is not None:",
         "if False:",
         ESTIMATORS + "'itself and 2-catboost'",
     ),

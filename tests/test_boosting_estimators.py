@@ -381,6 +381,13 @@ def test_a_model_that_goes_on_from_itself_or_on_other_labels_keeps_its_start(lib
     )
 
 
+@pytest.mark.parametrize("library", installed("catboost"))
+def test_catboost_writes_no_file_unless_it_goes_on(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    X, y, _ = table()
+    assert ours(library).fit(X, y).is_fitted()
+
+
 @pytest.mark.parametrize("library", installed("xgboost"))
 def test_xgboost_goes_on_from_one_start(library: str) -> None:
     X, y, _ = table()

@@ -1,6 +1,7 @@
 """CatBoost's classifier with PolyLoss as its loss function."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -169,11 +170,12 @@ class PolyCatBoostClassifier(CatBoostClassifier):
         self._canonized_params = None
         bias = start if len(classes) == 2 else start.tolist()
         try:
-            with TemporaryDirectory() as folder:
-                if isinstance(init_model, CatBoost):
+            with TemporaryDirectory() if isinstance(init_model, CatBoost) else nullcontext() as folder:
+                if folder is not None:
                     # CatBoost would go on with the labels and weights that a model in memory was trained with.
-                    init_model.save_model(str(Path(folder) / "model.cbm"))
-                    init_model = str(Path(folder) / "model.cbm")
+                    file = str(Path(folder) / "model.cbm")
+                    init_model.save_model(file)
+                    init_model = file
                 if init_model is not None:  # CatBoost trains with the bias of that model, but does not hand it on
                     bias = CatBoost().load_model(init_model).get_scale_and_bias()[1]
                 super().fit(
@@ -188,7 +190,7 @@ class PolyCatBoostClassifier(CatBoostClassifier):
                 )
         finally:
             self._init_params, self._canonized_params = given, None
-        if baseline is None:
+        if adds or init_model is not None:
             self.set_scale_and_bias(1.0, bias)
         self._labels, self.objective_ = classes, objective
         return self
